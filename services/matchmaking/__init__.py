@@ -1,0 +1,1 @@
+"""The matchmaking service: takes demand over HTTP and answers the newest."""

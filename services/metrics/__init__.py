@@ -1,0 +1,1 @@
+"""The metrics sidecar: transitions to Prometheus and CloudWatch."""

@@ -1,0 +1,1 @@
+"""The prediction API: tells lobbies and autoscalers how many game servers to have."""

@@ -1,0 +1,1 @@
+"""What every service stands on: the pure core, the messages, the bus, policies and settings."""

@@ -1,0 +1,81 @@
+"""How a fleet moves from one step to the next.
+
+Every function works on one fleet (histories of shape ``(history_len,)``) and on many at once
+(``(..., history_len)``): the Gymnasium class, the live worker and the trainer's replay all run
+these lines. A target asked for at step k is the allocation of step k + history_len.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from shared.core.parameters import FleetParameters
+from shared.core.rewards import reward_of
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetState:
+    """Both histories, oldest first, in servers; shape ``(..., history_len)``."""
+
+    demands: FloatArray
+    targets: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What one step did; shape ``(...)`` each, in servers, and the state it led to."""
+
+    state: FleetState
+    target: FloatArray
+    demand: FloatArray
+    """Demand as the environment sees it: within the fleet's limits."""
+    allocation: FloatArray
+    reward: FloatArray
+
+
+def initial_state(parameters: FleetParameters, shape: tuple[int, ...] = ()) -> FleetState:
+    """Histories of a fleet that has always asked for, and needed, `min_servers`."""
+    history = np.full((*shape, parameters.history_len), parameters.min_servers, dtype=np.float64)
+    return FleetState(demands=history, targets=history.copy())
+
+
+def observe(state: FleetState) -> FloatArray:
+    """The notebook's observation, shape ``(..., 2 * history_len)``: demands, then targets."""
+    return np.concatenate((state.demands, state.targets), axis=-1)
+
+
+def target_of(action: ArrayLike, parameters: FleetParameters) -> FloatArray:
+    """Servers that an action asks for: ``clip(action * action_factor, min, max)``."""
+    servers = np.asarray(action, dtype=np.float64) * parameters.action_factor
+    return np.clip(servers, parameters.min_servers, parameters.max_servers)
+
+
+def step(
+    state: FleetState, action: ArrayLike, demand: ArrayLike, parameters: FleetParameters
+) -> StepOutcome:
+    """Ask for a target, then meet a demand with what was asked for `history_len` steps ago.
+
+    `action` and `demand` have the shape of the state without its last axis; `demand` is in
+    servers and is clipped to the fleet's limits, as the notebook does.
+    """
+    target = target_of(action, parameters)
+    seen = np.clip(
+        np.asarray(demand, dtype=np.float64), parameters.min_servers, parameters.max_servers
+    )
+    allocation = state.targets[..., 0]
+    return StepOutcome(
+        state=FleetState(
+            demands=_shift(state.demands, seen), targets=_shift(state.targets, target)
+        ),
+        target=target,
+        demand=seen,
+        allocation=allocation,
+        reward=reward_of(allocation, seen, parameters),
+    )
+
+
+def _shift(history: FloatArray, newest: FloatArray) -> FloatArray:
+    return np.concatenate((history[..., 1:], newest[..., np.newaxis]), axis=-1)

@@ -1,0 +1,57 @@
+"""The numbers that define a fleet's environment."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.errors import BadSetting
+
+RewardName = Literal["asymmetric", "notebook"]
+
+EPISODE_STEPS = 301
+"""Steps in an episode, as in the notebook."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetParameters:
+    """How one fleet behaves and is scored; everything in game servers and steps.
+
+    Raises `BadSetting` when the numbers contradict each other.
+    """
+
+    min_servers: float = 10.0
+    max_servers: float = 100.0
+    action_factor: float = 100.0
+    """Servers that an action of 1.0 means."""
+    over_prov_factor: float = 5.0
+    """Cost of one missing server, in idle servers (the notebook's name for it)."""
+    history_len: int = 5
+    """Steps a server takes to come up; also the length of both histories."""
+    reward: RewardName = "asymmetric"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_servers <= self.max_servers < float("inf"):
+            raise BadSetting(
+                f"min_servers {self.min_servers:g} and max_servers {self.max_servers:g} are "
+                "no range: set 0 <= MIN_SERVERS <= MAX_SERVERS"
+            )
+        if not 0 < self.action_factor < float("inf"):
+            raise BadSetting(f"action_factor is {self.action_factor:g}: set ACTION_FACTOR above 0")
+        if not 0 <= self.over_prov_factor < float("inf"):
+            raise BadSetting(
+                f"over_prov_factor is {self.over_prov_factor:g}: set OVER_PROV_FACTOR to 0 or more"
+            )
+        if self.history_len < 2:
+            raise BadSetting(f"history_len is {self.history_len}: set HISTORY_LEN to 2 or more")
+        if self.reward not in ("asymmetric", "notebook"):
+            raise BadSetting(f"reward is {self.reward!r}: set REWARD to asymmetric or notebook")
+
+    @property
+    def lead_steps(self) -> int:
+        """Steps from the last demand that a decision has seen to the demand that it meets."""
+        return self.history_len + 1
+
+    @property
+    def observation_fields(self) -> tuple[str, ...]:
+        """Names of the observation's numbers, in order: demands, then targets, oldest first."""
+        ages = range(self.history_len, 0, -1)
+        return tuple(f"{what}[-{age}]" for what in ("demand", "target") for age in ages)

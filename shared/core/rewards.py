@@ -1,0 +1,43 @@
+"""What a step is worth, given the servers that were up and the servers that were needed."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from shared.core.parameters import FleetParameters
+
+EXACT_REWARD = 1.0
+"""Reward of meeting demand exactly, in both rewards."""
+
+NOTEBOOK_UNDER_FACTOR = 5.0
+"""The notebook's hard-coded price of a missing server, in its first reward line."""
+
+
+def reward_of(
+    allocation: ArrayLike, demand: ArrayLike, parameters: FleetParameters
+) -> NDArray[np.float64]:
+    """Reward of one step by the fleet's setting, elementwise, in (negative) server steps."""
+    rewards = {"asymmetric": asymmetric, "notebook": notebook}
+    return rewards[parameters.reward](allocation, demand, parameters.over_prov_factor)
+
+
+def asymmetric(
+    allocation: ArrayLike, demand: ArrayLike, over_prov_factor: float
+) -> NDArray[np.float64]:
+    """What the notebook's text asks for: over by x costs x, under by x costs factor * x."""
+    surplus = np.asarray(allocation, dtype=np.float64) - np.asarray(demand, dtype=np.float64)
+    cost = np.where(surplus > 0, surplus, -over_prov_factor * surplus)
+    return np.where(surplus == 0, EXACT_REWARD, -cost)
+
+
+def notebook(
+    allocation: ArrayLike, demand: ArrayLike, over_prov_factor: float
+) -> NDArray[np.float64]:
+    """The notebook's reward, bit for bit, with the last line that pays for idle servers.
+
+    Source: `step` of the notebook's gameserver_env.py. At a factor above 1 each idle server
+    earns ``over_prov_factor - 1``, so the best policy is "always max": use `asymmetric`.
+    """
+    alloc = np.asarray(allocation, dtype=np.float64)
+    need = np.asarray(demand, dtype=np.float64)
+    first = asymmetric(alloc, need, NOTEBOOK_UNDER_FACTOR)
+    return first - (need - alloc) * over_prov_factor

@@ -1,0 +1,66 @@
+"""Every error that the platform raises on purpose.
+
+    AutopilotError
+    ├── BadInput                 what the user gave can't be used       (exit 2, HTTP 422)
+    │   └── BadSetting           a setting, a fleet file                (exit 2)
+    ├── UnknownFleet             no such fleet                          (HTTP 404)
+    ├── BusAway                  Redis does not answer                  (HTTP 503, Retry-After)
+    ├── DemandMissing            the matchmaker says nothing usable
+    ├── StepConflict             the fleet's next step was committed by somebody else
+    └── PolicyError              a policy can't be used
+        ├── PolicyMissing        no such version, or none yet
+        ├── PolicyCorrupt        a file does not match its sha256, or its shape is wrong
+        └── PolicyDisagrees      SavedModel, LiteRT and torch give different answers
+
+The message is a sentence for the reader of a log or a terminal: what is wrong, what to do.
+"""
+
+
+class AutopilotError(Exception):
+    """Anything that the platform refuses or cannot do, with a sentence that says what to do."""
+
+
+class BadInput(AutopilotError):
+    """What the user gave can't be used."""
+
+
+class BadSetting(BadInput):
+    """A setting or a fleet file is wrong; the process ends with exit code 2."""
+
+
+class UnknownFleet(AutopilotError):
+    """No fleet of that name is configured."""
+
+    def __init__(self, fleet: str, known: tuple[str, ...]) -> None:
+        shown = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+        super().__init__(
+            f"there is no fleet {fleet!r}: use one of {shown}, or add it to AUTOPILOT_FLEETS"
+        )
+
+
+class BusAway(AutopilotError):
+    """Redis does not answer; try again."""
+
+
+class DemandMissing(AutopilotError):
+    """The matchmaker gave no usable demand for this step."""
+
+
+class StepConflict(AutopilotError):
+    """The step was already committed by another worker; read the fleet's state again."""
+
+
+class PolicyError(AutopilotError):
+    """A policy can't be used; the one before it goes on serving."""
+
+
+class PolicyMissing(PolicyError):
+    """There is no such policy version, or no champion yet."""
+
+
+class PolicyCorrupt(PolicyError):
+    """A policy's file does not match its sha256, or its shape is not its fleet's."""
+
+
+class PolicyDisagrees(PolicyError):
+    """The exported forms of a policy do not give the same answers; it is not published."""

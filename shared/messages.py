@@ -1,0 +1,219 @@
+"""Every message that crosses a process: frozen, extra fields refused, times in UTC."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+MAX_SERVERS_EVER = 1_000_000
+"""Above this a demand is a mistake, not a game."""
+
+FleetId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+"""A pool of game servers; also a folder of the policy store and a part of Redis keys."""
+Servers = Annotated[float, Field(ge=0, le=MAX_SERVERS_EVER, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+Utc = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+
+Fallback = Literal["no_policy", "stale_decision", "stale_demand"]
+Guard = Literal["below_demand"]
+
+
+class Message(BaseModel):
+    """What every message has in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Supply(Message):
+    """Game servers as the matchmaker or the fleet's controller counts them."""
+
+    allocated: Count | None = None
+    ready: Count | None = None
+    reserved: Count | None = None
+    starting: Count | None = None
+
+
+class DemandReport(Message):
+    """What a matchmaker posts: game servers needed now, or players and players per server."""
+
+    fleet: FleetId = "default"
+    num_of_gameservers: Servers | None = None
+    ccu: Servers | None = None
+    players_per_server: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    observed_at: Utc | None = None
+    source: Label | None = None
+    seq: Count | None = None
+    idempotency_key: Label | None = None
+    tickets_waiting: Count | None = None
+    oldest_ticket_age_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    supply: Supply | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> Self:
+        if (self.num_of_gameservers is None) == (self.ccu is None):
+            raise ValueError("give either num_of_gameservers or ccu, not both and not neither")
+        if (self.ccu is None) != (self.players_per_server is None):
+            raise ValueError(
+                "ccu and players_per_server go together: demand = ccu / players_per_server"
+            )
+        if self.demand > MAX_SERVERS_EVER:
+            raise ValueError(
+                f"demand is {self.demand:g} servers; at most {MAX_SERVERS_EVER} is taken"
+            )
+        return self
+
+    @property
+    def demand(self) -> float:
+        """Game servers needed now."""
+        if self.num_of_gameservers is not None:
+            return self.num_of_gameservers
+        assert self.ccu is not None
+        assert self.players_per_server is not None
+        return self.ccu / self.players_per_server
+
+
+class Demand(Message):
+    """A recorded demand, as it stands on the demand stream."""
+
+    fleet: FleetId
+    demand: Servers
+    observed_at: Utc
+    source: Label | None = None
+    seq: Count | None = None
+    tickets_waiting: Count | None = None
+    oldest_ticket_age_s: float | None = None
+    supply: Supply | None = None
+
+
+class Transition(Message):
+    """The record of one step; servers unless it says otherwise."""
+
+    fleet: FleetId
+    step: Annotated[int, Field(ge=1)]
+    at: Utc
+    """When the step was due."""
+    observation: tuple[Finite, ...]
+    action: Finite
+    target: Servers
+    demand: Servers
+    """Within the fleet's limits, as the environment sees it."""
+    reported_demand: Servers
+    """As the matchmaker reported it; above `demand` when it exceeds the limits."""
+    allocation: Servers
+    reward: Finite
+    next_observation: tuple[Finite, ...]
+    done: bool = False
+    """Last step of an episode of 301."""
+    policy_version: str
+    stale: bool = False
+    """No fresh demand: the last one was held. Never trained on."""
+    gap_steps: Count = 0
+    """Steps that were due since the one before and did not happen (the worker was away)."""
+
+
+class Decision(Message):
+    """What the outside is told: the newest target of a fleet, by whom, and why."""
+
+    fleet: FleetId
+    step: Annotated[int, Field(ge=1)]
+    """The step that the target is asked for at."""
+    target: Servers
+    allocation: Servers
+    """Servers that are up now: the target of `history_len` steps ago."""
+    curr_demand: Servers
+    """The demand that the decision has seen last, as it was reported."""
+    action: Finite
+    observation: tuple[Finite, ...]
+    policy_version: str
+    decided_at: Utc
+    fallback: Fallback | None = None
+
+
+class FleetRecord(Message):
+    """All that a fleet needs to go on from its last committed step."""
+
+    fleet: FleetId
+    step: Annotated[int, Field(ge=1)]
+    """The step committed last."""
+    due_at: Utc
+    """When that step was due; the next is due one `learning_freq` later."""
+    demands: tuple[Finite, ...]
+    targets: tuple[Finite, ...]
+    reported_demand: Servers
+    """The last demand known, as reported."""
+    next_action: Finite
+    """Decided after that step, asked for at the next."""
+    next_policy_version: str
+    untrained_steps: Count
+    """Steps that count for training, since the last job was queued."""
+
+
+class RecordedStep(NamedTuple):
+    """A step's demand, as the trainer replays it; a row of a list in Redis."""
+
+    step: int
+    at: float
+    """When the step was due, seconds since 1970."""
+    demand: float
+    """As reported, in servers."""
+    usable: bool
+    """False for a held demand: never trained on."""
+    gap_steps: int
+    """Steps missing before this one: histories don't reach across."""
+
+
+class Champion(Message):
+    """The policy that serves a fleet."""
+
+    fleet: FleetId
+    version: Label
+    since: Utc
+
+
+class PolicyManifest(Message):
+    """`policy.json`: what an artefact is and how to check it."""
+
+    version: Label
+    fleet: FleetId
+    created_at: Utc
+    observation_fields: tuple[str, ...]
+    history_len: Annotated[int, Field(ge=2)]
+    min_servers: Servers
+    max_servers: Servers
+    action_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    scores: dict[str, float]
+    """Figures of the training, by name; costs in servers per step."""
+    trained_on_steps: Count
+    seed: int
+    sha256: dict[str, str]
+    """Hex digest of every other file of the artefact, by its path inside it."""
+
+
+class TrainingJob(Message):
+    """The argument of a training job."""
+
+    fleet: FleetId
+    queued_at: Utc
+    up_to_step: Annotated[int, Field(ge=1)]
+    """Newest step of the fleet when the job was queued."""
+
+
+class TrainingOutcome(Message):
+    """How a training job ended."""
+
+    fleet: FleetId
+    at: Utc
+    outcome: Literal["published", "failed"]
+    version: Label | None = None
+    """The version published."""
+    error: str | None = None
+    seconds: Annotated[float, Field(ge=0)]
+    environment_steps: Count
+    """Steps replayed."""
+
+
+def utc_now() -> datetime:
+    """The clock of the entry points; everything else is handed the time."""
+    return datetime.now(UTC)

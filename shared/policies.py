@@ -1,0 +1,107 @@
+"""Run a policy: a learnt one from its artefact (LiteRT), or the plain rule."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from shared.core.baselines import trend
+from shared.core.parameters import FleetParameters
+from shared.errors import PolicyCorrupt
+from shared.messages import PolicyManifest
+from shared.policy_store import LITERT_MODEL, PolicyStore
+
+
+class Policy(Protocol):
+    """What decides: observation in servers in, action out (1.0 is `action_factor` servers)."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def learnt(self) -> bool: ...
+
+    def action(self, observation: Sequence[float]) -> float: ...
+
+
+class RulePolicy:
+    """The best plain rule, for a fleet that has no champion yet."""
+
+    version = "rule:trend"
+    learnt = False
+
+    def __init__(self, parameters: FleetParameters) -> None:
+        self._parameters = parameters
+
+    def action(self, observation: Sequence[float]) -> float:
+        """The rule's target for the demands in the observation, as an action."""
+        demands = observation[: self._parameters.history_len]
+        return float(trend(demands, self._parameters)) / self._parameters.action_factor
+
+
+class LearntPolicy:
+    """A policy artefact in LiteRT, ready to answer."""
+
+    learnt = True
+
+    def __init__(self, model: bytes, manifest: PolicyManifest) -> None:
+        """Raises `PolicyCorrupt` when the model is not one, or does not fit its manifest."""
+        self.manifest = manifest
+        try:
+            self._interpreter = Interpreter(model_content=model, num_threads=1)
+            self._interpreter.allocate_tensors()
+            inputs = self._interpreter.get_input_details()
+            outputs = self._interpreter.get_output_details()
+        except (RuntimeError, ValueError) as error:
+            raise PolicyCorrupt(
+                f"policy {manifest.version}: not a LiteRT model: {error}"
+            ) from error
+        wanted = ([1, len(manifest.observation_fields)], [1, 1])
+        found = tuple([int(n) for n in detail[0]["shape"]] for detail in (inputs, outputs))
+        if len(inputs) != 1 or len(outputs) != 1 or found != wanted:
+            raise PolicyCorrupt(
+                f"policy {manifest.version}: the model maps {found[0]} to {found[1]}, "
+                f"its manifest says {wanted[0]} to {wanted[1]}"
+            )
+        self._input, self._output = inputs[0]["index"], outputs[0]["index"]
+        self._buffer = np.zeros(wanted[0], dtype=np.float32)
+        probe = self.action([manifest.min_servers] * len(manifest.observation_fields))
+        if not np.isfinite(probe):
+            raise PolicyCorrupt(f"policy {manifest.version}: the model answers {probe}")
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    def action(self, observation: Sequence[float]) -> float:
+        """The action for one observation in servers, in the manifest's field order."""
+        self._buffer[0] = observation
+        self._interpreter.set_tensor(self._input, self._buffer)
+        self._interpreter.invoke()
+        return float(self._interpreter.get_tensor(self._output)[0, 0])
+
+
+def load_policy(
+    store: PolicyStore, fleet: str, version: str, parameters: FleetParameters
+) -> LearntPolicy:
+    """Load and check a version; raises `PolicyMissing`, or `PolicyCorrupt` if it can't serve."""
+    manifest = store.manifest(fleet, version)
+    expected = (
+        parameters.observation_fields,
+        parameters.min_servers,
+        parameters.max_servers,
+        parameters.action_factor,
+    )
+    trained = (
+        manifest.observation_fields,
+        manifest.min_servers,
+        manifest.max_servers,
+        manifest.action_factor,
+    )
+    if (manifest.fleet, manifest.version) != (fleet, version) or trained != expected:
+        raise PolicyCorrupt(
+            f"policy {version} was trained for other settings ({trained}) than those of fleet "
+            f"{fleet!r} ({expected}): train it again"
+        )
+    return LearntPolicy(store.read(manifest, LITERT_MODEL), manifest)

@@ -1,0 +1,151 @@
+"""Where policy versions and champions live: a folder.
+
+`<root>/<fleet>/<version>/` holds an artefact (see `PolicyManifest`), complete or not there at
+all: it is written in a hidden folder beside it and renamed. `<root>/<fleet>/champion.json` is
+the pointer to the version that serves, replaced in one step.
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from shared.errors import BadSetting, PolicyCorrupt, PolicyMissing
+from shared.messages import Champion, PolicyManifest
+
+MANIFEST = "policy.json"
+LITERT_MODEL = "policy.tflite"
+SAVED_MODEL = "tf-model/00000001"
+CHECKPOINT = "checkpoint"
+_CHAMPION = "champion.json"
+
+
+def new_version(now: datetime) -> str:
+    """An id that sorts by time and that two trainers don't share: ``20261122T203301Z-1f3a9c``."""
+    return f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyStore:
+    """Policies of every fleet under one folder."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, location: str) -> "PolicyStore":
+        """The store that a setting names; raises `BadSetting` for what is not a folder."""
+        if "://" in location:
+            raise BadSetting(
+                f"AUTOPILOT_POLICY_STORE={location} is not supported yet: give the path of a folder"
+            )
+        return cls(Path(location))
+
+    def fleets(self) -> list[str]:
+        """Fleets that have a folder here."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir())
+
+    def versions(self, fleet: str) -> list[str]:
+        """Complete versions of a fleet, oldest first."""
+        folder = self.root / fleet
+        if not folder.is_dir():
+            return []
+        return sorted(
+            path.name
+            for path in folder.iterdir()
+            if not path.name.startswith(".") and (path / MANIFEST).is_file()
+        )
+
+    def path(self, fleet: str, version: str) -> Path:
+        """Folder of a version, whether or not it is there."""
+        return self.root / fleet / version
+
+    def manifest(self, fleet: str, version: str) -> PolicyManifest:
+        """Read a version's `policy.json`; raises `PolicyMissing` or `PolicyCorrupt`."""
+        path = self.path(fleet, version) / MANIFEST
+        try:
+            return PolicyManifest.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise PolicyMissing(f"fleet {fleet!r} has no policy version {version!r}") from None
+        except ValidationError as error:
+            raise PolicyCorrupt(
+                f"{path} is not a policy manifest: {error.errors()[0]['msg']}"
+            ) from error
+
+    def read(self, manifest: PolicyManifest, name: str) -> bytes:
+        """A file of an artefact, checked against its sha256; raises `PolicyCorrupt`."""
+        path = self.path(manifest.fleet, manifest.version) / name
+        expected = manifest.sha256.get(name)
+        if expected is None:
+            raise PolicyCorrupt(f"policy {manifest.version} does not list {name} in its manifest")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise PolicyCorrupt(f"policy {manifest.version}: can't read {name}: {error}") from error
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise PolicyCorrupt(
+                f"policy {manifest.version}: {name} does not match its sha256; publish it again"
+            )
+        return content
+
+    @contextmanager
+    def writing(self, fleet: str, version: str) -> Iterator[Path]:
+        """A hidden folder to write an artefact in; what is left in it goes when the block ends."""
+        folder = self.root / fleet / f".{version}.partial"
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, draft: PolicyManifest, folder: Path) -> PolicyManifest:
+        """Make a written folder a version: digests, manifest, one rename. Not yet champion."""
+        manifest = draft.model_copy(update={"sha256": _digests(folder)})
+        _write(folder / MANIFEST, manifest.model_dump_json(indent=2))
+        folder.rename(self.path(manifest.fleet, manifest.version))
+        return manifest
+
+    def champion(self, fleet: str) -> Champion | None:
+        """The version that serves, or None; raises `PolicyCorrupt` for a broken pointer."""
+        path = self.root / fleet / _CHAMPION
+        try:
+            return Champion.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise PolicyCorrupt(
+                f"{path} is not a champion pointer: {error.errors()[0]['msg']}"
+            ) from error
+
+    def set_champion(self, fleet: str, version: str, since: datetime) -> Champion:
+        """Point at a version, in one step; raises `PolicyMissing` if it is not there."""
+        self.manifest(fleet, version)
+        champion = Champion(fleet=fleet, version=version, since=since)
+        _write(self.root / fleet / _CHAMPION, champion.model_dump_json())
+        return champion
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file in one step, and have it on disk before its name."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:6]}")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,191 @@
+"""Every setting, from `AUTOPILOT_*` environment variables; only entry points read it.
+
+Named as the notebook names its parameters. A fleet file (`AUTOPILOT_FLEETS`, TOML, one table a
+fleet) may set any of `FleetSettings` for a fleet, in lower case.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.core.parameters import FleetParameters, RewardName
+from shared.errors import BadSetting, UnknownFleet
+from shared.messages import FleetId
+
+PREFIX = "AUTOPILOT_"
+LOCAL_DEMAND = "local"
+"""The `gs_inventory_url` that means the notebook's own sine."""
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class FleetSettings(BaseSettings):
+    """What may differ from fleet to fleet."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    # Limits, in game servers.
+    min_servers: Annotated[int, Field(ge=0)] = 10
+    max_servers: Annotated[int, Field(ge=0)] = 100
+    action_factor: Annotated[int, Field(gt=0)] = 100
+
+    # What is good, and how far ahead to look.
+    over_prov_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
+    reward: RewardName = "asymmetric"
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    history_len: Annotated[int, Field(ge=2, le=100)] = 5
+
+    # The clock, and where demand comes from; `{fleet}` in the URL becomes the fleet's name.
+    learning_freq: Seconds = 65
+    gs_inventory_url: str = "http://127.0.0.1:8001/demand?fleet={fleet}"
+    demand_ttl: Seconds | None = None
+    """Seconds after which a demand is stale; three steps unless set."""
+    decision_ttl: Seconds | None = None
+    """Seconds after which a decision is stale; three steps unless set."""
+
+    # Learning.
+    learning: Literal["replay"] = "replay"
+    train_batch_size: Annotated[int, Field(ge=1)] = 128
+    """New transitions after which a training job is queued."""
+    time_total_s: Seconds = 60
+    """Seconds of learning in one training job."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        try:
+            _ = self.parameters
+        except BadSetting as error:
+            raise ValueError(str(error)) from error
+        if self.gs_inventory_url != LOCAL_DEMAND and not self.gs_inventory_url.startswith(
+            ("http://", "https://")
+        ):
+            raise ValueError(
+                f"gs_inventory_url {self.gs_inventory_url!r} must be http://..., https://... "
+                "or local"
+            )
+        return self
+
+    @property
+    def parameters(self) -> FleetParameters:
+        """The numbers that the core needs."""
+        return FleetParameters(
+            min_servers=float(self.min_servers),
+            max_servers=float(self.max_servers),
+            action_factor=float(self.action_factor),
+            over_prov_factor=self.over_prov_factor,
+            history_len=self.history_len,
+            reward=self.reward,
+        )
+
+    @property
+    def demand_ttl_s(self) -> float:
+        """Seconds after which a demand is stale."""
+        return self.demand_ttl or 3 * self.learning_freq
+
+    @property
+    def decision_ttl_s(self) -> float:
+        """Seconds after which a decision is stale."""
+        return self.decision_ttl or 3 * self.learning_freq
+
+
+class Settings(BaseSettings):
+    """What is the same for every fleet."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    # Where things are.
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    policy_store: str = ".autopilot/policies"
+    fleets: Path | None = None
+    """A TOML file, a table a fleet. Without one there is one fleet, `default`."""
+
+    # Addresses to listen on.
+    host: str = "127.0.0.1"
+    prediction_port: Port = 8000
+    matchmaking_port: Port = 8001
+    metrics_port: Port = 8003
+
+    # Access: a bearer token for everything but health and metrics, if set.
+    api_token: str | None = None
+
+    # Metrics in CloudWatch, put where AWS is configured (AWS_REGION or AWS_DEFAULT_REGION).
+    cloudwatch_namespace: str = "rl-game-server-autopilot"
+
+    # Training.
+    save_model: bool = True
+    """Keep the RLlib checkpoint in the policy artefact, to resume from."""
+    seed: int = 0
+
+    # Logs: `json`, `console`, or `auto` (console on a terminal).
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Fleets:
+    """The configured fleets, by name."""
+
+    def __init__(self, by_name: dict[str, FleetSettings]) -> None:
+        self.by_name = by_name
+
+    def __getitem__(self, fleet: str) -> FleetSettings:
+        try:
+            return self.by_name[fleet]
+        except KeyError:
+            raise UnknownFleet(fleet, self.names) from None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.by_name)
+
+
+def load_settings() -> Settings:
+    """Settings of this process; raises `BadSetting` with the variable's name and the reason."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise BadSetting(_reason(error, PREFIX, str.upper)) from error
+
+
+def load_fleets(settings: Settings) -> Fleets:
+    """Settings of every fleet: the fleet file's tables over the environment variables."""
+    tables: dict[str, Any] = {"default": {}}
+    if settings.fleets is not None:
+        tables = _tables(settings.fleets)
+    return Fleets({name: _fleet(name, table) for name, table in tables.items()})
+
+
+def _fleet(name: str, table: dict[str, Any]) -> FleetSettings:
+    try:
+        TypeAdapter(FleetId).validate_python(name)
+    except ValidationError:
+        raise BadSetting(
+            f"{name!r} can't be a fleet's name: use letters, digits, - and _, at most 63"
+        ) from None
+    try:
+        return FleetSettings(**table)
+    except ValidationError as error:
+        where = f"fleet {name!r}: " if table else ""
+        raise BadSetting(where + _reason(error, PREFIX, str.upper)) from error
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise BadSetting(f"AUTOPILOT_FLEETS={path}: can't read it: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"AUTOPILOT_FLEETS={path} is not TOML: {error}") from error
+    if not tables or not all(isinstance(table, dict) for table in tables.values()):
+        raise BadSetting(f"AUTOPILOT_FLEETS={path}: write one table a fleet, such as [default]")
+    return tables
+
+
+def _reason(error: ValidationError, prefix: str, case: Any) -> str:
+    first = error.errors()[0]
+    name = prefix + case(str(first["loc"][0])) if first["loc"] else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{name}={first['input']!r}: {message}" if name else message
