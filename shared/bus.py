@@ -29,7 +29,7 @@ import redis
 import redis.asyncio
 import rq
 import structlog
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from rq.exceptions import DuplicateJobError, NoSuchJobError
@@ -63,6 +63,8 @@ FOLLOW_BLOCK_MS = 1_000
 FOLLOW_BATCH = 500
 RECONNECT_SECONDS = 0.5
 SOCKET_TIMEOUT_SECONDS = 5.0
+CONNECTIONS = 32
+"""Of one process; a call beyond waits for its turn."""
 
 _SEEN = "autopilot:demand:seen:{fleet}:{key}"
 _NEWEST_AT = "autopilot:demand:newest-at"
@@ -158,22 +160,24 @@ class Bus:
     def connect(cls, url: str) -> "Bus":
         """A bus at a Redis URL; connects with its first call. Raises `BadSetting` for a bad URL."""
         try:
-            client = redis.asyncio.Redis.from_url(
+            pool = redis.asyncio.BlockingConnectionPool.from_url(
                 url,
+                max_connections=CONNECTIONS,
+                timeout=SOCKET_TIMEOUT_SECONDS,
                 socket_timeout=SOCKET_TIMEOUT_SECONDS,
                 socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
                 retry=AsyncRetry(NoBackoff(), 1),
             )
         except ValueError as error:
             raise BadSetting(f"AUTOPILOT_REDIS_URL={url}: {error}") from error
-        return cls(client)
+        return cls(redis.asyncio.Redis.from_pool(pool))
 
     async def close(self) -> None:
         await self._client.aclose()
 
     async def ping(self) -> None:
         """Raises `BusAway` unless Redis answers."""
-        with _away():
+        with _asking():
             await self._client.ping()
 
     # Demand
@@ -188,7 +192,7 @@ class Bus:
             keys.append(_SEEN.format(fleet=demand.fleet, key=key) if key is not None else "")
             observed_us = int(demand.observed_at.timestamp() * 1e6)
             arguments += (demand.fleet, demand.model_dump_json(exclude_none=True), observed_us)
-        with _away():
+        with _asking():
             receipts = await self._record_demands(keys=keys, args=arguments)
         return [DemandReceipt(id.decode(), bool(dup), bool(late)) for id, dup, late in receipts]
 
@@ -200,7 +204,7 @@ class Bus:
 
     async def fleet_record(self, fleet: str) -> FleetRecord | None:
         """A fleet's state after its last committed step, or None before the first."""
-        with _away():
+        with _asking():
             state = await self._client.hget(_FLEET.format(fleet=fleet), "state")
         return None if state is None else FleetRecord.model_validate_json(state)
 
@@ -234,7 +238,7 @@ class Bus:
             TRANSITIONS_LENGTH,
             CHANGES_LENGTH,
         ]
-        with _away():
+        with _asking():
             last = await self._commit_step(keys=keys, args=arguments)
         if last != -1:
             raise StepConflict(
@@ -243,7 +247,7 @@ class Bus:
 
     async def recorded_steps(self, fleet: str) -> list[RecordedStep]:
         """The recorded demand of a fleet, oldest first, at most `RECORDED_STEPS`."""
-        with _away():
+        with _asking():
             rows = await self._client.lrange(_RECORDED.format(fleet=fleet), 0, -1)
         return [_RECORDED_STEP.validate_json(row) for row in rows]
 
@@ -251,7 +255,7 @@ class Bus:
 
     async def open_group(self, group: str) -> None:
         """Make a consumer group that starts at the oldest transition kept; idempotent."""
-        with _away():
+        with _asking():
             try:
                 await self._client.xgroup_create(_TRANSITIONS, group, id="0", mkstream=True)
             except redis.ResponseError as error:
@@ -260,26 +264,36 @@ class Bus:
 
     async def read_group(
         self, group: str, consumer: str, count: int, block_ms: int, *, pending: bool = False
-    ) -> list[tuple[str, Transition]]:
-        """Transitions for a consumer, with their ids: new ones, or its own not yet acknowledged."""
+    ) -> list[tuple[str, Transition | None]]:
+        """Transitions for a consumer, with their ids: new ones, or its own not yet acknowledged.
+
+        None is an entry that is no transition, or was trimmed before it was acknowledged. A group
+        that went with Redis's data is made again.
+        """
         position = "0" if pending else ">"
-        with _away():
-            answer = await self._client.xreadgroup(
-                group, consumer, {_TRANSITIONS: position}, count=count, block=block_ms
-            )
-        return [(id, Transition.model_validate_json(m)) for _, id, m in _entries(answer)]
+        with _asking():
+            try:
+                answer = await self._client.xreadgroup(
+                    group, consumer, {_TRANSITIONS: position}, count=count, block=block_ms
+                )
+            except redis.ResponseError as error:
+                if not str(error).startswith("NOGROUP"):
+                    raise
+                await self.open_group(group)
+                return []
+        return [(id, _readable(Transition, content)) for _, id, content in _entries(answer)]
 
     async def acknowledge(self, group: str, ids: Sequence[str]) -> None:
         """Tell the group that these transitions are done with."""
         if ids:
-            with _away():
+            with _asking():
                 await self._client.xack(_TRANSITIONS, group, *ids)
 
     # Latest state and its changes
 
     async def publish(self, feed: Feed[M], fleet: str, message: M) -> None:
         """Make a message its fleet's latest, and tell those who follow."""
-        with _away():
+        with _asking():
             await self._publish(
                 keys=[feed.state, feed.changes],
                 args=[fleet, message.model_dump_json(), CHANGES_LENGTH],
@@ -287,19 +301,21 @@ class Bus:
 
     async def latest(self, feed: Feed[M]) -> dict[str, M]:
         """The latest message of every fleet."""
-        with _away():
+        with _asking():
             state: dict[Any, Any] = await self._client.hgetall(feed.state)
-        return {k.decode(): feed.message.model_validate_json(v) for k, v in state.items()}
+        messages = {k.decode(): _readable(feed.message, v) for k, v in state.items()}
+        return {fleet: message for fleet, message in messages.items() if message is not None}
 
     async def _latest(self, feed: Feed[M], fleet: str) -> M | None:
-        with _away():
+        with _asking():
             content = await self._client.hget(feed.state, fleet)
         return None if content is None else feed.message.model_validate_json(content)
 
     async def follow(self, *feeds: Feed[Any]) -> AsyncIterator[Message]:
         """The latest message of every fleet in each feed, then every change, for ever.
 
-        While Redis is away it waits; when Redis is back it starts again from the latest state.
+        What can't be read is logged and left out. While Redis is away it waits; when Redis is
+        back it starts again from the latest state.
         """
         by_stream = {feed.changes: feed for feed in feeds}
         away = False
@@ -315,13 +331,15 @@ class Bus:
                     away = False
                     _log.info("redis_is_back")
                 while True:
-                    with _away():
+                    with _asking():
                         answer = await self._client.xread(
                             positions, count=FOLLOW_BATCH, block=FOLLOW_BLOCK_MS
                         )
                     for stream, id, content in _entries(answer):
                         positions[stream] = id
-                        yield by_stream[stream].message.model_validate_json(content)
+                        message = _readable(by_stream[stream].message, content)
+                        if message is not None:
+                            yield message
             except BusAway as error:
                 if not away:
                     away = True
@@ -329,7 +347,7 @@ class Bus:
                 await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _end_of(self, stream: str) -> str:
-        with _away():
+        with _asking():
             last: Any = await self._client.xrevrange(stream, count=1)
         return last[0][0].decode() if last else "0"
 
@@ -369,6 +387,12 @@ class TrainingQueue:
                 return False
         return True
 
+    @contextmanager
+    def reaching(self) -> Iterator[None]:
+        """For RQ's own calls on `connection`: raises `BusAway` when Redis does not answer."""
+        with _away():
+            yield
+
     def status(self, fleet: str) -> str | None:
         """RQ's status of the fleet's job, such as `queued` or `failed`, or None without one."""
         with _away():
@@ -393,6 +417,18 @@ def wait_for_redis(url: str, seconds: float) -> None:
 
 
 @contextmanager
+def _asking() -> Iterator[None]:
+    """`_away`, for asyncio."""
+    with _away():
+        yield
+    # `asyncio.wait_for` of Python 3.11, which redis-py sends with, may swallow a cancellation:
+    # the task would go on for ever, and whoever waits for its end with it.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+@contextmanager
 def _away() -> Iterator[None]:
     """Redis's ways of not serving, as one error."""
     try:
@@ -400,9 +436,19 @@ def _away() -> Iterator[None]:
     except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, OSError) as error:
         raise BusAway(f"Redis does not answer: {error}; check AUTOPILOT_REDIS_URL") from error
     except redis.ResponseError as error:
-        if str(error).startswith("OOM"):
+        if "OOM command not allowed" in str(error):
             raise BusAway("Redis is out of memory: raise its maxmemory") from error
         raise
+
+
+def _readable(message: type[M], content: bytes) -> M | None:
+    """A message, or None for what is none: one bad entry must not stop those who read."""
+    try:
+        return message.model_validate_json(content)
+    except ValidationError as error:
+        reason = error.errors(include_input=False, include_url=False)[0]["msg"]
+        _log.error("message_unreadable", kind=message.__name__, reason=reason)
+        return None
 
 
 def _entries(answer: Any) -> Iterator[tuple[str, str, bytes]]:
@@ -416,4 +462,5 @@ def _entries(answer: Any) -> Iterator[tuple[str, str, bytes]]:
             else batches
         )
         for id, fields in entries:
-            yield stream.decode(), id.decode(), fields[b"message"]
+            # An entry that was trimmed while a group held it has no fields.
+            yield stream.decode(), id.decode(), fields.get(b"message", b"")

@@ -17,7 +17,7 @@ def configure_logs(service: str, log_format: str, level: str) -> None:
     """Send this process's logs, libraries' included, to standard error, with its service name."""
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(columns=_columns())
         if console
         else structlog.processors.JSONRenderer()
     )
@@ -36,7 +36,7 @@ def configure_logs(service: str, log_format: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for chatty in ("httpx", "httpcore", "botocore", "urllib3", "asyncio", "rq"):
+    for chatty in ("httpx", "httpcore", "botocore", "urllib3", "asyncio", "rq", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
@@ -48,6 +48,25 @@ def configure_logs(service: str, log_format: str, level: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _columns() -> list[structlog.dev.Column]:
+    """Time, service, level, event, then the fields: aligned, so that services read together."""
+
+    def column(key: str, width: int = 0, cut: slice = slice(None)) -> structlog.dev.Column:
+        plain = structlog.dev.KeyValueColumnFormatter(
+            None, "", "", value_repr=lambda value: str(value)[cut].ljust(width)
+        )
+        return structlog.dev.Column(key, plain)
+
+    fields = structlog.dev.KeyValueColumnFormatter("", "", "", value_repr=str)
+    return [
+        structlog.dev.Column("", fields),
+        column("timestamp", cut=slice(11, 19)),
+        column("service", 12),
+        column("level", 8),
+        column("event", 24),
+    ]
 
 
 def _naming(service: str) -> structlog.typing.Processor:

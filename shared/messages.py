@@ -3,17 +3,42 @@
 from datetime import UTC, datetime
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 MAX_SERVERS_EVER = 1_000_000
 """Above this a demand is a mistake, not a game."""
 
+
+def _written_out(moment: object) -> object:
+    """Pydantic also takes a number for a time, of seconds or milliseconds as it sees fit."""
+    if isinstance(moment, datetime) or (isinstance(moment, str) and "-" in moment[1:]):
+        return moment
+    raise ValueError("write a time as RFC 3339, such as 2026-11-22T20:33:01Z")
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time is within the years 1 to 9999 in UTC") from None
+
+
 FleetId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 """A pool of game servers; also a folder of the policy store and a part of Redis keys."""
-Servers = Annotated[float, Field(ge=0, le=MAX_SERVERS_EVER, allow_inf_nan=False)]
+Servers = Annotated[float, Field(strict=True, ge=0, le=MAX_SERVERS_EVER, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
-Utc = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0)]
+Utc = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 
 Fallback = Literal["no_policy", "stale_decision", "stale_demand"]
@@ -40,14 +65,15 @@ class DemandReport(Message):
 
     fleet: FleetId = "default"
     num_of_gameservers: Servers | None = None
-    ccu: Servers | None = None
-    players_per_server: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    ccu: NotNegative | None = None
+    """Players connected now."""
+    players_per_server: Positive | None = None
     observed_at: Utc | None = None
     source: Label | None = None
     seq: Count | None = None
     idempotency_key: Label | None = None
     tickets_waiting: Count | None = None
-    oldest_ticket_age_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    oldest_ticket_age_s: NotNegative | None = None
     supply: Supply | None = None
 
     @model_validator(mode="after")

@@ -57,15 +57,15 @@ class LearntPolicy:
             raise PolicyCorrupt(
                 f"policy {manifest.version}: not a LiteRT model: {error}"
             ) from error
-        wanted = ([1, len(manifest.observation_fields)], [1, 1])
-        found = tuple([int(n) for n in detail[0]["shape"]] for detail in (inputs, outputs))
-        if len(inputs) != 1 or len(outputs) != 1 or found != wanted:
+        wanted = ([[1, len(manifest.observation_fields)]], [[1, 1]])
+        found = tuple([detail["shape"].tolist() for detail in side] for side in (inputs, outputs))
+        if found != wanted:
             raise PolicyCorrupt(
                 f"policy {manifest.version}: the model maps {found[0]} to {found[1]}, "
                 f"its manifest says {wanted[0]} to {wanted[1]}"
             )
         self._input, self._output = inputs[0]["index"], outputs[0]["index"]
-        self._buffer = np.zeros(wanted[0], dtype=np.float32)
+        self._buffer = np.zeros(wanted[0][0], dtype=np.float32)
         probe = self.action([manifest.min_servers] * len(manifest.observation_fields))
         if not np.isfinite(probe):
             raise PolicyCorrupt(f"policy {manifest.version}: the model answers {probe}")

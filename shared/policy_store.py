@@ -106,6 +106,11 @@ class PolicyStore:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def sweep(self, fleet: str) -> None:
+        """Remove what killed writers of a fleet left; only while nobody else writes for it."""
+        for folder in (self.root / fleet).glob(".*.partial"):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def publish(self, draft: PolicyManifest, folder: Path) -> PolicyManifest:
         """Make a written folder a version: digests, manifest, one rename. Not yet champion."""
         manifest = draft.model_copy(update={"sha256": _digests(folder)})

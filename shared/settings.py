@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.core.parameters import FleetParameters, RewardName
 from shared.errors import BadSetting, UnknownFleet
-from shared.messages import FleetId
+from shared.messages import MAX_SERVERS_EVER, FleetId
 
 PREFIX = "AUTOPILOT_"
 LOCAL_DEMAND = "local"
@@ -30,7 +30,7 @@ class FleetSettings(BaseSettings):
 
     # Limits, in game servers.
     min_servers: Annotated[int, Field(ge=0)] = 10
-    max_servers: Annotated[int, Field(ge=0)] = 100
+    max_servers: Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)] = 100
     action_factor: Annotated[int, Field(gt=0)] = 100
 
     # What is good, and how far ahead to look.
@@ -98,7 +98,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     # Where things are.
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_port: Port = 6380
+    """Port of the Redis that `autopilot up` embeds."""
+    redis_url: str = Field(
+        default_factory=lambda given: f"redis://127.0.0.1:{given['redis_port']}/0"
+    )
+    """Set it to use a Redis of your own."""
     policy_store: str = ".autopilot/policies"
     fleets: Path | None = None
     """A TOML file, a table a fleet. Without one there is one fleet, `default`."""

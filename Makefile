@@ -1,0 +1,38 @@
+# The two commands of a newcomer: `make up` and `make test`. Each installs what it needs first,
+# into the active virtual environment, or into .venv where none is active.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := $(or $(VIRTUAL_ENV),.venv)
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.gameserver-autopilot
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install up check test bench
+
+help: ## Show this help
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | \
+		while IFS='|' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
+
+install: $(INSTALLED) ## Install everything, with exact versions
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[trainer,dev]'
+	touch $@
+
+up: install ## Run the platform (ARGS='--trace my.csv --players-per-server 250')
+	$(BIN)/autopilot up $(ARGS)
+
+check: install ## Format, lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: install ## All tests that need no Docker, AWS or network (ARGS='-m "not slow"')
+	$(BIN)/pytest $(ARGS)
+
+bench: install ## Measure serving and stepping; prints tables, asserts nothing
+	$(BIN)/python tests/bench/serving.py
+	$(BIN)/python tests/bench/scale.py

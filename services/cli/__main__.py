@@ -1,0 +1,111 @@
+"""The command line, `autopilot`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from services.cli.play import Matchmaker, sine_demands, trace_demands
+from services.cli.policies import list_policies, show_policy
+from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
+from shared.entry import EXIT_BAD_INPUT
+from shared.errors import AutopilotError, BadInput, PolicyMissing, UnknownFleet
+from shared.logs import configure_logs
+from shared.settings import load_fleets, load_settings
+
+app = typer.Typer(
+    help="Learns, online, how many game servers to have before the players arrive.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+policies = typer.Typer(help="Policy versions, scores, champions.", no_args_is_help=True)
+app.add_typer(policies, name="policies")
+
+STATE = Path(".autopilot")
+USERS_MISTAKES = (BadInput, UnknownFleet, PolicyMissing)
+
+TraceOption = Annotated[
+    Path | None, typer.Option(help="CSV with the columns timestamp and demand.")
+]
+PlayersPerServer = Annotated[float, typer.Option(help="Demand in the trace that one server takes.")]
+Speed = Annotated[float | None, typer.Option(help="Steps a second.", min=0.001, max=1000)]
+
+
+@app.command()
+def up(
+    trace: TraceOption = None,
+    players_per_server: PlayersPerServer = 1.0,
+    speed: Speed = None,
+    play: Annotated[
+        bool, typer.Option(help="Play demand (the trace, or the notebook's sine).")
+    ] = True,
+) -> None:
+    """Run the whole platform on this machine; Ctrl-C ends everything.
+
+    With --no-play a matchmaker of your own posts demand, and AUTOPILOT_LEARNING_FREQ is the pace.
+    """
+    settings = load_settings()
+    fleets = load_fleets(settings)
+    playing = None
+    if play:
+        playing = Playing(trace, players_per_server, speed or DEMO_STEPS_PER_SECOND)
+        playing.check()
+    elif trace is not None or speed is not None:
+        raise BadInput("--no-play goes without --trace and --speed: nothing is played")
+    raise typer.Exit(Platform(settings, fleets, playing, STATE, Console()).run())
+
+
+@app.command()
+def play(
+    trace: Annotated[Path | None, typer.Argument(help="CSV with timestamp and demand.")] = None,
+    demand: Annotated[str | None, typer.Option(help="A curve instead of a trace: sine1h.")] = None,
+    players_per_server: PlayersPerServer = 1.0,
+    speed: Speed = DEMO_STEPS_PER_SECOND,
+    fleet: Annotated[str, typer.Option(help="The fleet to report for.")] = "default",
+    repeat: Annotated[bool, typer.Option("--repeat", help="Start again at the end.")] = False,
+    url: Annotated[str | None, typer.Option(help="Address of the matchmaking service.")] = None,
+) -> None:
+    """Post a trace to a running matchmaking service, a row a step."""
+    settings = load_settings()
+    configure_logs("play", settings.log_format, settings.log_level)
+    if trace is not None and demand is None:
+        demands = trace_demands(trace, players_per_server, repeat=repeat)
+    elif trace is None and demand == "sine1h":
+        demands = sine_demands(load_fleets(settings)[fleet].max_servers)
+    else:
+        raise BadInput("name either a TRACE or --demand sine1h")
+    address = url or f"http://{settings.host}:{settings.matchmaking_port}"
+    accepted = Matchmaker(address, fleet, settings.api_token).play(
+        demands, speed or DEMO_STEPS_PER_SECOND
+    )
+    Console().print(f"{accepted} demands accepted by {address}", markup=False, soft_wrap=True)
+
+
+@policies.command("list")
+def policies_list() -> None:
+    """Every version with its scores, the champions, and how training goes."""
+    settings = load_settings()
+    list_policies(settings, load_fleets(settings), Console())
+
+
+@policies.command("show")
+def policies_show(
+    version: str, fleet: Annotated[str, typer.Option(help="Whose version it is.")] = "default"
+) -> None:
+    """One version's manifest, as JSON."""
+    show_policy(load_settings(), fleet, version, Console())
+
+
+def main() -> None:
+    """Run a command; what the user got wrong is one line, and exit code 2."""
+    try:
+        app()
+    except AutopilotError as error:
+        sys.stderr.write(f"autopilot: {error}\n")
+        sys.exit(EXIT_BAD_INPUT if isinstance(error, USERS_MISTAKES) else 1)
+
+
+if __name__ == "__main__":
+    main()

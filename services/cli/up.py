@@ -1,0 +1,210 @@
+"""`autopilot up`: the whole platform on this machine."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.play import trace_demands
+from services.cli.supervision import (
+    GAVE_UP,
+    Program,
+    Supervisor,
+    check_port_free,
+    redis_command,
+    service_command,
+)
+from shared.settings import Fleets, Settings
+
+DEMO_STEPS_PER_SECOND = 5.0
+"""Pace of the demo: a policy is learnt within minutes, where 65 s a step would take hours."""
+DEMO_TRAINING_SECONDS = 20.0
+"""Learning per training job in the demo, unless AUTOPILOT_TIME_TOTAL_S says otherwise."""
+SHORTEST_TTL_SECONDS = 5.0
+"""Demand and decisions live at least this long, however fast the demo steps."""
+TABLE_EVERY_SECONDS = 30.0
+POLL_SECONDS = 1.0
+SHOWN_FLEETS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Playing:
+    """What is played to the matchmaking service, at which pace."""
+
+    trace: Path | None
+    players_per_server: float
+    steps_per_second: float
+
+    def check(self) -> None:
+        """Raise `BadInput` before anything starts when the trace can't be played."""
+        if self.trace is not None:
+            next(trace_demands(self.trace, self.players_per_server, repeat=False))
+
+    def command(self, url: str) -> list[str]:
+        """The `autopilot play` that plays it for ever."""
+        what = ["--demand", "sine1h"]
+        if self.trace is not None:
+            what = [str(self.trace), "--players-per-server", str(self.players_per_server)]
+        pace = ["--speed", str(self.steps_per_second), "--repeat", "--url", url]
+        return service_command("services.cli", "play", *what, *pace)
+
+
+class Platform:
+    """The processes, their addresses and what they say."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        fleets: Fleets,
+        playing: Playing | None,
+        folder: Path,
+        console: Console,
+    ) -> None:
+        self._settings = settings
+        self._fleets = fleets
+        self._playing = playing
+        self._folder = folder
+        self._console = console
+        self._failed = False
+        self._ended = threading.Event()
+
+    def run(self) -> int:
+        """Run until Ctrl-C or SIGTERM, or until a process can't be kept up; the exit code."""
+        self._check_ports()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._console.print("starting; Ctrl-C stops everything", style="bold")
+        supervisor = Supervisor(list(self._programs()), self._folder, self._environment())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: supervisor.stop())
+        status = threading.Thread(target=self._show_status, daemon=True)
+        status.start()
+        supervisor.pump(lambda line: self._pass_on(line, supervisor))
+        self._ended.set()
+        supervisor.wait()
+        status.join()
+        self._console.print("stopped; nothing is left running", style="bold")
+        return int(self._failed)
+
+    def _pass_on(self, line: str, supervisor: Supervisor) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if GAVE_UP in line:
+            self._failed = True
+            self._console.print("a service can't be kept up; stopping", style="bold red")
+            supervisor.stop()
+
+    @property
+    def _embeds_redis(self) -> bool:
+        return "redis_url" not in self._settings.model_fields_set
+
+    @property
+    def _matchmaking(self) -> str:
+        return f"http://{self._settings.host}:{self._settings.matchmaking_port}"
+
+    @property
+    def _prediction(self) -> str:
+        return f"http://{self._settings.host}:{self._settings.prediction_port}"
+
+    def _check_ports(self) -> None:
+        settings = self._settings
+        for purpose in ("prediction", "matchmaking", "metrics"):
+            port = getattr(settings, f"{purpose}_port")
+            check_port_free(settings.host, port, purpose, f"AUTOPILOT_{purpose.upper()}_PORT")
+        if self._embeds_redis:
+            check_port_free("127.0.0.1", settings.redis_port, "Redis", "AUTOPILOT_REDIS_PORT")
+
+    def _programs(self) -> Iterator[Program]:
+        if self._embeds_redis:
+            redis = self._folder / "redis"
+            redis.mkdir(exist_ok=True)
+            yield Program("redis", redis_command(self._settings.redis_port, redis.resolve()))
+        for name in ("matchmaking", "prediction", "environment"):
+            yield Program(name, service_command(f"services.{name}"))
+        if self._playing is not None:
+            yield Program("play", self._playing.command(self._matchmaking))
+        for name in ("metrics", "trainer"):
+            yield Program(name, service_command(f"services.{name}"))
+
+    def _environment(self) -> dict[str, str]:
+        """Settings of the services: ours, and the demo's pace where nothing else was set."""
+        default = next(iter(self._fleets.by_name.values()))
+        given = default.model_fields_set
+        environment = {
+            "AUTOPILOT_REDIS_URL": self._settings.redis_url,
+            "AUTOPILOT_POLICY_STORE": self._settings.policy_store,
+            "AUTOPILOT_LOG_FORMAT": "console"
+            if self._settings.log_format == "auto"
+            else self._settings.log_format,
+            "PYTHONUNBUFFERED": "1",
+        }
+        if "gs_inventory_url" not in given:
+            environment["AUTOPILOT_GS_INVENTORY_URL"] = (
+                f"{self._matchmaking}/demand?fleet={{fleet}}"
+            )
+        if self._playing is not None:
+            pace = {"learning_freq": 1 / self._playing.steps_per_second}
+            pace["demand_ttl"] = pace["decision_ttl"] = max(
+                SHORTEST_TTL_SECONDS, 3 * pace["learning_freq"]
+            )
+            pace["time_total_s"] = DEMO_TRAINING_SECONDS
+            environment |= {
+                f"AUTOPILOT_{name.upper()}": str(value)
+                for name, value in pace.items()
+                if name not in given
+            }
+        return environment
+
+    def _show_status(self) -> None:
+        """Print the table when the platform answers, when a policy changes, and now and then."""
+        shown: list[Any] = []
+        shown_at = 0.0
+        with httpx.Client(timeout=2.0, headers=self._authorization()) as client:
+            while not self._ended.wait(POLL_SECONDS):
+                answers = [self._ask(client, name) for name in self._fleets.names[:SHOWN_FLEETS]]
+                if all(answer is None for answer in answers):
+                    continue
+                versions = [answer and answer["policy_version"] for answer in answers]
+                if versions != shown or time.monotonic() - shown_at > TABLE_EVERY_SECONDS:
+                    shown, shown_at = versions, time.monotonic()
+                    self._console.print(self._table(answers))
+
+    def _authorization(self) -> dict[str, str]:
+        token = self._settings.api_token
+        return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+    def _ask(self, client: httpx.Client, fleet: str) -> dict[str, Any] | None:
+        try:
+            response = client.get(f"{self._prediction}/prediction", params={"fleet": fleet})
+        except httpx.TransportError:
+            return None
+        answer: dict[str, Any] | None = response.json() if response.is_success else None
+        return answer
+
+    def _table(self, answers: list[dict[str, Any] | None]) -> Table:
+        table = Table(
+            title=f"prediction {self._prediction}  matchmaking {self._matchmaking}  "
+            f"metrics http://{self._settings.host}:{self._settings.metrics_port}/metrics",
+            title_justify="left",
+        )
+        for heading in ("fleet", "policy version", "demand", "up now", "asked for", "fallback"):
+            table.add_column(heading)
+        for fleet, answer in zip(self._fleets.names, answers, strict=False):
+            if answer is None:
+                table.add_row(fleet, "no decision yet")
+                continue
+            told = answer["Prediction"]
+            table.add_row(
+                fleet,
+                answer["policy_version"],
+                f"{told['curr_demand']:.1f}",
+                "" if answer["allocation"] is None else f"{answer['allocation']:.1f}",
+                str(told["num_of_gameservers"]),
+                answer["fallback"] or "",
+            )
+        return table

@@ -1,0 +1,64 @@
+"""Wire and run the environment worker: ``python -m services.environment``."""
+
+import asyncio
+import gc
+import signal
+
+import httpx
+import uvloop
+
+from services.environment.demand_source import DemandSource, HttpDemand, LocalSine
+from services.environment.worker import FleetStepper, step_fleets
+from shared.bus import Bus, TrainingQueue
+from shared.champions import Champions
+from shared.entry import run_service
+from shared.messages import utc_now
+from shared.policy_store import PolicyStore
+from shared.settings import LOCAL_DEMAND, Fleets, FleetSettings, Settings
+
+REQUESTS_AT_ONCE = 32
+"""Demand requests under way, over all fleets."""
+
+
+def main(settings: Settings, fleets: Fleets) -> None:
+    uvloop.run(_run(settings, fleets))
+
+
+async def _run(settings: Settings, fleets: Fleets) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    bus = Bus.connect(settings.redis_url)
+    queue = TrainingQueue(settings.redis_url)
+    champions = Champions(PolicyStore.at(settings.policy_store), fleets)
+    turns = asyncio.Semaphore(REQUESTS_AT_ONCE)
+    limits = httpx.Limits(max_keepalive_connections=REQUESTS_AT_ONCE)
+    async with httpx.AsyncClient(limits=limits) as client:
+        steppers = [
+            FleetStepper(
+                fleet,
+                fleets[fleet],
+                index / len(fleets.names),
+                _source(client, turns, fleet, fleets[fleet]),
+                champions,
+                bus,
+                queue,
+                utc_now,
+            )
+            for index, fleet in enumerate(fleets.names)
+        ]
+        gc.freeze()
+        await step_fleets(steppers, champions, bus, stop)
+    await bus.close()
+
+
+def _source(
+    client: httpx.AsyncClient, turns: asyncio.Semaphore, fleet: str, settings: FleetSettings
+) -> DemandSource:
+    if settings.gs_inventory_url == LOCAL_DEMAND:
+        return LocalSine(settings.max_servers)
+    return HttpDemand(client, turns, settings.gs_inventory_url, fleet, settings.learning_freq)
+
+
+if __name__ == "__main__":
+    run_service("environment", main)

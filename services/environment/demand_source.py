@@ -1,0 +1,108 @@
+"""Where the worker reads demand: a URL, or the notebook's own sine."""
+
+import asyncio
+import math
+from typing import Any, Protocol
+
+import httpx
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from shared.core.curves import PEAK_FRACTION, sine1h
+from shared.errors import DemandMissing
+from shared.messages import MAX_SERVERS_EVER
+
+ATTEMPTS = 3
+LONGEST_TIMEOUT_SECONDS = 2.0
+SHORTEST_TIMEOUT_SECONDS = 0.25
+"""Steps may be faster than this in a demo; an answer that a busy machine delays is still one."""
+FIRST_WAIT_SECONDS = 0.05
+LONGEST_WAIT_SECONDS = 0.5
+
+
+class DemandSource(Protocol):
+    """Reads a fleet's demand; `step` is the step that it is for."""
+
+    async def read(self, step: int) -> float:
+        """Game servers needed now; raises `DemandMissing`."""
+        ...
+
+
+class LocalSine:
+    """The notebook's `local` demand: `sine1h`, one point a step."""
+
+    def __init__(self, max_servers: float) -> None:
+        self._peak = PEAK_FRACTION * max_servers
+
+    async def read(self, step: int) -> float:
+        """The curve's point for a step, in servers."""
+        return sine1h(step, self._peak)
+
+
+class HttpDemand:
+    """Any URL that answers ``{"Prediction": {"num_of_gameservers": x}}``."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        turns: asyncio.Semaphore,
+        url: str,
+        fleet: str,
+        period_s: float,
+    ) -> None:
+        """`{fleet}` in the URL becomes the fleet's name; no try begins after half a period.
+
+        `turns` bounds the requests under way over all fleets: httpx's own pool takes time that
+        grows with the square of those that wait for it.
+        """
+        self._client = client
+        self._turns = turns
+        self._url = url.replace("{fleet}", fleet)
+        timeout = max(SHORTEST_TIMEOUT_SECONDS, min(LONGEST_TIMEOUT_SECONDS, period_s / 2))
+        self._request = client.build_request("GET", self._url, timeout=timeout)
+        self._retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_Transient),
+            stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(period_s / 2),
+            wait=wait_random_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
+            reraise=True,
+        )
+
+    async def read(self, step: int) -> float:  # noqa: ARG002 - a matchmaker knows no steps
+        """What the URL answers now, in servers."""
+        answer: float = await self._retrying(self._once)
+        return answer
+
+    async def _once(self) -> float:
+        try:
+            async with self._turns:
+                response = await self._client.send(self._request)
+        except httpx.HTTPError as error:
+            raise _Transient(f"{self._url} does not answer: {error!r}") from error
+        if response.status_code in (500, 502, 504):
+            raise _Transient(f"{self._url} answers {response.status_code}")
+        if response.status_code != httpx.codes.OK:
+            raise DemandMissing(f"{self._url} answers {response.status_code}: {response.text:.200}")
+        return _demand(self._url, response)
+
+
+class _Transient(DemandMissing):
+    """Worth another try at once."""
+
+
+def _demand(url: str, response: httpx.Response) -> float:
+    try:
+        answer: Any = response.json()
+        demand = float(answer["Prediction"]["num_of_gameservers"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DemandMissing(
+            f'{url} must answer {{"Prediction": {{"num_of_gameservers": x}}}}, '
+            f"but says {response.text:.100}"
+        ) from error
+    if not (math.isfinite(demand) and 0 <= demand <= MAX_SERVERS_EVER):
+        raise DemandMissing(f"{url} answers {demand:g} servers, which can't be")
+    return demand

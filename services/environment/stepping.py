@@ -1,0 +1,161 @@
+"""One step of one fleet, pure: where it stands and what was demanded in, what to commit out."""
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from shared.core.dynamics import FleetState, initial_state, observe, step
+from shared.core.parameters import EPISODE_STEPS, FleetParameters
+from shared.messages import Decision, Fallback, FleetRecord, RecordedStep, Transition
+from shared.policies import Policy, RulePolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """When a fleet's next step is due, and how many were missed before it."""
+
+    at: datetime
+    gap_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one step leaves behind, all or nothing."""
+
+    record: FleetRecord
+    recorded: RecordedStep
+    transition: Transition
+    decision: Decision
+
+
+def next_due(last: datetime | None, period_s: float, phase: float, now: datetime) -> Due:
+    """The next step on the fleet's own clock, which a late or missed step does not shift.
+
+    Due times are whole periods after the last committed one. What fell due more than a period
+    ago can't be made up for, since its demand was never seen: it is counted as a gap. A fleet
+    without a step starts `phase` (0 to 1) of a period from now, so that fleets spread out. A
+    clock that was set back by more than a period starts the due times anew.
+    """
+    period = timedelta(seconds=period_s)
+    if last is None:
+        return Due(now + phase * period, 0)
+    if last > now + period:
+        return Due(now + period, 0)
+    missed = max(0, (now - last) // period - 1)
+    return Due(last + (missed + 1) * period, missed)
+
+
+def step_fleet(
+    fleet: str,
+    record: FleetRecord | None,
+    demand: float | None,
+    policy: Policy,
+    parameters: FleetParameters,
+    due: Due,
+    now: datetime,
+) -> Commit | None:
+    """Meet the demand with what was decided before, then decide for the next step.
+
+    `demand` is in servers, or None when the matchmaker gave none: then the last known demand and
+    the last target are held, and the step is marked stale. None comes back when nothing was ever
+    known: there is nothing to hold.
+    """
+    if demand is None and record is None:
+        return None
+    before = initial_state(parameters) if record is None else _state(record, parameters)
+    observation = _floats(observe(before))
+    if record is None:
+        action, version, _ = _decide(policy, observation, parameters)
+    else:
+        action, version = record.next_action, record.next_policy_version
+    stale = demand is None
+    reported = record.reported_demand if demand is None and record is not None else demand
+    assert reported is not None
+    outcome = step(before, action, reported, parameters)
+    next_observation = _floats(observe(outcome.state))
+
+    fallback: Fallback | None
+    if stale:
+        next_action, next_version, fallback = action, version, "stale_demand"
+    else:
+        next_action, next_version, fallback = _decide(policy, next_observation, parameters)
+    number = 1 if record is None else record.step + 1
+    return Commit(
+        record=FleetRecord(
+            fleet=fleet,
+            step=number,
+            due_at=due.at,
+            demands=_floats(outcome.state.demands),
+            targets=_floats(outcome.state.targets),
+            reported_demand=reported,
+            next_action=next_action,
+            next_policy_version=next_version,
+            untrained_steps=(0 if record is None else record.untrained_steps) + (not stale),
+        ),
+        recorded=RecordedStep(number, due.at.timestamp(), reported, not stale, due.gap_steps),
+        transition=Transition(
+            fleet=fleet,
+            step=number,
+            at=due.at,
+            observation=observation,
+            action=action,
+            target=float(outcome.target),
+            demand=float(outcome.demand),
+            reported_demand=reported,
+            allocation=float(outcome.allocation),
+            reward=float(outcome.reward),
+            next_observation=next_observation,
+            done=number % EPISODE_STEPS == 0,
+            policy_version=version,
+            stale=stale,
+            gap_steps=due.gap_steps,
+        ),
+        decision=Decision(
+            fleet=fleet,
+            step=number + 1,
+            target=float(
+                np.clip(
+                    next_action * parameters.action_factor,
+                    parameters.min_servers,
+                    parameters.max_servers,
+                )
+            ),
+            allocation=float(outcome.allocation),
+            curr_demand=reported,
+            action=next_action,
+            observation=next_observation,
+            policy_version=next_version,
+            decided_at=now,
+            fallback=fallback,
+        ),
+    )
+
+
+def _state(record: FleetRecord, parameters: FleetParameters) -> FleetState:
+    """The histories as committed, fitted to the fleet's present history_len and limits."""
+    return FleetState(
+        demands=_fitted(record.demands, parameters), targets=_fitted(record.targets, parameters)
+    )
+
+
+def _fitted(history: tuple[float, ...], parameters: FleetParameters) -> np.ndarray:
+    kept = history[-parameters.history_len :]
+    padded = (kept[0],) * (parameters.history_len - len(kept)) + kept
+    return np.clip(padded, parameters.min_servers, parameters.max_servers)
+
+
+def _decide(
+    policy: Policy, observation: tuple[float, ...], parameters: FleetParameters
+) -> tuple[float, str, Fallback | None]:
+    """Action, policy version and fallback; the rule decides where a policy gives no number."""
+    action = policy.action(observation)
+    if not math.isfinite(action):
+        policy = RulePolicy(parameters)
+        action = policy.action(observation)
+    return action, policy.version, None if policy.learnt else "no_policy"
+
+
+def _floats(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(values.tolist())

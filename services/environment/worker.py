@@ -1,0 +1,198 @@
+"""The stepping worker: one asyncio task a fleet, each on its own clock."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+import structlog
+
+from services.environment.demand_source import DemandSource
+from services.environment.stepping import Commit, Due, next_due, step_fleet
+from shared.bus import CHAMPIONS, Bus, TrainingQueue
+from shared.champions import Champions
+from shared.errors import BusAway, DemandMissing, StepConflict
+from shared.messages import Champion, FleetRecord, TrainingJob
+from shared.settings import FleetSettings
+
+BUS_RETRY_SECONDS = 0.5
+SHUTDOWN_SECONDS = 5.0
+"""How long a step under way may take to be committed after SIGTERM."""
+ASKS_PER_BATCH = 10
+"""How often a fleet asks again, per batch of steps, while its last job is still running."""
+
+FIRST_DEMAND_SECONDS = 5.0
+"""How often a fleet that has never seen demand looks for it, if that is sooner than a step."""
+TRAINING_OVERHEAD_SECONDS = 300.0
+"""What a training job may take beside learning: start of Ray, export, checks."""
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class FleetStepper:
+    """Steps one fleet for ever."""
+
+    def __init__(
+        self,
+        fleet: str,
+        settings: FleetSettings,
+        phase: float,
+        source: DemandSource,
+        champions: Champions,
+        bus: Bus,
+        queue: TrainingQueue,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._fleet = fleet
+        self._settings = settings
+        self._parameters = settings.parameters
+        self._phase = phase
+        self._source = source
+        self._champions = champions
+        self._bus = bus
+        self._queue = queue
+        self._clock = clock
+        self._record: FleetRecord | None = None
+        self._stale = False
+        self._stepping = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Go on from the last committed step, until cancelled."""
+        self._record = await self._patiently(lambda: self._bus.fleet_record(self._fleet))
+        last = None if self._record is None else self._record.due_at
+        if self._record is not None:
+            _log.info("fleet_resumed", fleet=self._fleet, step=self._record.step)
+        while True:
+            due = next_due(last, self._period(), self._phase, self._clock())
+            await asyncio.sleep((due.at - self._clock()).total_seconds())
+            async with self._stepping:
+                try:
+                    await self._step(due)
+                except Exception:  # noqa: BLE001 - one fleet's fault must not stop the others
+                    _log.exception("step_failed", fleet=self._fleet)
+            last = due.at if self._record is None else self._record.due_at
+
+    def _period(self) -> float:
+        if self._record is None:
+            return min(self._settings.learning_freq, FIRST_DEMAND_SECONDS)
+        return self._settings.learning_freq
+
+    async def finish(self) -> None:
+        """Let the step under way be committed, and start no other."""
+        await self._stepping.acquire()
+
+    async def _step(self, due: Due) -> None:
+        if due.gap_steps and self._record is not None:
+            _log.warning("steps_missed", fleet=self._fleet, gap_steps=due.gap_steps)
+        demand = await self._demand()
+        commit = step_fleet(
+            self._fleet,
+            self._record,
+            demand,
+            self._champions.policy(self._fleet),
+            self._parameters,
+            due,
+            self._clock(),
+        )
+        if commit is None:
+            return
+        try:
+            await self._patiently(lambda: self._commit(commit))
+        except StepConflict as conflict:
+            self._record = await self._patiently(lambda: self._bus.fleet_record(self._fleet))
+            if self._record != commit.record:
+                _log.warning("step_lost", fleet=self._fleet, reason=str(conflict))
+            return  # equal: the commit went through, only its answer was lost
+        self._record = await self._ask_for_training(commit.record)
+
+    async def _commit(self, commit: Commit) -> None:
+        await self._bus.commit_step(
+            commit.record, commit.recorded, commit.transition, commit.decision
+        )
+        _log.debug(
+            "fleet_stepped",
+            fleet=self._fleet,
+            step=commit.record.step,
+            demand=commit.transition.reported_demand,
+            allocation=commit.transition.allocation,
+            target=commit.decision.target,
+            policy_version=commit.decision.policy_version,
+        )
+
+    async def _demand(self) -> float | None:
+        number = 1 if self._record is None else self._record.step + 1
+        try:
+            demand = await self._source.read(number)
+        except DemandMissing as missing:
+            if not self._stale:
+                self._stale = True
+                holding = self._record is not None
+                _log.warning(
+                    "demand_missing", fleet=self._fleet, holding=holding, reason=str(missing)
+                )
+            return None
+        if self._stale:
+            self._stale = False
+            _log.info("demand_is_back", fleet=self._fleet, demand=demand)
+        return demand
+
+    async def _ask_for_training(self, record: FleetRecord) -> FleetRecord:
+        """Queue a job after every `train_batch_size` new transitions; the count starts again."""
+        batch = self._settings.train_batch_size
+        over = record.untrained_steps - batch
+        if over < 0 or over % max(1, batch // ASKS_PER_BATCH):
+            return record
+        job = TrainingJob(fleet=self._fleet, queued_at=self._clock(), up_to_step=record.step)
+        timeout_s = self._settings.time_total_s + TRAINING_OVERHEAD_SECONDS
+        try:
+            queued = await asyncio.to_thread(self._queue.enqueue, job, timeout_s)
+        except BusAway as away:
+            _log.warning("training_not_queued", fleet=self._fleet, reason=str(away))
+            return record
+        if not queued:
+            return record
+        _log.info("training_queued", fleet=self._fleet, up_to_step=record.step)
+        return record.model_copy(update={"untrained_steps": 0})
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until Redis answers: a step is never dropped because Redis was away."""
+        away = False
+        while True:
+            try:
+                answer = await call()
+            except BusAway as error:
+                if not away:
+                    _log.warning("redis_is_away", fleet=self._fleet, reason=str(error))
+                away = True
+                await asyncio.sleep(BUS_RETRY_SECONDS)
+            else:
+                if away:
+                    _log.info("redis_is_back", fleet=self._fleet)
+                return answer
+
+
+async def step_fleets(
+    steppers: Sequence[FleetStepper], champions: Champions, bus: Bus, stop: asyncio.Event
+) -> None:
+    """Step every fleet and follow its champion until `stop`; then let steps under way finish."""
+    await champions.load_all()
+    tasks = [asyncio.create_task(_follow_champions(champions, bus))]
+    tasks += [asyncio.create_task(stepper.run()) for stepper in steppers]
+    _log.info("environment_ready", fleets=len(steppers))
+    await stop.wait()
+    try:
+        async with asyncio.timeout(SHUTDOWN_SECONDS):
+            await asyncio.gather(*(stepper.finish() for stepper in steppers))
+    except TimeoutError:
+        _log.warning("shutdown_cut_short", reason="a step could not be committed; it is redone")
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _follow_champions(champions: Champions, bus: Bus) -> None:
+    async for change in bus.follow(CHAMPIONS):
+        assert isinstance(change, Champion)
+        await champions.apply(change)

@@ -1,0 +1,95 @@
+"""What matchmaking answers, and how a report becomes a demand."""
+
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, Field
+
+from shared.errors import BadInput, DemandMissing
+from shared.messages import Demand, DemandReport
+from shared.settings import FleetSettings
+
+AHEAD_LIMIT = timedelta(minutes=5)
+"""How far a matchmaker's clock may be ahead of ours."""
+
+
+class Accepted(BaseModel):
+    """The report is in Redis."""
+
+    accepted: bool = True
+    duplicate: bool = Field(description="this idempotency key was seen within a day: no change")
+    superseded: bool = Field(description="a newer `observed_at` is known: recorded, not served")
+    fleet: str
+    id: str = Field(description="of the report on the demand stream; a duplicate has the first's")
+
+
+class NotebookPrediction(BaseModel):
+    """What the notebook's environment reads."""
+
+    num_of_gameservers: float = Field(description="game servers needed now")
+
+
+class DemandAnswer(BaseModel):
+    """The newest demand, in the notebook's shape."""
+
+    Prediction: NotebookPrediction
+    fleet: str
+    observed_at: datetime
+    age_s: float = Field(description="seconds since `observed_at`")
+
+
+def demand_of(report: DemandReport, now: datetime) -> Demand:
+    """A report as it is recorded; raises `BadInput` for a time too far ahead."""
+    observed_at = report.observed_at or now
+    if observed_at - now > AHEAD_LIMIT:
+        raise BadInput(
+            f"observed_at: {observed_at.isoformat()} is more than 5 minutes ahead of this "
+            f"service's clock ({now.isoformat()}): set the sender's clock"
+        )
+    return Demand(
+        fleet=report.fleet,
+        demand=report.demand,
+        observed_at=observed_at,
+        source=report.source,
+        seq=report.seq,
+        tickets_waiting=report.tickets_waiting,
+        oldest_ticket_age_s=report.oldest_ticket_age_s,
+        supply=report.supply,
+    )
+
+
+def idempotency_key_of(report: DemandReport, header: str | None) -> str | None:
+    """The key from the body or the header; raises `BadInput` when they contradict each other."""
+    field = report.idempotency_key
+    if header is not None and field is not None and header != field:
+        raise BadInput(
+            "idempotency_key and the header Idempotency-Key differ: send one, or both the same"
+        )
+    key = field if field is not None else header
+    if key is not None and not 1 <= len(key) <= 200:
+        raise BadInput("Idempotency-Key: use 1 to 200 characters")
+    return key
+
+
+def demand_answer(fleet: str, demand: float, observed_at: datetime, now: datetime) -> bytes:
+    """A `DemandAnswer`, encoded."""
+    age_s = max((now - observed_at).total_seconds(), 0.0)
+    answer = DemandAnswer(
+        Prediction=NotebookPrediction(num_of_gameservers=demand),
+        fleet=fleet,
+        observed_at=observed_at,
+        age_s=round(age_s, 3),
+    )
+    return answer.model_dump_json().encode()
+
+
+def fresh(demand: Demand | None, settings: FleetSettings, now: datetime, fleet: str) -> Demand:
+    """The demand if it is known and fresh; raises `DemandMissing`."""
+    if demand is None:
+        raise DemandMissing(f"no demand is known for fleet {fleet!r}: POST /demand")
+    age_s = (now - demand.observed_at).total_seconds()
+    if age_s > settings.demand_ttl_s:
+        raise DemandMissing(
+            f"the newest demand of fleet {fleet!r} is {age_s:.0f} s old and counts for "
+            f"{settings.demand_ttl_s:g} s: POST /demand, or set AUTOPILOT_DEMAND_TTL"
+        )
+    return demand

@@ -1,0 +1,151 @@
+"""The HTTP interface for matchmakers: demand in, the newest demand out, simulated demand."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+
+from services.matchmaking.answers import (
+    Accepted,
+    DemandAnswer,
+    demand_answer,
+    demand_of,
+    fresh,
+    idempotency_key_of,
+)
+from services.matchmaking.intake import Intake
+from shared.bus import Bus
+from shared.core.curves import SIMULATOR_PEAK, sine1h, sine24h
+from shared.health import add_health_routes
+from shared.http import (
+    FLEET_PARAMETER,
+    OPEN_PATHS,
+    HttpService,
+    JsonBytes,
+    fleet_of,
+    read_body,
+)
+from shared.messages import DemandReport
+from shared.problems import parse, problems
+from shared.settings import Fleets
+
+READ_PATHS = frozenset({("GET", "/demand"), ("GET", "/currsine1h"), ("GET", "/currsine24h")})
+"""Open as the notebook's simulators are: the environment and its like read them."""
+
+_DEMAND_BODY: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": "like `idempotency_key`: a repeat within a day changes nothing",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+        }
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/DemandReport"}}},
+    },
+}
+_READ: dict[str, Any] = {"parameters": [FLEET_PARAMETER]}
+
+
+def create_app(
+    *, bus: Bus, fleets: Fleets, clock: Callable[[], datetime], token: str | None = None
+) -> HttpService:
+    """The matchmaking service over a bus, which it closes at its end."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await bus.close()
+
+    registry = CollectorRegistry()
+    app = HttpService(
+        title="gameserver-autopilot matchmaking",
+        description="Demand in, the newest demand out.",
+        lifespan=lifespan,
+        registry=registry,
+        token=token,
+        open_paths=OPEN_PATHS | READ_PATHS,
+        messages=[DemandReport],
+    )
+    intake = Intake(bus)
+
+    async def report_demand(request: Request) -> JsonBytes:
+        """Report game servers needed now; 202 means that it is in Redis."""
+        report = parse(DemandReport, await read_body(request))
+        _ = fleets[report.fleet]
+        key = idempotency_key_of(report, request.headers.get("idempotency-key"))
+        receipt = await intake.record(demand_of(report, clock()), key)
+        accepted = Accepted(
+            duplicate=receipt.duplicate,
+            superseded=receipt.superseded,
+            fleet=report.fleet,
+            id=receipt.id,
+        )
+        return JsonBytes(accepted.model_dump_json().encode(), 202)
+
+    async def read_demand(request: Request) -> JsonBytes:
+        """The newest demand of a fleet."""
+        fleet = fleet_of(request)
+        settings = fleets[fleet]
+        newest = await bus.newest_demand(fleet)
+        now = clock()
+        demand = fresh(newest, settings, now, fleet)
+        return JsonBytes(demand_answer(fleet, demand.demand, demand.observed_at, now))
+
+    def simulator(curve: Callable[[datetime], float]) -> Callable[[Request], Any]:
+        async def simulated(request: Request) -> JsonBytes:
+            fleet = fleet_of(request)
+            _ = fleets[fleet]
+            now = clock()
+            return JsonBytes(demand_answer(fleet, curve(now), now, now))
+
+        return simulated
+
+    app.add_api_route(
+        "/demand",
+        report_demand,
+        methods=["POST"],
+        status_code=202,
+        response_model=Accepted,
+        responses=problems(401, 404, 413, 422, 503),
+        openapi_extra=_DEMAND_BODY,
+        tags=["demand"],
+    )
+    app.add_api_route(
+        "/demand",
+        read_demand,
+        response_model=DemandAnswer,
+        responses=problems(404, 503),
+        openapi_extra=_READ,
+        tags=["demand"],
+    )
+    for path, name, curve in (
+        ("/currsine1h", "The notebook's sine over an hour, by the minute.", _sine1h),
+        ("/currsine24h", "The notebook's slow sine, by the second.", _sine24h),
+    ):
+        app.add_api_route(
+            path,
+            simulator(curve),
+            name=path[1:],
+            description=name,
+            response_model=DemandAnswer,
+            responses=problems(404),
+            openapi_extra=_READ,
+            tags=["simulated demand"],
+        )
+    add_health_routes(app, bus.ping, registry)
+    return app
+
+
+def _sine1h(now: datetime) -> float:
+    return sine1h(now.astimezone(UTC).minute, SIMULATOR_PEAK)
+
+
+def _sine24h(now: datetime) -> float:
+    return sine24h(int(now.timestamp()), SIMULATOR_PEAK)

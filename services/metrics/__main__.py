@@ -1,0 +1,43 @@
+"""`python -m services.metrics`: wiring."""
+
+import os
+
+from prometheus_client import CollectorRegistry
+
+from services.metrics.app import create_app
+from services.metrics.consumer import Handle
+from services.metrics.fleet_metrics import FleetMetrics
+from shared.bus import Bus
+from shared.entry import run_service
+from shared.http import serve
+from shared.messages import utc_now
+from shared.settings import Fleets, Settings
+
+REGION_OF_AN_ENDPOINT = "us-east-1"
+"""For signatures, where an endpoint is set and no region."""
+
+
+def main(settings: Settings, fleets: Fleets) -> None:
+    registry = CollectorRegistry()
+    app = create_app(
+        bus=Bus.connect(settings.redis_url),
+        registry=registry,
+        fleet_metrics=FleetMetrics(registry, fleets, utc_now()),
+        put_to_cloudwatch=_cloudwatch(settings.cloudwatch_namespace, registry),
+    )
+    serve(app, settings.host, settings.metrics_port)
+
+
+def _cloudwatch(namespace: str, registry: CollectorRegistry) -> Handle | None:
+    """Puts to CloudWatch, or None where AWS's standard variables don't name a place for it."""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if not region and not os.environ.get("AWS_ENDPOINT_URL"):
+        return None
+    from services.metrics.cloudwatch import CloudWatch, connect
+
+    client = connect(region or REGION_OF_AN_ENDPOINT)
+    return CloudWatch(client, namespace, registry, utc_now).put
+
+
+if __name__ == "__main__":
+    run_service("metrics", main)

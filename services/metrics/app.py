@@ -1,0 +1,86 @@
+"""The metrics sidecar: follows what the platform does, and tells Prometheus and CloudWatch."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Counter
+
+from services.metrics.consumer import Consumer, Handle
+from services.metrics.fleet_metrics import FleetMetrics
+from shared.bus import DECISIONS, TRAININGS, Bus
+from shared.health import add_health_routes
+from shared.http import HttpService
+from shared.messages import Decision, TrainingOutcome
+
+PROMETHEUS_GROUP = "metrics-prometheus"
+CLOUDWATCH_GROUP = "metrics-cloudwatch"
+"""A group of its own, so that Prometheus does not wait while CloudWatch is away."""
+RESTART_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+def create_app(
+    *,
+    bus: Bus,
+    registry: CollectorRegistry,
+    fleet_metrics: FleetMetrics,
+    put_to_cloudwatch: Handle | None,
+) -> HttpService:
+    """The sidecar over a bus, which it closes at its end; None where AWS is not configured."""
+    unreadable = Counter(
+        "autopilot_unreadable_transitions",
+        "Entries of the stream that are no transition",
+        ("group",),
+        registry=registry,
+    )
+
+    def consumer(group: str, handle: Handle) -> Callable[[], Awaitable[None]]:
+        return Consumer(bus, group, handle, unreadable.labels(group)).run
+
+    work = {
+        "prometheus": consumer(PROMETHEUS_GROUP, fleet_metrics.record_transitions),
+        "decisions_and_trainings": lambda: _follow(bus, fleet_metrics),
+    }
+    if put_to_cloudwatch is not None:
+        work["cloudwatch"] = consumer(CLOUDWATCH_GROUP, put_to_cloudwatch)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(_keep_going(name, run)) for name, run in work.items()]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await bus.close()
+
+    app = HttpService(
+        title="gameserver-autopilot metrics",
+        description="What the fleets do, for Prometheus.",
+        lifespan=lifespan,
+        registry=registry,
+        token=None,
+    )
+    add_health_routes(app, bus.ping, registry)
+    return app
+
+
+async def _follow(bus: Bus, fleet_metrics: FleetMetrics) -> None:
+    async for change in bus.follow(DECISIONS, TRAININGS):
+        if isinstance(change, Decision):
+            fleet_metrics.record_decision(change)
+        elif isinstance(change, TrainingOutcome):
+            fleet_metrics.record_training(change)
+
+
+async def _keep_going(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """One part's fault must not stop the others, nor end the part for good."""
+    while True:
+        try:
+            await run()
+        except Exception:  # noqa: BLE001
+            _log.exception("metrics_part_failed", part=name)
+        await asyncio.sleep(RESTART_SECONDS)

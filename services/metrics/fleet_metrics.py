@@ -1,0 +1,84 @@
+"""What Prometheus is told, by fleet."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from shared.core.recommendation import whole_servers
+from shared.messages import Decision, TrainingOutcome, Transition
+from shared.settings import Fleets
+
+
+class FleetMetrics:
+    """Gauges of the newest step and decision, counters since the process started."""
+
+    def __init__(self, registry: CollectorRegistry, fleets: Fleets, started_at: datetime) -> None:
+        def gauge(name: str, documentation: str) -> Gauge:
+            return Gauge(f"autopilot_{name}", documentation, ("fleet",), registry=registry)
+
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            name = f"autopilot_{name}"
+            return Counter(name, documentation, ("fleet", *labels), registry=registry)
+
+        self._fleets = fleets
+        self._started_at = started_at
+        self._demand = gauge("demand", "Game servers needed, within the fleet's limits")
+        self._reported = gauge("reported_demand", "Game servers needed, as reported")
+        self._target = gauge("target", "Game servers asked for at the newest step")
+        self._allocation = gauge("allocation", "Game servers that are up")
+        self._reward = gauge("reward", "Reward of the newest step")
+        self._recommended = gauge(
+            "recommended_servers", "Whole game servers that the newest decision asks for"
+        )
+        self._steps = counter("steps", "Steps committed")
+        self._stale = counter("stale_steps", "Steps without fresh demand")
+        self._gaps = counter("gap_steps", "Steps that were due and did not happen")
+        self._unserved = counter(
+            "unserved_server_steps", "Game servers missing, summed over steps with fresh demand"
+        )
+        self._idle = counter(
+            "idle_server_steps", "Game servers to spare, summed over steps with fresh demand"
+        )
+        self._trainings = counter("trainings", "Training jobs ended", "outcome")
+        self._training_seconds = counter("training_seconds", "Time spent in training jobs")
+        self._training_steps = counter(
+            "training_environment_steps", "Environment steps replayed in training jobs"
+        )
+        self._newest_training: dict[str, datetime] = {}
+
+    async def record_transitions(self, transitions: Sequence[Transition]) -> None:
+        """Count steps, oldest first, and show the newest of each fleet."""
+        for transition in transitions:
+            self._record_step(transition)
+
+    def _record_step(self, step: Transition) -> None:
+        fleet = step.fleet
+        self._demand.labels(fleet).set(step.demand)
+        self._reported.labels(fleet).set(step.reported_demand)
+        self._target.labels(fleet).set(step.target)
+        self._allocation.labels(fleet).set(step.allocation)
+        self._reward.labels(fleet).set(step.reward)
+        self._steps.labels(fleet).inc()
+        # A counter that is there from the first step on shows its first increase.
+        self._stale.labels(fleet).inc(step.stale)
+        self._gaps.labels(fleet).inc(step.gap_steps)
+        surplus = 0.0 if step.stale else step.allocation - step.reported_demand
+        self._idle.labels(fleet).inc(max(surplus, 0.0))
+        self._unserved.labels(fleet).inc(max(-surplus, 0.0))
+
+    def record_decision(self, decision: Decision) -> None:
+        """Show what a configured fleet is told to have; Redis keeps decisions of others too."""
+        settings = self._fleets.by_name.get(decision.fleet)
+        if settings is not None:
+            servers = whole_servers(decision.target, settings.parameters)
+            self._recommended.labels(decision.fleet).set(servers)
+
+    def record_training(self, training: TrainingOutcome) -> None:
+        """Count a training job once; those that ended before the process started don't count."""
+        if training.at <= self._newest_training.get(training.fleet, self._started_at):
+            return
+        self._newest_training[training.fleet] = training.at
+        self._trainings.labels(training.fleet, training.outcome).inc()
+        self._training_seconds.labels(training.fleet).inc(training.seconds)
+        self._training_steps.labels(training.fleet).inc(training.environment_steps)

@@ -1,0 +1,24 @@
+"""`python -m services.prediction`: wiring."""
+
+from services.prediction.app import create_app
+from shared.bus import Bus
+from shared.entry import run_service
+from shared.http import serve
+from shared.messages import utc_now
+from shared.policy_store import PolicyStore
+from shared.settings import Fleets, Settings
+
+
+def main(settings: Settings, fleets: Fleets) -> None:
+    app = create_app(
+        bus=Bus.connect(settings.redis_url),
+        fleets=fleets,
+        store=PolicyStore.at(settings.policy_store),
+        clock=utc_now,
+        token=settings.api_token,
+    )
+    serve(app, settings.host, settings.prediction_port)
+
+
+if __name__ == "__main__":
+    run_service("prediction", main)

@@ -1,0 +1,55 @@
+"""The policies of a fleet, as the store has them."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+from shared.errors import PolicyError
+from shared.messages import Champion
+from shared.policy_store import PolicyStore
+
+
+class PolicySummary(BaseModel):
+    """One version; of one that can't be read only the version and the error."""
+
+    version: str
+    created_at: datetime | None = None
+    trained_on_steps: int | None = None
+    scores: dict[str, float] = Field(default={}, description="costs in servers per step")
+    error: str | None = None
+
+
+class Catalogue(BaseModel):
+    """Versions of a fleet, oldest first."""
+
+    fleet: str
+    champion: Champion | None = Field(description="the store's pointer")
+    serving: str = Field(description="what this process runs: a version, or `rule:...`")
+    policies: list[PolicySummary]
+
+
+def catalogue(store: PolicyStore, fleet: str, serving: str) -> Catalogue:
+    """Read a fleet's versions; reads files, so off the event loop."""
+    try:
+        champion = store.champion(fleet)
+    except PolicyError:
+        champion = None
+    return Catalogue(
+        fleet=fleet,
+        champion=champion,
+        serving=serving,
+        policies=[_summary(store, fleet, version) for version in store.versions(fleet)],
+    )
+
+
+def _summary(store: PolicyStore, fleet: str, version: str) -> PolicySummary:
+    try:
+        manifest = store.manifest(fleet, version)
+    except PolicyError as error:
+        return PolicySummary(version=version, error=str(error))
+    return PolicySummary(
+        version=manifest.version,
+        created_at=manifest.created_at,
+        trained_on_steps=manifest.trained_on_steps,
+        scores=manifest.scores,
+    )

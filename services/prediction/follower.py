@@ -1,0 +1,54 @@
+"""Keeps the board and the champions as new as Redis and the policy store have them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+
+from services.prediction.board import Board
+from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, Bus
+from shared.champions import Champions
+from shared.messages import Champion
+
+RELOAD_SECONDS = 30.0
+"""The store is looked at this often too: nobody tells of a champion while Redis is away."""
+RESTART_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def following(bus: Bus, board: Board, champions: Champions) -> AsyncIterator[None]:
+    """Follow until the block ends; each fleet's champion is loaded before it begins."""
+
+    async def follow() -> None:
+        async for message in bus.follow(DECISIONS, DEMANDS, CHAMPIONS):
+            if isinstance(message, Champion):
+                await champions.apply(message)
+            else:
+                board.hear(message)
+
+    async def reload() -> None:
+        while True:
+            await asyncio.sleep(RELOAD_SECONDS)
+            await champions.load_all()
+
+    await champions.load_all()
+    tasks = [asyncio.create_task(_for_ever(follow)), asyncio.create_task(_for_ever(reload))]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """Start the work again when it fails: without it the answers would silently grow old."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - logged, and tried again
+            _log.exception("following_failed")
+            await asyncio.sleep(RESTART_SECONDS)

@@ -1,0 +1,88 @@
+"""Wire and run the trainer: ``python -m services.trainer``."""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import structlog
+
+from services.trainer.quiet import quiet_libraries
+from shared.bus import TrainingQueue, wait_for_redis
+from shared.entry import run_service
+from shared.errors import BusAway
+from shared.messages import utc_now
+from shared.policy_store import PolicyStore
+from shared.settings import Fleets, Settings
+
+NICENESS = 10
+"""Stepping and serving come first when cores are few."""
+REDIS_PATIENCE_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+def main(settings: Settings, fleets: Fleets) -> None:
+    """Warm up, then work until a signal; wait while Redis is away."""
+    store = PolicyStore.at(settings.policy_store)
+    queue = TrainingQueue(settings.redis_url)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
+    os.nice(NICENESS)
+    quiet_libraries()
+    # Here and not above: they import ray, torch and tensorflow, which read the environment.
+    from services.trainer.jobs import Context, Stop, set_context
+    from services.trainer.warmth import cool_down, warm_up
+    from services.trainer.worker import TrainingWorker
+
+    stop = Stop()
+    set_context(
+        Context(
+            redis_url=settings.redis_url,
+            store=store,
+            fleets=fleets,
+            save_model=settings.save_model,
+            seed=settings.seed,
+            clock=utc_now,
+            stop=stop,
+        )
+    )
+    try:
+        warm_up()
+        _log.info("trainer_ready", fleets=len(fleets.names))
+        stopped = False
+        while not stopped:
+            _wait_for_redis(settings.redis_url)
+            try:
+                with queue.reaching():
+                    worker = TrainingWorker(queue, stop)
+                    worker.work(logging_level="WARNING")
+                stopped = worker.stop_requested
+            except BusAway as error:
+                _log.warning("redis_is_away", error=str(error))
+    finally:
+        cool_down()
+
+
+def _wait_for_redis(url: str) -> None:
+    away = False
+    while True:
+        try:
+            wait_for_redis(url, REDIS_PATIENCE_SECONDS)
+        except BusAway as error:
+            if not away:
+                away = True
+                _log.warning("redis_is_away", error=str(error))
+            continue
+        if away:
+            _log.info("redis_is_back")
+        return
+
+
+def _exit(_: int, __: FrameType | None) -> None:
+    """Until the worker takes the signals over: end, and let `finally` blocks run."""
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    run_service("trainer", main)

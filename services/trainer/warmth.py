@@ -1,0 +1,45 @@
+"""What costs seconds once and not every job: Ray, and RLlib's first algorithm."""
+
+import logging
+import os
+
+import numpy as np
+import ray
+import torch
+
+from services.trainer.learning import build_once
+from shared.core.parameters import FleetParameters
+
+RAY_CPUS = 1
+"""The runner and the learner are in this process; Ray itself needs room for next to nothing."""
+OBJECT_STORE_BYTES = 100_000_000
+"""Weights and metrics of a 64 x 64 net fit many times; Ray's least is 75 MB."""
+TORCH_THREADS = 1
+"""A net this small is not faster on more, and the services need the other core."""
+
+
+def warm_up() -> None:
+    """Start Ray (or join the cluster that `RAY_ADDRESS` names) and build an algorithm once."""
+    torch.set_num_threads(TORCH_THREADS)
+    # Ray's loggers print past ours, and greet every new algorithm with hints about old APIs.
+    for name in ("ray", "ray.rllib"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.ERROR)
+    own = (
+        {}
+        if "RAY_ADDRESS" in os.environ
+        else {
+            "num_cpus": RAY_CPUS,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
+    )
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **own)
+    build_once(np.linspace(1.0, 2.0, 32), FleetParameters())
+
+
+def cool_down() -> None:
+    """Stop the Ray that `warm_up` started."""
+    ray.shutdown()

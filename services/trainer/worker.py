@@ -1,0 +1,119 @@
+"""The RQ worker: jobs in this process, so that Ray stays warm; a dead worker's job is found."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from rq.exceptions import NoSuchJobError
+from rq.registry import ScheduledJobRegistry
+from rq.serializers import JSONSerializer
+from rq.worker import SimpleWorker
+
+from services.trainer.jobs import Stop, TrainingStopped, tell_abandoned
+from shared.bus import TrainingQueue
+from shared.errors import BusAway
+
+BEAT_SECONDS = 5.0
+"""Between two signs of life of a running job."""
+ABANDONED_SECONDS = 20
+"""A job without a sign of life for so long is retried: its worker was killed."""
+UPKEEP_SECONDS = 5
+"""Between two looks for abandoned jobs and for retries that are due."""
+WORKER_TTL_SECONDS = 20
+"""RQ waits 15 s less than this for a job before it looks up again."""
+LONGEST_RECONNECT_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class TrainingWorker(SimpleWorker):  # type: ignore[misc]
+    """Runs training jobs one after the other in this process.
+
+    RQ's `SimpleWorker` sends no heartbeats while a job runs, so a killed worker's job would be
+    found only after its timeout; this one beats from a thread. RQ's scheduler, which enqueues
+    retries when they are due, is a fork of the worker's process; this one looks after them
+    itself, since Ray and torch don't survive a fork.
+    """
+
+    max_connection_wait_time = LONGEST_RECONNECT_SECONDS
+
+    def __init__(self, queue: TrainingQueue, stop: Stop) -> None:
+        self._training = queue
+        self._stop = stop
+        super().__init__(
+            [queue.queue],
+            connection=queue.connection,
+            serializer=JSONSerializer,
+            exception_handlers=[tell_abandoned],
+            maintenance_interval=UPKEEP_SECONDS,
+            worker_ttl=WORKER_TTL_SECONDS,
+        )
+
+    @property
+    def stop_requested(self) -> bool:
+        return bool(self._stop_requested)
+
+    def execute_job(self, job: Any, queue: Any) -> None:
+        execution = self.prepare_execution(job)
+        with self._beating(job, execution):
+            self.perform_job(job, queue, execution)
+        self.set_state("idle")
+
+    def get_heartbeat_ttl(self, *_: Any, **__: Any) -> int:
+        return ABANDONED_SECONDS
+
+    def request_stop(self, signum: int, frame: Any) -> None:
+        """SIGTERM or SIGINT: idle, end at once; busy, stop learning and put the job back."""
+        super().request_stop(signum, frame)
+        self._stop.request()
+
+    def handle_job_failure(self, job: Any, *arguments: Any, **named: Any) -> None:
+        if self._stop_requested and job.retries_left is not None:
+            # Stopping is no fault of the job: it costs none of its retries.
+            job.retries_left += 1
+        super().handle_job_failure(job, *arguments, **named)
+
+    def handle_exception(self, job: Any, *exc_info: Any) -> None:
+        """One line instead of RQ's traceback: `train` has told the rest."""
+        kind, error = exc_info[:2]
+        if issubclass(kind, TrainingStopped):
+            _log.info("training_stopped", job=job.id)
+        else:
+            _log.error("training_job_raised", job=job.id, error=f"{kind.__name__}: {error}")
+
+    def run_maintenance_tasks(self) -> None:
+        super().run_maintenance_tasks()
+        for queue in self.queues:
+            self._enqueue_due_retries(queue)
+
+    def _enqueue_due_retries(self, queue: Any) -> None:
+        """Put back the retries whose time has come; of several workers one gets each."""
+        registry = ScheduledJobRegistry(queue=queue)
+        for job_id in registry.get_jobs_to_schedule():
+            try:
+                registry.requeue(job_id)
+            except NoSuchJobError:
+                registry.remove(job_id)
+
+    @contextmanager
+    def _beating(self, job: Any, execution: Any) -> Iterator[None]:
+        """Signs of life of a job while the block runs."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(BEAT_SECONDS):
+                try:
+                    with self._training.reaching():
+                        self.maintain_heartbeats(job, execution)
+                except BusAway as error:
+                    _log.warning("redis_is_away", error=str(error))
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(BEAT_SECONDS)

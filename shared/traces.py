@@ -1,0 +1,69 @@
+"""Read demand traces: CSV with the columns `timestamp` (ISO 8601) and `demand`."""
+
+import csv
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Demand as it was recorded, one row a step, in the source's own unit."""
+
+    name: str
+    timestamps: tuple[datetime, ...]
+    demand: NDArray[np.float64]
+
+
+def read_trace(path: Path) -> Trace:
+    """Read a trace; raises `BadInput` with the line that can't be used and why."""
+    timestamps: list[datetime] = []
+    demand: list[float] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            missing = {"timestamp", "demand"} - set(rows.fieldnames or ())
+            if missing:
+                raise BadInput(
+                    f"{path}: column {' and '.join(sorted(missing))} is missing: the first line "
+                    "must name the columns timestamp and demand"
+                )
+            for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                timestamps.append(_timestamp(row["timestamp"], where))
+                demand.append(_demand(row["demand"], where))
+                if len(timestamps) > 1 and timestamps[-1] <= timestamps[-2]:
+                    raise BadInput(f"{where}: time runs backwards: sort the rows by timestamp")
+    except OSError as error:
+        raise BadInput(f"can't read the trace {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path} is not a CSV file in UTF-8: {error}") from error
+    if not demand:
+        raise BadInput(f"{path} has no rows: a trace needs at least one")
+    return Trace(path.stem, tuple(timestamps), np.array(demand))
+
+
+def _timestamp(text: str | None, where: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        raise BadInput(
+            f"{where}: {text!r} is no time: write it like 2024-06-12T16:50:00Z"
+        ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _demand(text: str | None, where: str) -> float:
+    try:
+        demand = float(text or "")
+    except ValueError:
+        raise BadInput(f"{where}: demand {text!r} is no number") from None
+    if not (math.isfinite(demand) and demand >= 0):
+        raise BadInput(f"{where}: demand {text} can't be: it must be finite and not negative")
+    return demand

@@ -1,0 +1,152 @@
+"""Load on an HTTP address: as much as it takes (wrk, else Python), or a steady rate."""
+
+import asyncio
+import gc
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import cast
+
+import httptools
+import uvloop
+
+CONNECTIONS = 32
+STEADY_CONNECTIONS = 16
+DRAIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A request to repeat."""
+
+    port: int
+    path: str
+    body: str | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self.path}"
+
+    @property
+    def raw(self) -> bytes:
+        method = "GET" if self.body is None else "POST"
+        head = f"{method} {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+        body = self.body or ""
+        return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def saturate(target: Target, seconds: float) -> float:
+    """Requests a second with every connection always busy; raises when one is not answered 2xx."""
+    if shutil.which("wrk"):
+        return _wrk(target, seconds)
+    return uvloop.run(_closed_loop(target, seconds))
+
+
+def latencies_at(target: Target, rate: float, seconds: float) -> list[float]:
+    """Milliseconds from when each request was due, whatever the ones before it took; sorted."""
+    return uvloop.run(_open_loop(target, rate, seconds))
+
+
+def _wrk(target: Target, seconds: float) -> float:
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        if target.body is not None:
+            script.write(f"wrk.method = 'POST'\nwrk.body = '{target.body}'\n")
+        script.flush()
+        report = subprocess.run(
+            ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script.name, target.url],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    if "Non-2xx" in report or "Socket errors" in report:
+        raise RuntimeError(report)
+    found = re.search(r"Requests/sec:\s+([\d.]+)", report)
+    assert found is not None, report
+    return float(found[1])
+
+
+class _Connection(asyncio.Protocol):
+    """Sends a request and calls back on each answer; answers come in order."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._parser = httptools.HttpResponseParser(self)
+        self.due: deque[float] = deque()
+        self.latencies: list[float] = []
+        self.again = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclass of asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def send(self, due: float) -> None:
+        self.due.append(due)
+        self.transport.write(self._raw)
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if not 200 <= status < 300:
+            raise RuntimeError(f"answered {status}")
+        now = time.perf_counter()
+        self.latencies.append((now - self.due.popleft()) * 1e3)
+        if self.again:
+            self.send(now)
+
+
+async def _connections(target: Target, count: int) -> list[_Connection]:
+    loop = asyncio.get_running_loop()
+    made = []
+    for _ in range(count):
+        _, connection = await loop.create_connection(
+            lambda: _Connection(target.raw), "127.0.0.1", target.port
+        )
+        made.append(connection)
+    return made
+
+
+async def _closed_loop(target: Target, seconds: float) -> float:
+    connections = await _connections(target, CONNECTIONS)
+    start = time.perf_counter()
+    for connection in connections:
+        connection.again = True
+        connection.send(start)
+    await asyncio.sleep(seconds)
+    for connection in connections:
+        connection.again = False
+    done = sum(len(connection.latencies) for connection in connections)
+    elapsed = time.perf_counter() - start
+    for connection in connections:
+        connection.transport.close()
+    return done / elapsed
+
+
+async def _open_loop(target: Target, rate: float, seconds: float) -> list[float]:
+    loop = asyncio.get_running_loop()
+    connections = await _connections(target, STEADY_CONNECTIONS)
+    gc.disable()
+    start = time.perf_counter()
+    for number in range(int(rate * seconds)):
+        due = start + number / rate
+        if (ahead := due - time.perf_counter()) > 0:
+            waiting = loop.create_future()
+            loop.call_later(ahead, waiting.set_result, None)
+            await waiting
+        else:
+            await asyncio.sleep(0)
+        connections[number % STEADY_CONNECTIONS].send(due)
+    deadline = time.perf_counter() + DRAIN_SECONDS
+    while any(connection.due for connection in connections):
+        if time.perf_counter() > deadline:
+            raise RuntimeError(f"requests are not answered within {DRAIN_SECONDS} s")
+        await asyncio.sleep(0.01)
+    gc.enable()
+    for connection in connections:
+        connection.transport.close()
+    return sorted(latency for connection in connections for latency in connection.latencies)

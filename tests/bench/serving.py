@@ -1,0 +1,238 @@
+"""What serving costs, beside a FastAPI no-op measured in the same run.
+
+    python tests/bench/serving.py
+
+Services run as processes, rounds alternate, ratios are of medians. Client and servers share the
+cores: read the ratios, not the rates. A figure that misses its requirement says so; nothing fails.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from shared.bus import DECISIONS, Bus, wait_for_redis
+from shared.core.parameters import FleetParameters
+from shared.messages import Decision, PolicyManifest, utc_now
+from shared.policies import load_policy
+from shared.policy_store import LITERT_MODEL, PolicyStore
+from tests.bench.load import Target, latencies_at, saturate
+from tests.conftest import MEAN_MODEL, redis_binary
+
+ROUNDS = 5
+ROUND_SECONDS = 2
+STEADY_SECONDS = 8.0
+REST_SECONDS = 2.0
+START_SECONDS = 20.0
+LITERT_CALLS = 20_000
+VERSION = "bench"
+OBSERVATION = "[" + ",".join(["50.5"] * 10) + "]"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def row(what: str, measured: str, required: str = "", kept: bool = True) -> None:
+    print(f"{what:<44} {measured:<34} {required:<12} {'' if kept else 'missed'}", flush=True)
+
+
+@contextmanager
+def process(*command: str, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
+    env = os.environ | {f"AUTOPILOT_{name.upper()}": str(v) for name, v in settings.items()}
+    env["PYTHONPATH"] = str(ROOT)
+    running = subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        yield running
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def wait_for(port: int) -> float:
+    """Seconds until something listens."""
+    start = time.monotonic()
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return time.monotonic() - start
+        except OSError:
+            if time.monotonic() > start + START_SECONDS:
+                raise
+            time.sleep(0.01)
+
+
+def resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def publish_policy(store: PolicyStore) -> None:
+    parameters = FleetParameters()
+    draft = PolicyManifest(
+        version=VERSION,
+        fleet="default",
+        created_at=utc_now(),
+        observation_fields=parameters.observation_fields,
+        history_len=parameters.history_len,
+        min_servers=parameters.min_servers,
+        max_servers=parameters.max_servers,
+        action_factor=parameters.action_factor,
+        scores={},
+        trained_on_steps=0,
+        seed=0,
+        sha256={},
+    )
+    with store.writing("default", VERSION) as folder:
+        shutil.copy(MEAN_MODEL, folder / LITERT_MODEL)
+        store.publish(draft, folder)
+    store.set_champion("default", VERSION, utc_now())
+
+
+async def publish_decision(redis_url: str) -> None:
+    bus = Bus.connect(redis_url)
+    decision = Decision(
+        fleet="default",
+        step=1,
+        target=83.2,
+        allocation=80,
+        curr_demand=79.5,
+        action=0.832,
+        observation=(50.5,) * 10,
+        policy_version=VERSION,
+        decided_at=utc_now(),
+    )
+    await bus.publish(DECISIONS, "default", decision)
+    await bus.close()
+
+
+def measure_litert(store: PolicyStore) -> None:
+    policy = load_policy(store, "default", VERSION, FleetParameters())
+    observation = [50.5] * 10
+    rounds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        for _ in range(LITERT_CALLS):
+            policy.action(observation)
+        rounds.append((time.perf_counter() - start) / LITERT_CALLS * 1e6)
+    call_us = statistics.median(rounds)
+    row("LiteRT call in process", f"{call_us:.1f} us", "< 1000 us", call_us < 1000)
+
+
+def measure_rest(services: dict[str, subprocess.Popen[bytes]]) -> None:
+    time.sleep(REST_SECONDS)
+    for name, service in services.items():
+        if service.poll() is not None:
+            row(f"{name} at rest", "it has ended", "< 100 MB", kept=False)
+            continue
+        resident = resident_mb(service.pid)
+        row(f"{name} at rest", f"{resident:.0f} MB resident", "< 100 MB", resident < 100)
+
+
+def measure_rates(noop: Target, targets: dict[str, tuple[Target, float]]) -> float:
+    """Prints the ratios; the saturation rate of the first target."""
+    rates: dict[str, list[float]] = {"FastAPI no-op": [], **{name: [] for name in targets}}
+    for _ in range(ROUNDS):
+        rates["FastAPI no-op"].append(saturate(noop, ROUND_SECONDS))
+        for name, (target, _) in targets.items():
+            rates[name].append(saturate(target, ROUND_SECONDS))
+    medians = {name: statistics.median(measured) for name, measured in rates.items()}
+    base = medians["FastAPI no-op"]
+    row("FastAPI no-op", f"{base:,.0f} a second, ratio 1")
+    for name, (_, required) in targets.items():
+        ratio = medians[name] / base
+        measured = f"{medians[name]:,.0f} a second, ratio {ratio:.2f}"
+        row(name, measured, f">= {required:.2f}", ratio >= required)
+    return medians[next(iter(targets))]
+
+
+def measure_latency(target: Target, rate: float) -> None:
+    latencies = latencies_at(target, rate, STEADY_SECONDS)
+    p99 = latencies[int(len(latencies) * 0.99)]
+    median = statistics.median(latencies)
+    row(
+        f"GET /prediction at {rate:,.0f} a second",
+        f"p99 {p99:.2f} ms, median {median:.2f} ms",
+        "p99 < 5 ms",
+        p99 < 5,
+    )
+
+
+def main() -> None:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ports = {
+            name: free_port() for name in ("redis", "noop", "matchmaking", "prediction", "metrics")
+        }
+        redis_url = f"redis://127.0.0.1:{ports['redis']}/0"
+        append_only = ("--save", "", "--appendonly", "yes", "--dir", str(folder))
+        silent = stack.enter_context(Path(os.devnull).open("w"))
+        redis = subprocess.Popen(
+            [redis_binary(), "--port", str(ports["redis"]), *append_only], stdout=silent
+        )
+        stack.callback(redis.wait)
+        stack.callback(redis.terminate)
+        wait_for_redis(redis_url, START_SECONDS)
+        store = PolicyStore(folder / "policies")
+        publish_policy(store)
+        asyncio.run(publish_decision(redis_url))
+        settings = {
+            "redis_url": redis_url,
+            "policy_store": store.root,
+            "matchmaking_port": ports["matchmaking"],
+            "prediction_port": ports["prediction"],
+            "metrics_port": ports["metrics"],
+            "gs_inventory_url": "local",
+        }
+
+        def start(*command: str) -> subprocess.Popen[bytes]:
+            return stack.enter_context(process(sys.executable, *command, **settings))
+
+        services = {}
+        for name in ("matchmaking", "prediction"):
+            services[name] = start("-m", f"services.{name}")
+            seconds = wait_for(ports[name])
+            row(f"{name} from start to listening", f"{seconds:.2f} s", "< 2 s", seconds < 2)
+        with ExitStack() as others:
+            for name in ("environment", "metrics"):
+                command = (sys.executable, "-m", f"services.{name}")
+                services[name] = others.enter_context(process(*command, **settings))
+            measure_rest(services)
+        measure_litert(store)
+        start(str(Path(__file__).with_name("noop.py")), str(ports["noop"]))
+        wait_for(ports["noop"])
+        asyncio.run(publish_decision(redis_url))
+        prediction = Target(ports["prediction"], "/prediction")
+        saturation = measure_rates(
+            Target(ports["noop"], "/noop"),
+            {
+                "GET /prediction": (prediction, 1.05),
+                "POST /invocations": (
+                    Target(ports["prediction"], "/invocations", OBSERVATION),
+                    0.7,
+                ),
+                "POST /demand, append-only file on": (
+                    Target(ports["matchmaking"], "/demand", '{"num_of_gameservers":79.5}'),
+                    0.5,
+                ),
+            },
+        )
+        asyncio.run(publish_decision(redis_url))
+        measure_latency(prediction, saturation / 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,520 @@
+"""The bus on a real Redis: what is committed once, kept in order, followed and queued."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+import rq
+
+from shared import bus as keys
+from shared.bus import (
+    CHAMPIONS,
+    DECISIONS,
+    DEMANDS,
+    TRAININGS,
+    Bus,
+    TrainingQueue,
+    wait_for_redis,
+)
+from shared.errors import BadSetting, BusAway, StepConflict
+from shared.messages import (
+    Champion,
+    Decision,
+    Demand,
+    FleetRecord,
+    RecordedStep,
+    TrainingJob,
+    TrainingOutcome,
+    Transition,
+)
+
+NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)
+TEN = (10.0,) * 10
+
+
+def later(seconds):
+    return NOW + timedelta(seconds=seconds)
+
+
+def demand(servers, seconds=0, fleet="eu"):
+    return Demand(fleet=fleet, demand=servers, observed_at=later(seconds))
+
+
+def a_step(step, fleet="eu", servers=50.0):
+    """What the environment commits for a step."""
+    return (
+        FleetRecord(
+            fleet=fleet,
+            step=step,
+            due_at=later(step),
+            demands=TEN[:5],
+            targets=TEN[:5],
+            reported_demand=servers,
+            next_action=0.5,
+            next_policy_version="v1",
+            untrained_steps=step,
+        ),
+        RecordedStep(step, later(step).timestamp(), servers, True, 0),
+        Transition(
+            fleet=fleet,
+            step=step,
+            at=later(step),
+            observation=TEN,
+            action=0.5,
+            target=servers,
+            demand=servers,
+            reported_demand=servers,
+            allocation=10.0,
+            reward=-1.0,
+            next_observation=TEN,
+            policy_version="v1",
+        ),
+        Decision(
+            fleet=fleet,
+            step=step + 1,
+            target=servers,
+            allocation=10.0,
+            curr_demand=servers,
+            action=0.5,
+            observation=TEN,
+            policy_version="v1",
+            decided_at=later(step),
+        ),
+    )
+
+
+@pytest.fixture
+async def bus(redis_url):
+    bus = Bus.connect(redis_url)
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+def raw(redis_url):
+    """Redis itself, to look at or to put in what no service would."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def everything(raw):
+    """All that Redis holds, to compare."""
+    return {key: raw.dump(key) for key in raw.scan_iter()}
+
+
+class TestDemand:
+    async def test_nothing_is_known_before_the_first_report(self, bus):
+        assert await bus.newest_demand("eu") is None
+
+    async def test_the_newest_by_observed_at_serves_whatever_came_last(self, bus):
+        reports = [demand(10, 0), demand(30, 60), demand(20, 30)]
+        receipts = await bus.record_demands(reports, [None] * 3)
+        assert [receipt.superseded for receipt in receipts] == [False, False, True]
+        assert await bus.newest_demand("eu") == demand(30, 60)
+
+    async def test_of_two_observed_together_the_later_report_serves(self, bus):
+        await bus.record_demands([demand(10), demand(20)], [None, None])
+        assert (await bus.newest_demand("eu")).demand == 20
+
+    async def test_a_microsecond_counts(self, bus):
+        newer = Demand(fleet="eu", demand=2, observed_at=NOW + timedelta(microseconds=1))
+        receipts = await bus.record_demands([newer, demand(1)], [None, None])
+        assert receipts[1].superseded
+        assert await bus.newest_demand("eu") == newer
+
+    async def test_a_repeated_key_changes_nothing_and_names_the_first(self, bus, raw):
+        (first,) = await bus.record_demands([demand(10)], ["k"])
+        before = everything(raw)
+        (again,) = await bus.record_demands([demand(99, 60)], ["k"])
+        assert again.id == first.id
+        assert (first.duplicate, again.duplicate) == (False, True)
+        assert everything(raw) == before
+
+    async def test_a_repeated_key_within_one_batch(self, bus, raw):
+        receipts = await bus.record_demands([demand(10), demand(20, 60)], ["k", "k"])
+        assert [receipt.duplicate for receipt in receipts] == [False, True]
+        assert raw.xlen(DEMANDS.changes) == 1
+        assert (await bus.newest_demand("eu")).demand == 10
+
+    async def test_two_fleets_may_use_the_same_key(self, bus):
+        reports = [demand(10, fleet="eu"), demand(20, fleet="us")]
+        receipts = await bus.record_demands(reports, ["k", "k"])
+        assert [receipt.duplicate for receipt in receipts] == [False, False]
+        assert (await bus.newest_demand("us")).demand == 20
+
+    async def test_reports_without_a_key_are_never_duplicates(self, bus, raw):
+        receipts = await bus.record_demands([demand(10)] * 3, [None] * 3)
+        assert not any(receipt.duplicate for receipt in receipts)
+        assert raw.xlen(DEMANDS.changes) == 3
+
+    async def test_a_key_is_remembered_for_a_day(self, bus, raw):
+        await bus.record_demands([demand(10)], ["k"])
+        (seen,) = raw.keys("autopilot:demand:seen:*")
+        assert 86_000 < raw.ttl(seen) <= 86_400
+
+    async def test_a_superseded_report_is_recorded(self, bus, raw):
+        await bus.record_demands([demand(30, 60), demand(20, 0)], [None, None])
+        kept = [Demand.model_validate_json(f[b"message"]) for _, f in raw.xrange(DEMANDS.changes)]
+        assert kept == [demand(30, 60), demand(20, 0)]
+
+    async def test_the_stream_is_bounded(self, bus, raw, monkeypatch):
+        monkeypatch.setattr(keys, "DEMAND_LENGTH", 100)
+        for _ in range(10):
+            await bus.record_demands([demand(10)] * 100, [None] * 100)
+        assert raw.xlen(DEMANDS.changes) < 300
+
+
+class TestSteps:
+    async def test_nothing_is_known_before_the_first_step(self, bus):
+        assert await bus.fleet_record("eu") is None
+        assert await bus.recorded_steps("eu") == []
+        assert await bus.latest(DECISIONS) == {}
+
+    async def test_a_step_is_committed_whole(self, bus, raw):
+        record, recorded, transition, decision = a_step(1)
+        await bus.commit_step(record, recorded, transition, decision)
+        assert await bus.fleet_record("eu") == record
+        assert await bus.recorded_steps("eu") == [recorded]
+        assert await bus.latest(DECISIONS) == {"eu": decision}
+        await bus.open_group("g")
+        ((_, read),) = await bus.read_group("g", "c", 10, 10)
+        assert read == transition
+        assert raw.xlen(DECISIONS.changes) == 1
+
+    @pytest.mark.parametrize("step", [1, 2, 4, 9])
+    async def test_a_step_that_does_not_follow_the_last_changes_nothing(self, bus, raw, step):
+        for committed in (1, 2):
+            await bus.commit_step(*a_step(committed))
+        before = everything(raw)
+        with pytest.raises(StepConflict, match=rf"'eu': step {step} .* last committed step 2"):
+            await bus.commit_step(*a_step(step, servers=99.0))
+        assert everything(raw) == before
+
+    async def test_the_first_step_is_step_one(self, bus, raw):
+        with pytest.raises(StepConflict):
+            await bus.commit_step(*a_step(2))
+        assert everything(raw) == {}
+
+    async def test_of_two_workers_one_commits_the_step(self, bus, redis_url):
+        other = Bus.connect(redis_url)
+        outcomes = await asyncio.gather(
+            *(worker.commit_step(*a_step(1)) for worker in (bus, other)), return_exceptions=True
+        )
+        await other.close()
+        assert sorted(map(type, outcomes), key=str) == [type(None), StepConflict]
+        assert len(await bus.recorded_steps("eu")) == 1
+
+    async def test_fleets_step_on_their_own(self, bus):
+        await bus.commit_step(*a_step(1, "eu"))
+        await bus.commit_step(*a_step(1, "us"))
+        await bus.commit_step(*a_step(2, "us"))
+        assert (await bus.fleet_record("eu")).step == 1
+        assert (await bus.fleet_record("us")).step == 2
+
+    async def test_the_recorded_demand_keeps_the_newest_steps(self, bus, monkeypatch):
+        monkeypatch.setattr(keys, "RECORDED_STEPS", 3)
+        for step in range(1, 6):
+            await bus.commit_step(*a_step(step))
+        assert [recorded.step for recorded in await bus.recorded_steps("eu")] == [3, 4, 5]
+
+    async def test_the_streams_are_bounded(self, bus, raw, monkeypatch):
+        monkeypatch.setattr(keys, "TRANSITIONS_LENGTH", 100)
+        monkeypatch.setattr(keys, "CHANGES_LENGTH", 50)
+        for step in range(1, 701):
+            await bus.commit_step(*a_step(step))
+        assert raw.xlen("autopilot:transitions") < 300
+        assert raw.xlen(DECISIONS.changes) < 300
+
+
+class TestGroups:
+    async def test_a_group_starts_at_the_oldest_and_is_made_once(self, bus):
+        await bus.commit_step(*a_step(1))
+        await bus.open_group("g")
+        await bus.open_group("g")
+        ((_, transition),) = await bus.read_group("g", "c", 10, 10)
+        assert transition.step == 1
+        assert await bus.read_group("g", "c", 10, 10) == []
+
+    async def test_what_is_not_acknowledged_is_pending_and_what_is_is_not(self, bus):
+        await bus.open_group("g")
+        for step in (1, 2, 3):
+            await bus.commit_step(*a_step(step))
+        entries = await bus.read_group("g", "c", 10, 10)
+        await bus.acknowledge("g", [entries[0][0], entries[2][0]])
+        pending = await bus.read_group("g", "c", 10, 10, pending=True)
+        assert [transition.step for _, transition in pending] == [2]
+
+    async def test_no_more_than_asked_for(self, bus):
+        await bus.open_group("g")
+        for step in (1, 2, 3):
+            await bus.commit_step(*a_step(step))
+        assert len(await bus.read_group("g", "c", 2, 10)) == 2
+        assert len(await bus.read_group("g", "c", 2, 10)) == 1
+
+    async def test_groups_do_not_take_from_each_other(self, bus):
+        await bus.commit_step(*a_step(1))
+        for group in ("g", "h"):
+            await bus.open_group(group)
+            assert len(await bus.read_group(group, "c", 10, 10)) == 1
+
+    async def test_acknowledging_nothing(self, bus):
+        await bus.open_group("g")
+        await bus.acknowledge("g", [])
+
+    async def test_an_entry_that_is_no_transition_is_none_and_can_be_acknowledged(self, bus, raw):
+        await bus.open_group("g")
+        raw.xadd("autopilot:transitions", {"fleet": "eu", "message": '{"step": "one"}'})
+        raw.xadd("autopilot:transitions", {"something": "else"})
+        await bus.commit_step(*a_step(1))
+        entries = await bus.read_group("g", "c", 10, 10)
+        assert [transition and transition.step for _, transition in entries] == [None, None, 1]
+        await bus.acknowledge("g", [id for id, _ in entries])
+        assert await bus.read_group("g", "c", 10, 10, pending=True) == []
+
+    async def test_an_entry_that_was_trimmed_while_pending_is_none(self, bus, raw):
+        await bus.open_group("g")
+        await bus.commit_step(*a_step(1))
+        await bus.read_group("g", "c", 10, 10)
+        raw.xtrim("autopilot:transitions", maxlen=0, approximate=False)
+        ((_, transition),) = await bus.read_group("g", "c", 10, 10, pending=True)
+        assert transition is None
+
+    async def test_a_group_that_went_with_redis_data_is_made_again(self, bus, raw):
+        await bus.open_group("g")
+        raw.flushall()
+        assert await bus.read_group("g", "c", 10, 10) == []
+        await bus.commit_step(*a_step(1))
+        assert len(await bus.read_group("g", "c", 10, 10)) == 1
+
+
+def champion(version, fleet="eu"):
+    return Champion(fleet=fleet, version=version, since=NOW)
+
+
+class Following:
+    """What `follow` has yielded so far, of a task that runs beside the test."""
+
+    def __init__(self, bus, *feeds):
+        self.seen = []
+        self._task = asyncio.create_task(self._follow(bus, feeds))
+
+    async def _follow(self, bus, feeds):
+        async for message in bus.follow(*feeds):
+            self.seen.append(message)
+
+    async def until(self, *expected):
+        """Wait until exactly these have been seen, in order."""
+        for _ in range(400):
+            if len(self.seen) >= len(expected):
+                break
+            await asyncio.sleep(0.01)
+        assert self.seen == list(expected)
+
+    async def until_newest(self, expected):
+        """Wait until this is what has been seen last."""
+        for _ in range(400):
+            if self.seen[-1] == expected:
+                break
+            await asyncio.sleep(0.01)
+        assert self.seen[-1] == expected
+
+    async def stop(self):
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+@pytest.fixture
+async def following(bus):
+    """Start to follow feeds."""
+    started = []
+
+    def follow(*feeds, on=bus):
+        started.append(Following(on, *feeds))
+        return started[-1]
+
+    yield follow
+    for one in started:
+        await one.stop()
+
+
+class TestFollow:
+    async def test_the_latest_of_every_fleet_then_every_change(self, bus, following):
+        await bus.publish(CHAMPIONS, "eu", champion("v1"))
+        await bus.publish(CHAMPIONS, "eu", champion("v2"))
+        await bus.publish(CHAMPIONS, "us", champion("w1", "us"))
+        follower = following(CHAMPIONS)
+        await follower.until(champion("v2"), champion("w1", "us"))
+        await bus.publish(CHAMPIONS, "eu", champion("v3"))
+        await bus.publish(CHAMPIONS, "eu", champion("v4"))
+        await follower.until(champion("v2"), champion("w1", "us"), champion("v3"), champion("v4"))
+
+    async def test_several_feeds_at_once(self, bus, following):
+        follower = following(DEMANDS, DECISIONS, TRAININGS)
+        await follower.until()
+        await asyncio.sleep(0.1)
+        await bus.record_demands([demand(10)], [None])
+        await follower.until(demand(10))
+        await bus.commit_step(*a_step(1))
+        await follower.until(demand(10), a_step(1)[3])
+        outcome = TrainingOutcome(
+            fleet="eu", at=NOW, outcome="failed", error="no", seconds=1.5, environment_steps=0
+        )
+        await bus.publish(TRAININGS, "eu", outcome)
+        await follower.until(demand(10), a_step(1)[3], outcome)
+        assert await bus.latest(TRAININGS) == {"eu": outcome}
+
+    async def test_what_can_not_be_read_is_left_out(self, bus, raw, following):
+        raw.hset(CHAMPIONS.state, "xx", "{")
+        await bus.publish(CHAMPIONS, "eu", champion("v1"))
+        follower = following(CHAMPIONS)
+        await follower.until(champion("v1"))
+        raw.xadd(CHAMPIONS.changes, {"fleet": "eu", "message": '{"version": 1}'})
+        await bus.publish(CHAMPIONS, "eu", champion("v2"))
+        await follower.until(champion("v1"), champion("v2"))
+        assert await bus.latest(CHAMPIONS) == {"eu": champion("v2")}
+
+    async def test_a_restart_of_redis_is_survived(self, own_redis, following):
+        bus = Bus.connect(own_redis.url)
+        await bus.publish(CHAMPIONS, "eu", champion("v1"))
+        follower = following(CHAMPIONS, on=bus)
+        await follower.until(champion("v1"))
+        own_redis.stop()
+        await asyncio.sleep(0.3)
+        own_redis.start()
+        await bus.publish(CHAMPIONS, "eu", champion("v2"))
+        await follower.until_newest(champion("v2"))
+        await bus.publish(CHAMPIONS, "eu", champion("v3"))
+        await follower.until_newest(champion("v3"))
+        await follower.stop()
+        await bus.close()
+
+    async def test_it_waits_for_a_redis_that_is_not_there_yet(self, own_redis, following):
+        own_redis.stop()
+        bus = Bus.connect(own_redis.url)
+        follower = following(CHAMPIONS, on=bus)
+        await asyncio.sleep(0.1)
+        own_redis.start()
+        await bus.publish(CHAMPIONS, "eu", champion("v1"))
+        await follower.until(champion("v1"))
+        await follower.stop()
+        await bus.close()
+
+    @pytest.mark.parametrize("ticks", range(12))
+    async def test_it_ends_when_cancelled_wherever_it_is(self, bus, ticks):
+        await bus.ping()
+        follower = Following(bus, CHAMPIONS)
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await follower.stop()
+
+
+class TestAway:
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda bus: bus.ping(),
+            lambda bus: bus.record_demands([demand(1)], [None]),
+            lambda bus: bus.newest_demand("eu"),
+            lambda bus: bus.fleet_record("eu"),
+            lambda bus: bus.commit_step(*a_step(1)),
+            lambda bus: bus.recorded_steps("eu"),
+            lambda bus: bus.open_group("g"),
+            lambda bus: bus.read_group("g", "c", 1, 10),
+            lambda bus: bus.acknowledge("g", ["1-1"]),
+            lambda bus: bus.publish(CHAMPIONS, "eu", champion("v1")),
+            lambda bus: bus.latest(CHAMPIONS),
+        ],
+    )
+    async def test_every_call_says_so(self, own_redis, call):
+        own_redis.stop()
+        bus = Bus.connect(own_redis.url)
+        with pytest.raises(BusAway, match="AUTOPILOT_REDIS_URL"):
+            await call(bus)
+        await bus.close()
+
+    async def test_a_call_goes_on_after_a_restart(self, own_redis):
+        bus = Bus.connect(own_redis.url)
+        await bus.ping()
+        own_redis.stop()
+        own_redis.start()
+        await bus.ping()
+        await bus.close()
+
+    async def test_a_redis_that_is_full_is_away(self, bus, raw):
+        raw.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(BusAway, match="out of memory"):
+                await bus.publish(CHAMPIONS, "eu", champion("v1"))
+        finally:
+            raw.config_set("maxmemory", "0")
+
+    def test_a_url_that_is_none(self):
+        with pytest.raises(BadSetting, match="AUTOPILOT_REDIS_URL=http://redis"):
+            Bus.connect("http://redis")
+
+    def test_waiting_for_redis_ends(self, own_redis):
+        wait_for_redis(own_redis.url, 1)
+        own_redis.stop()
+        with pytest.raises(BusAway, match=r"within 0\.2 s"):
+            wait_for_redis(own_redis.url, 0.2)
+
+
+@pytest.fixture
+def queue(redis_url):
+    queue = TrainingQueue(redis_url)
+    yield queue
+    queue.connection.close()
+
+
+def job(fleet="eu", up_to_step=128):
+    return TrainingJob(fleet=fleet, queued_at=NOW, up_to_step=up_to_step)
+
+
+class TestTrainingQueue:
+    def test_a_job_is_queued_as_json(self, queue):
+        assert queue.status("eu") is None
+        assert queue.enqueue(job(), 60)
+        assert queue.status("eu") == "queued"
+        (queued,) = queue.queue.get_jobs()
+        assert TrainingJob.model_validate_json(queued.args[0]) == job()
+        assert queued.timeout == 60
+
+    def test_never_two_for_one_fleet(self, queue):
+        assert queue.enqueue(job(), 60)
+        assert not queue.enqueue(job(up_to_step=256), 60)
+        assert queue.queue.count == 1
+
+    def test_fleets_do_not_wait_for_each_other(self, queue):
+        assert queue.enqueue(job("eu"), 60)
+        assert queue.enqueue(job("us"), 60)
+        assert queue.queue.count == 2
+
+    @pytest.mark.parametrize("status", [rq.job.JobStatus.STARTED, rq.job.JobStatus.SCHEDULED])
+    def test_a_job_that_runs_or_waits_for_its_retry_still_counts(self, queue, status):
+        assert queue.enqueue(job(), 60)
+        (queued,) = queue.queue.get_jobs()
+        queue.queue.remove(queued)
+        queued.set_status(status)
+        assert not queue.enqueue(job(), 60)
+        assert queue.status("eu") == status.value
+
+    @pytest.mark.parametrize("status", [rq.job.JobStatus.FAILED, rq.job.JobStatus.FINISHED])
+    def test_a_job_that_has_ended_makes_room(self, queue, status):
+        assert queue.enqueue(job(), 60)
+        (queued,) = queue.queue.get_jobs()
+        queue.queue.remove(queued)
+        queued.set_status(status)
+        assert queue.enqueue(job(up_to_step=256), 60)
+        assert queue.status("eu") == "queued"
+        (queued,) = queue.queue.get_jobs()
+        assert TrainingJob.model_validate_json(queued.args[0]).up_to_step == 256
+
+    def test_without_redis_it_says_so(self, own_redis):
+        own_redis.stop()
+        queue = TrainingQueue(own_redis.url)
+        with pytest.raises(BusAway):
+            queue.enqueue(job(), 60)
+        with pytest.raises(BusAway):
+            queue.status("eu")

@@ -1,0 +1,160 @@
+"""What a user gets wrong is one line, exit code 2, and nothing half-written."""
+
+import os
+import socket
+import subprocess
+import time
+
+import httpx
+import pytest
+
+from services.cli.supervision import service_command
+from shared.policy_store import PolicyStore
+from tests.conftest import free_port
+
+START_SECONDS = 30.0
+ROWS = "timestamp,demand\n2024-06-12T16:50:00Z,10\n2024-06-12T17:00:00Z,12\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            service_command("services.cli", *arguments),
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def trace(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text(ROWS)
+    return str(path)
+
+
+def refused(result, says: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [("up", "--trace"), ("play",)])
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (None, "can't read the trace"),
+        ("", "column demand and timestamp is missing"),
+        ("timestamp,demand\n", "no rows"),
+        ("timestamp,demand\nnow,10\n", "line 2"),
+    ],
+)
+def test_a_trace_that_is_none_is_refused_before_anything_starts(run, tmp_path, command, rows, says):
+    path = tmp_path / "bad.csv"
+    if rows is not None:
+        path.write_text(rows)
+    refused(run(*command, str(path)), says)
+    assert not (tmp_path / ".autopilot").exists()
+
+
+@pytest.mark.parametrize("per_server", ["0", "-1", "nan"])
+def test_players_per_server_must_be_above_zero(run, trace, per_server):
+    refused(run("play", trace, "--players-per-server", per_server), "--players-per-server")
+
+
+def test_play_wants_one_source_of_demand(run, trace):
+    refused(run("play"), "either a TRACE or --demand")
+    refused(run("play", trace, "--demand", "sine1h"), "either a TRACE or --demand")
+    refused(run("play", "--demand", "square"), "either a TRACE or --demand")
+
+
+def test_up_without_playing_takes_no_trace(run, trace):
+    refused(run("up", "--no-play", "--trace", trace), "--no-play goes without")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("MIN_SERVERS", "200", "are no range"),
+        ("LEARNING_FREQ", "soon", "AUTOPILOT_LEARNING_FREQ"),
+        ("GS_INVENTORY_URL", "ftp://x", "gs_inventory_url"),
+        ("FLEETS", "nowhere.toml", "nowhere.toml"),
+        ("POLICY_STORE", "s3://bucket/prefix", "AUTOPILOT_POLICY_STORE"),
+    ],
+)
+def test_a_wrong_setting_is_named(run, name, value, says):
+    refused(run("policies", "list", **{f"AUTOPILOT_{name}": value}), says)
+
+
+def test_a_port_that_is_taken_is_named_with_what_to_do(run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("up", AUTOPILOT_PREDICTION_PORT=port)
+    refused(result, f"port {port} (prediction) is taken")
+    assert "AUTOPILOT_PREDICTION_PORT" in result.stderr
+
+
+def test_play_says_when_the_matchmaker_refuses(run, trace, matchmaking_url):
+    refused(run("play", trace, "--fleet", "atlantis", "--url", matchmaking_url), "atlantis")
+
+
+def test_play_posts_every_row(run, trace, matchmaking_url):
+    result = run("play", trace, "--speed", "50", "--url", matchmaking_url)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("2 demands accepted")
+
+
+def test_policies_list_shows_champions_and_training(run, redis_url, tmp_path, publish_policy):
+    publish_policy(PolicyStore(tmp_path / "policies"), "v1")
+    result = run(
+        "policies", "list", AUTOPILOT_REDIS_URL=redis_url, AUTOPILOT_POLICY_STORE="policies"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "champion" in result.stdout
+    assert "v1" in result.stdout
+    assert "no job has ended yet" in result.stdout
+
+
+def test_policies_list_goes_without_redis(run):
+    result = run("policies", "list", AUTOPILOT_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
+    assert result.returncode == 0, result.stderr
+    assert "Redis is away" in result.stdout
+
+
+def test_policies_show_names_a_version_that_is_not_there(run):
+    refused(run("policies", "show", "v7"), "no policy version 'v7'")
+
+
+@pytest.fixture
+def matchmaking_url(redis_url):
+    port = free_port()
+    service = subprocess.Popen(
+        service_command("services.matchmaking"),
+        env={
+            **os.environ,
+            "AUTOPILOT_REDIS_URL": redis_url,
+            "AUTOPILOT_MATCHMAKING_PORT": str(port),
+        },
+    )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + START_SECONDS
+    while not _ready(url):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    yield url
+    service.terminate()
+    service.wait(20)
+
+
+def _ready(url):
+    try:
+        return httpx.get(f"{url}/readyz").is_success
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,169 @@
+"""A short learn gives an artefact that the services load and that answers as torch does."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from shared.core.curves import sine1h
+from shared.core.parameters import FleetParameters
+from shared.errors import PolicyDisagrees
+from shared.messages import PolicyManifest, utc_now
+from shared.policies import load_policy
+from shared.policy_store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+PARAMETERS = FleetParameters()
+SECONDS = 4.0
+
+
+@pytest.fixture(scope="module")
+def ray_warm():
+    warmth = pytest.importorskip("services.trainer.warmth")
+    warmth.warm_up()
+    yield
+    warmth.cool_down()
+
+
+@pytest.fixture(scope="module")
+def demand():
+    return np.array([sine1h(k, 90.0) for k in range(600)])
+
+
+@pytest.fixture(scope="module")
+def learnt(ray_warm, demand, tmp_path_factory):
+    from services.trainer.learning import learn
+
+    checkpoint = tmp_path_factory.mktemp("learnt") / CHECKPOINT
+    result = learn([demand], PARAMETERS, gamma=0.9, seconds=SECONDS, seed=0, checkpoint=checkpoint)
+    return result, checkpoint
+
+
+@pytest.fixture(scope="module")
+def exported(learnt, tmp_path_factory):
+    from services.trainer.export import export
+
+    folder = tmp_path_factory.mktemp("exported")
+    export(learnt[0].module, folder)
+    return folder
+
+
+@pytest.fixture
+def artefact(exported, tmp_path):
+    """The artefact's files, for a test to spoil."""
+    return shutil.copytree(exported, tmp_path / "artefact")
+
+
+def test_ppo_has_learnt_on_the_replay_and_beats_the_rule(learnt):
+    scores = learnt[0].scores
+    assert learnt[0].environment_steps >= 4096
+    assert scores["held_out_steps"] > 50
+    assert scores["held_out_cost"] < scores["held_out_rule_cost"] / 2
+
+
+def test_the_checkpoint_holds_the_weights(learnt):
+    from ray.rllib.core.rl_module.rl_module import RLModule
+
+    result, checkpoint = learnt
+    path = checkpoint / "learner_group" / "learner" / "rl_module" / "default_policy"
+    restored = RLModule.from_checkpoint(str(path))
+    observations = np.random.default_rng(0).uniform(10, 100, (16, 10))
+    np.testing.assert_array_equal(restored.decide(observations), result.module.decide(observations))
+
+
+def test_the_services_load_it_and_answer_as_torch_does(learnt, exported, tmp_path):
+    store = PolicyStore(tmp_path)
+    manifest = PolicyManifest(
+        version="v1",
+        fleet="default",
+        created_at=utc_now(),
+        observation_fields=PARAMETERS.observation_fields,
+        history_len=PARAMETERS.history_len,
+        min_servers=PARAMETERS.min_servers,
+        max_servers=PARAMETERS.max_servers,
+        action_factor=PARAMETERS.action_factor,
+        scores=learnt[0].scores,
+        trained_on_steps=600,
+        seed=0,
+        sha256={},
+    )
+    with store.writing("default", "v1") as folder:
+        shutil.copytree(exported, folder, dirs_exist_ok=True)
+        store.publish(manifest, folder)
+    policy = load_policy(store, "default", "v1", PARAMETERS)
+    observations = np.random.default_rng(1).uniform(10, 100, (64, 10))
+    answers = [policy.action(observation.tolist()) for observation in observations]
+    expected = learnt[0].module.decide(observations)[:, 0]
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+    assert len(set(answers)) > 32, "a policy without weights answers alike"
+
+
+def test_all_forms_agree(learnt, exported):
+    from services.trainer.export import TOLERANCE, check_agreement
+
+    rng = np.random.default_rng(2)
+    assert check_agreement(learnt[0].module, exported, PARAMETERS, rng) <= TOLERANCE
+
+
+def test_the_saved_model_has_the_signature_that_servers_expect(exported):
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(str(exported / SAVED_MODEL)).signatures["serving_default"]
+    (inputs,) = signature.structured_input_signature[1].values()
+    assert inputs.name == "observation"
+    assert inputs.shape.as_list() == [None, 10]
+    assert signature.structured_outputs["policy"].shape.as_list() == [None, 1]
+
+
+def test_other_weights_in_the_litert_file_are_refused(learnt, artefact):
+    from services.trainer.export import check_agreement
+
+    content = bytearray((artefact / LITERT_MODEL).read_bytes())
+    weights = learnt[0].module.net[0].weight.detach().numpy().tobytes()
+    at = content.find(weights[:64])
+    assert at > 0, "the file holds the weights"
+    content[at : at + 64] = np.full(16, 3.0, dtype=np.float32).tobytes()
+    (artefact / LITERT_MODEL).write_bytes(content)
+    with pytest.raises(PolicyDisagrees, match="LiteRT and torch differ"):
+        check_agreement(learnt[0].module, artefact, PARAMETERS, np.random.default_rng(0))
+
+
+def test_a_model_that_has_moved_on_is_refused(learnt, artefact):
+    """The SavedModel of the weights before is another policy."""
+    import torch
+
+    from services.trainer.export import check_agreement
+
+    module = learnt[0].module
+    state = module.get_state()
+    try:
+        with torch.no_grad():
+            module.net[-1].bias += 0.1
+        with pytest.raises(PolicyDisagrees, match="SavedModel and torch differ"):
+            check_agreement(module, artefact, PARAMETERS, np.random.default_rng(0))
+    finally:
+        module.set_state(state)
+
+
+def test_a_file_that_is_no_model_is_refused(learnt, artefact):
+    from services.trainer.export import check_agreement
+
+    (artefact / LITERT_MODEL).write_bytes(b"not a model")
+    with pytest.raises(PolicyDisagrees, match="LiteRT can't be run"):
+        check_agreement(learnt[0].module, artefact, PARAMETERS, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("reward", ["asymmetric", "notebook"])
+def test_limits_above_the_action_factor_are_in_reach(ray_warm, reward):
+    """max_servers 200 at an action_factor of 100: the policy may answer 2.0."""
+    from services.trainer.learning import learn
+
+    parameters = FleetParameters(max_servers=200.0, reward=reward)
+    demand = np.tile(np.linspace(150.0, 190.0, 40), 5)
+    result = learn([demand], parameters, gamma=0.9, seconds=1.0, seed=0)
+    actions = result.module.decide(np.full((1, 10), 180.0))
+    assert 1.0 < float(actions[0, 0]) <= 2.0

@@ -1,0 +1,175 @@
+"""Jobs in this process that can't publish: the champion stays, the failure is told."""
+
+import asyncio
+
+import pytest
+import structlog
+
+from shared.bus import TRAININGS, Bus, TrainingQueue
+from shared.errors import PolicyDisagrees
+from shared.messages import RecordedStep, TrainingJob, utc_now
+from shared.policy_store import PolicyStore
+from shared.settings import Fleets, FleetSettings
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture
+def jobs(redis_url, tmp_path, monkeypatch):
+    """The jobs module, wired to a Redis and a store; learning itself is not in question here."""
+    from services.trainer import jobs
+
+    context = jobs.Context(
+        redis_url=redis_url,
+        store=PolicyStore(tmp_path),
+        fleets=Fleets({"default": FleetSettings(time_total_s=1)}),
+        save_model=False,
+        seed=0,
+        clock=utc_now,
+        stop=jobs.Stop(),
+    )
+    monkeypatch.setattr(jobs, "_contexts", [context])
+    return jobs
+
+
+@pytest.fixture
+def worker(redis_url, jobs):
+    from services.trainer.worker import TrainingWorker
+
+    queue = TrainingQueue(redis_url)
+    yield TrainingWorker(queue, jobs.Stop())
+    queue.connection.close()
+
+
+def payload(fleet="default"):
+    return TrainingJob(fleet=fleet, queued_at=utc_now(), up_to_step=1).model_dump_json()
+
+
+def outcome(redis_url, fleet="default"):
+    async def read():
+        bus = Bus.connect(redis_url)
+        try:
+            return (await bus.latest(TRAININGS))[fleet]
+        finally:
+            await bus.close()
+
+    return asyncio.run(read())
+
+
+def with_history(jobs, monkeypatch):
+    steps = [RecordedStep(k, 65.0 * k, 10.0 + k % 7, True, 0) for k in range(1, 101)]
+
+    async def recorded_steps(*_):
+        return steps
+
+    monkeypatch.setattr(jobs.Bus, "recorded_steps", recorded_steps)
+
+
+def test_too_little_history_is_told_and_not_retried(jobs, redis_url, tmp_path, publish_policy):
+    before = publish_policy(PolicyStore(tmp_path), "v1")
+    with structlog.testing.capture_logs() as logs:
+        assert jobs.train(payload()) is None
+    told = outcome(redis_url)
+    assert told.outcome == "failed"
+    assert told.version is None
+    assert "has 0 steps and learning needs 11" in told.error
+    (event,) = (log for log in logs if log["event"] == "training_failed")
+    assert event["exc_info"] is None, "no traceback for what is no fault of the code"
+    assert PolicyStore(tmp_path).champion("default") == before
+
+
+def test_an_unknown_fleet_is_told_and_not_retried(jobs, redis_url):
+    assert jobs.train(payload("nowhere")) is None
+    assert "there is no fleet 'nowhere'" in outcome(redis_url, "nowhere").error
+
+
+def test_forms_that_disagree_are_not_published(
+    jobs, redis_url, tmp_path, publish_policy, monkeypatch
+):
+    """The export writes a model that answers otherwise: real learning, real files."""
+    from services.trainer import export, warmth
+
+    before = publish_policy(PolicyStore(tmp_path), "v1")
+    with_history(jobs, monkeypatch)
+
+    class Biased(export.ServedPolicy):
+        def __init__(self, module):
+            super().__init__(module)
+            self._biases[-1].assign_add([0.5])
+
+    monkeypatch.setattr(export, "ServedPolicy", Biased)
+    warmth.warm_up()
+    try:
+        with pytest.raises(PolicyDisagrees, match="not published"):
+            jobs.train(payload())
+    finally:
+        warmth.cool_down()
+    store = PolicyStore(tmp_path)
+    assert store.champion("default") == before
+    assert store.versions("default") == ["v1"]
+    assert list((tmp_path / "default").glob(".*.partial")) == []
+    assert outcome(redis_url).outcome == "failed"
+    assert "differ by" in outcome(redis_url).error
+
+
+def test_a_job_that_raises_is_told_and_retried(
+    jobs, worker, redis_url, tmp_path, publish_policy, monkeypatch
+):
+    before = publish_policy(PolicyStore(tmp_path), "v1")
+    with_history(jobs, monkeypatch)
+
+    def broken(*_, **__):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(jobs, "learn", broken)
+    queue = TrainingQueue(redis_url)
+    job = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=100)
+    assert queue.enqueue(job, timeout_s=60)
+    worker.work(burst=True, logging_level="WARNING")
+    told = outcome(redis_url)
+    assert (told.outcome, told.error) == ("failed", "RuntimeError: no space left")
+    assert PolicyStore(tmp_path).champion("default") == before
+    assert queue.status("default") == "scheduled"
+    assert not queue.enqueue(job, timeout_s=60), "the fleet's job is still there"
+    queue.connection.close()
+
+
+def test_due_retries_are_put_back_once(jobs, worker, redis_url, monkeypatch):
+    """RQ's scheduler is not running; the worker's upkeep does its work."""
+    with_history(jobs, monkeypatch)
+    tries = []
+
+    def broken(*_, **__):
+        tries.append(1)
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(jobs, "learn", broken)
+    queue = TrainingQueue(redis_url)
+    job = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=100)
+    queue.enqueue(job, timeout_s=60)
+    worker.work(burst=True, logging_level="WARNING")
+    assert len(tries) == 1
+    queue.connection.zadd("rq:scheduled:training", {"train-default": 1})
+    queue.connection.zadd("rq:scheduled:training", {"train-deleted": 1})
+    worker.run_maintenance_tasks()
+    worker.run_maintenance_tasks()
+    assert queue.queue.job_ids == ["train-default"]
+    assert queue.connection.zcard("rq:scheduled:training") == 0
+    queue.connection.close()
+
+
+def test_a_stop_reaches_learning_and_spares_publishing(jobs):
+    stop = jobs.Stop()
+    with stop.interrupts():
+        pass
+    stop.request()
+    stop.check()
+    with pytest.raises(jobs.TrainingStopped), stop.interrupts():
+        raise AssertionError("learning began after a stop")
+
+    late = jobs.Stop()
+    with pytest.raises(jobs.TrainingStopped), late.interrupts():
+        late.request()

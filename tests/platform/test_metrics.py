@@ -1,0 +1,327 @@
+"""The sidecar on a real Redis: what Prometheus is told."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.metrics.app import create_app
+from services.metrics.consumer import Consumer
+from services.metrics.fleet_metrics import FleetMetrics
+from shared.bus import TRAININGS, Bus
+from shared.errors import BusAway
+from shared.messages import (
+    Decision,
+    FleetRecord,
+    RecordedStep,
+    TrainingOutcome,
+    Transition,
+)
+from shared.settings import Fleets, FleetSettings
+
+START = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=1)
+"""A real time, since the process has a real clock and CloudWatch takes nothing old."""
+TEN = (10.0,) * 10
+FLEETS = Fleets({name: FleetSettings() for name in ("default", "eu")})
+
+
+async def commit(bus, step, fleet="default", **changes):
+    """Commit a step as the environment does; return its transition."""
+    numbers = {
+        "target": 50.0 + step,
+        "demand": 40.0 + step,
+        "reported_demand": 40.0 + step,
+        "allocation": 30.0,
+        "reward": -1.5 * step,
+        "stale": False,
+        "gap_steps": 0,
+    }
+    at = START + timedelta(seconds=65 * step)
+    transition = Transition(
+        fleet=fleet,
+        step=step,
+        at=at,
+        observation=TEN,
+        action=0.5,
+        next_observation=TEN,
+        policy_version="v1",
+        **(numbers | changes),
+    )
+    record = FleetRecord(
+        fleet=fleet,
+        step=step,
+        due_at=at,
+        demands=TEN[:5],
+        targets=TEN[:5],
+        reported_demand=transition.reported_demand,
+        next_action=0.5,
+        next_policy_version="v1",
+        untrained_steps=step,
+    )
+    decision = Decision(
+        fleet=fleet,
+        step=step + 1,
+        target=transition.target + 0.4,
+        allocation=transition.allocation,
+        curr_demand=transition.reported_demand,
+        action=0.5,
+        observation=TEN,
+        policy_version="v1",
+        decided_at=at,
+    )
+    recorded = RecordedStep(step, at.timestamp(), transition.reported_demand, True, 0)
+    await bus.commit_step(record, recorded, transition, decision)
+    return transition
+
+
+def sidecar(url, put_to_cloudwatch=None, registry=None, started_at=START):
+    """The app as its entry point wires it."""
+    registry = registry or CollectorRegistry()
+    return create_app(
+        bus=Bus.connect(url),
+        registry=registry,
+        fleet_metrics=FleetMetrics(registry, FLEETS, started_at),
+        put_to_cloudwatch=put_to_cloudwatch,
+    )
+
+
+async def scrape(client):
+    """Samples by name and labels: ``{"autopilot_demand{fleet=eu}": 42.0}``."""
+    answer = await client.get("/metrics")
+    assert answer.status_code == 200
+    samples = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            samples[f"{sample.name}{{{labels}}}"] = sample.value
+    return samples
+
+
+async def until(client, expected):
+    """Scrape until these samples are there; fails with what differs."""
+    for _ in range(600):
+        samples = await scrape(client)
+        found = {name: samples.get(name) for name in expected}
+        if found == expected:
+            return samples
+        await asyncio.sleep(0.02)
+    assert found == expected
+    return samples
+
+
+@pytest.fixture
+async def bus(redis_url):
+    bus = Bus.connect(redis_url)
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+def raw(redis_url):
+    """Redis itself, to put in what no service would."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+async def test_the_newest_step_and_decision_of_every_fleet(bus, redis_url, client_of):
+    for step in (1, 2, 3):
+        await commit(bus, step)
+    await commit(bus, 1, "eu", demand=100.0, reported_demand=140.0, target=100.0, reward=-350.0)
+    async with client_of(sidecar(redis_url)) as client:
+        await until(
+            client,
+            {
+                "autopilot_demand{fleet=default}": 43.0,
+                "autopilot_target{fleet=default}": 53.0,
+                "autopilot_allocation{fleet=default}": 30.0,
+                "autopilot_reward{fleet=default}": -4.5,
+                "autopilot_recommended_servers{fleet=default}": 54.0,
+                "autopilot_steps_total{fleet=default}": 3.0,
+                "autopilot_demand{fleet=eu}": 100.0,
+                "autopilot_reported_demand{fleet=eu}": 140.0,
+                "autopilot_reward{fleet=eu}": -350.0,
+                "autopilot_recommended_servers{fleet=eu}": 100.0,
+                "autopilot_steps_total{fleet=eu}": 1.0,
+            },
+        )
+        await commit(bus, 4)
+        await until(
+            client,
+            {
+                "autopilot_demand{fleet=default}": 44.0,
+                "autopilot_recommended_servers{fleet=default}": 55.0,
+                "autopilot_steps_total{fleet=default}": 4.0,
+            },
+        )
+
+
+async def test_missing_and_idle_servers_are_summed_where_demand_is_known(bus, redis_url, client_of):
+    await commit(bus, 1, allocation=30.0, reported_demand=40.0)
+    await commit(bus, 2, allocation=30.0, reported_demand=27.5, gap_steps=7)
+    await commit(bus, 3, allocation=30.0, reported_demand=90.0, stale=True)
+    await commit(bus, 4, allocation=30.0, reported_demand=30.0, gap_steps=2)
+    async with client_of(sidecar(redis_url)) as client:
+        await until(
+            client,
+            {
+                "autopilot_steps_total{fleet=default}": 4.0,
+                "autopilot_stale_steps_total{fleet=default}": 1.0,
+                "autopilot_gap_steps_total{fleet=default}": 9.0,
+                "autopilot_unserved_server_steps_total{fleet=default}": 10.0,
+                "autopilot_idle_server_steps_total{fleet=default}": 2.5,
+            },
+        )
+
+
+async def test_a_fleet_that_is_not_configured_has_no_recommendation(bus, redis_url, client_of):
+    await commit(bus, 1, "old")
+    async with client_of(sidecar(redis_url)) as client:
+        samples = await until(client, {"autopilot_steps_total{fleet=old}": 1.0})
+        await commit(bus, 1, "eu")
+        samples = await until(client, {"autopilot_recommended_servers{fleet=eu}": 52.0})
+        assert "autopilot_recommended_servers{fleet=old}" not in samples
+
+
+async def test_trainings_are_counted_once_and_those_before_the_start_are_not(
+    bus, redis_url, client_of
+):
+    def outcome(minutes, outcome, seconds):
+        return TrainingOutcome(
+            fleet="eu",
+            at=START + timedelta(minutes=minutes),
+            outcome=outcome,
+            seconds=seconds,
+            environment_steps=1_000,
+        )
+
+    await bus.publish(TRAININGS, "eu", outcome(-1, "published", 99.0))
+    async with client_of(sidecar(redis_url)) as client:
+        # The follower may still be on its way to the latest state, where repeats come from.
+        for ended in (outcome(1, "published", 5.0), outcome(2, "failed", 0.5)):
+            await bus.publish(TRAININGS, "eu", ended)
+            await bus.publish(TRAININGS, "eu", ended)
+            await asyncio.sleep(0.1)
+        await bus.publish(TRAININGS, "eu", outcome(3, "published", 6.0))
+        await until(
+            client,
+            {
+                "autopilot_trainings_total{fleet=eu,outcome=published}": 2.0,
+                "autopilot_trainings_total{fleet=eu,outcome=failed}": 1.0,
+                "autopilot_training_seconds_total{fleet=eu}": 11.5,
+                "autopilot_training_environment_steps_total{fleet=eu}": 3_000.0,
+            },
+        )
+
+
+async def test_an_entry_that_is_no_transition_is_counted_and_passed(bus, raw, redis_url, client_of):
+    await commit(bus, 1)
+    raw.xadd("autopilot:transitions", {"fleet": "default", "message": "{}"})
+    raw.xadd("autopilot:transitions", {"fleet": "default"})
+    await commit(bus, 2)
+    async with client_of(sidecar(redis_url)) as client:
+        await until(
+            client,
+            {
+                "autopilot_steps_total{fleet=default}": 2.0,
+                "autopilot_unreadable_transitions_total{group=metrics-prometheus}": 2.0,
+            },
+        )
+        for _ in range(100):
+            if raw.xpending("autopilot:transitions", "metrics-prometheus")["pending"] == 0:
+                break
+            await asyncio.sleep(0.02)
+        assert raw.xpending("autopilot:transitions", "metrics-prometheus")["pending"] == 0
+
+
+async def test_a_restarted_sidecar_does_not_count_steps_again(bus, redis_url, client_of):
+    await commit(bus, 1)
+    async with client_of(sidecar(redis_url)) as client:
+        await until(client, {"autopilot_steps_total{fleet=default}": 1.0})
+    await commit(bus, 2)
+    async with client_of(sidecar(redis_url)) as client:
+        await until(
+            client,
+            {
+                "autopilot_steps_total{fleet=default}": 1.0,
+                "autopilot_demand{fleet=default}": 42.0,
+            },
+        )
+
+
+async def test_redis_stopped_and_started_again(own_redis, client_of):
+    own_redis.stop()
+    async with client_of(sidecar(own_redis.url)) as client:
+        assert (await client.get("/healthz")).status_code == 200
+        refused = await client.get("/readyz")
+        assert refused.status_code == 503
+        assert "Redis does not answer" in refused.json()["detail"]
+        assert (await client.get("/metrics")).status_code == 200
+
+        for served in (1.0, 2.0):
+            own_redis.start()
+            bus = Bus.connect(own_redis.url)
+            # This Redis keeps no data, so the fleet begins anew and the group is gone.
+            await commit(bus, 1)
+            await until(client, {"autopilot_steps_total{fleet=default}": served})
+            assert (await client.get("/readyz")).status_code == 200
+            await bus.close()
+            own_redis.stop()
+
+
+class LossyBus:
+    """A bus whose answers get lost on the way back, now and then."""
+
+    def __init__(self, bus, reads=(), acknowledgements=()):
+        self._bus = bus
+        self._lost = {"read": set(reads), "acknowledge": set(acknowledgements)}
+        self._calls = {"read": 0, "acknowledge": 0}
+        self.open_group = bus.open_group
+
+    async def _answer(self, kind, call):
+        self._calls[kind] += 1
+        lost = self._calls[kind] in self._lost[kind]
+        if lost and kind == "acknowledge":
+            raise BusAway("lost on the way there")
+        answer = await call
+        if lost:
+            raise BusAway("lost on the way back")
+        return answer
+
+    async def read_group(self, *arguments, **options):
+        return await self._answer("read", self._bus.read_group(*arguments, **options))
+
+    async def acknowledge(self, *arguments):
+        call = self._bus.acknowledge(*arguments)
+        try:
+            await self._answer("acknowledge", call)
+        finally:
+            call.close()
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["reads", "acknowledgements"])
+async def test_each_step_is_handed_over_once_whatever_answer_is_lost(bus, raw, kind, lost):
+    handed, unreadable = [], FleetMetrics(CollectorRegistry(), FLEETS, START)._steps.labels("x")
+
+    async def handle(transitions):
+        handed.extend(transition.step for transition in transitions)
+
+    await bus.open_group("g")
+    await commit(bus, 1)
+    await commit(bus, 2)
+    consumer = Consumer(LossyBus(bus, **{kind: {lost}}), "g", handle, unreadable)
+    running = asyncio.create_task(consumer.run())
+    await asyncio.sleep(0.1)
+    await commit(bus, 3)
+    for _ in range(300):
+        done = raw.xpending("autopilot:transitions", "g")["pending"] == 0
+        if done and len(handed) == 3:
+            break
+        await asyncio.sleep(0.02)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert handed == [1, 2, 3]
+    assert done

@@ -1,0 +1,261 @@
+"""Training jobs on a real Redis: published, failed, killed half-way, stopped half-way."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from shared.bus import CHAMPIONS, TRAININGS, Bus, TrainingQueue
+from shared.core.curves import sine1h
+from shared.core.parameters import FleetParameters
+from shared.messages import (
+    Decision,
+    FleetRecord,
+    RecordedStep,
+    TrainingJob,
+    Transition,
+    utc_now,
+)
+from shared.policies import load_policy
+from shared.policy_store import PolicyStore
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+START_SECONDS = 90.0
+"""Importing ray, torch and tensorflow and starting Ray, on a busy machine."""
+JOB_SECONDS = 60.0
+STOP_SECONDS = 10.0
+"""SIGTERM to exit; 5 s on an idle machine."""
+STEPS = 200
+
+
+async def record(url, demands, fleet="default"):
+    """Commit steps with these demands, as the environment worker does."""
+    bus = Bus.connect(url)
+    now = utc_now()
+    ten = (10.0,) * 10
+    for number, demand in enumerate(demands, start=1):
+        await bus.commit_step(
+            FleetRecord(
+                fleet=fleet,
+                step=number,
+                due_at=now,
+                demands=ten[:5],
+                targets=ten[:5],
+                reported_demand=demand,
+                next_action=0.1,
+                next_policy_version="rule:trend",
+                untrained_steps=number,
+            ),
+            RecordedStep(step=number, at=65.0 * number, demand=demand, usable=True, gap_steps=0),
+            Transition(
+                fleet=fleet,
+                step=number,
+                at=now,
+                observation=ten,
+                action=0.1,
+                target=10.0,
+                demand=demand,
+                reported_demand=demand,
+                allocation=10.0,
+                reward=0.0,
+                next_observation=ten,
+                policy_version="rule:trend",
+            ),
+            Decision(
+                fleet=fleet,
+                step=number,
+                target=10.0,
+                allocation=10.0,
+                curr_demand=demand,
+                action=0.1,
+                observation=ten,
+                policy_version="rule:trend",
+                decided_at=now,
+            ),
+        )
+    await bus.close()
+
+
+def enqueue(url, fleet="default"):
+    queue = TrainingQueue(url)
+    job = TrainingJob(fleet=fleet, queued_at=utc_now(), up_to_step=STEPS)
+    queued = queue.enqueue(job, timeout_s=120)
+    queue.connection.close()
+    return queued
+
+
+async def latest(url, feed):
+    bus = Bus.connect(url)
+    try:
+        return (await bus.latest(feed)).get("default")
+    finally:
+        await bus.close()
+
+
+@dataclass
+class Trainer:
+    """A trainer as a process of its own; its log is a file of JSON lines."""
+
+    process: subprocess.Popen
+    log: Path
+
+    @classmethod
+    def start(cls, url, folder, **settings):
+        log = folder / f"trainer-{time.monotonic_ns()}.log"
+        environment = {
+            **os.environ,
+            "AUTOPILOT_REDIS_URL": url,
+            "AUTOPILOT_POLICY_STORE": str(folder / "policies"),
+            "AUTOPILOT_LOG_FORMAT": "json",
+            "AUTOPILOT_TIME_TOTAL_S": "6",
+            **settings,
+        }
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "services.trainer"],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        return cls(process, log)
+
+    def events(self, name):
+        lines = (line for line in self.log.read_text().splitlines() if line.startswith("{"))
+        return [event for event in map(json.loads, lines) if event["event"] == name]
+
+    def wait_for(self, name, seconds, times=1):
+        deadline = time.monotonic() + seconds
+        while len(self.events(name)) < times:
+            assert self.process.poll() is None, f"the trainer has ended:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, f"no {name}:\n{self.log.read_text()}"
+            time.sleep(0.1)
+        return self.events(name)[0]
+
+    def children(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self):
+        """SIGTERM; the seconds until it has ended."""
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(STOP_SECONDS)
+        return time.monotonic() - began
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def trainers():
+    """Starts trainers and leaves none behind."""
+    started = []
+
+    def start(*arguments, **settings):
+        started.append(Trainer.start(*arguments, **settings))
+        return started[-1]
+
+    yield start
+    for trainer in started:
+        if trainer.process.poll() is None:
+            trainer.kill()
+
+
+def left_running(processes, seconds=30.0):
+    """Names of those that have not ended; Ray's agents look for their raylet now and then."""
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return [process.name() for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def partials(store):
+    return [path.name for path in (store.root / "default").glob(".*.partial")]
+
+
+def test_killed_half_way_then_retried_then_stopped(own_redis, tmp_path, trainers, publish_policy):
+    """One story, since each trainer takes long to start.
+
+    A worker starts while Redis is away and is killed in mid-job; the next one retries the job and
+    publishes; SIGTERM in mid-job puts the job back.
+    """
+    url = own_redis.url
+    store = PolicyStore(tmp_path / "policies")
+    before = publish_policy(store, "20260101T000000Z-000000")
+
+    own_redis.stop()
+    first = trainers(url, tmp_path, AUTOPILOT_TIME_TOTAL_S="600")
+    first.wait_for("redis_is_away", START_SECONDS)
+    own_redis.start()
+    first.wait_for("redis_is_back", JOB_SECONDS)
+    asyncio.run(record(url, [sine1h(k, 90.0) for k in range(STEPS)]))
+    assert enqueue(url)
+
+    first.wait_for("training_progress", JOB_SECONDS)
+    ray_of_first = first.children()
+    assert ray_of_first, "Ray runs beside the worker"
+    first.kill()
+    assert "Traceback" not in first.log.read_text()
+    assert store.champion("default") == before
+    assert store.versions("default") == [before.version]
+    assert len(partials(store)) == 1
+    assert not enqueue(url), "the fleet's job is still there"
+
+    second = trainers(url, tmp_path)
+    second.wait_for("trainer_ready", START_SECONDS)
+    abandoned = second.wait_for("training_failed", JOB_SECONDS)
+    assert "the worker of the training job died" in abandoned["error"]
+    published = second.wait_for("policy_published", JOB_SECONDS)
+    champion = store.champion("default")
+    assert champion.version == published["version"]
+    assert store.versions("default") == [before.version, champion.version]
+    assert partials(store) == []
+    assert asyncio.run(latest(url, CHAMPIONS)) == champion
+    outcome = asyncio.run(latest(url, TRAININGS))
+    assert (outcome.outcome, outcome.version) == ("published", champion.version)
+    assert outcome.environment_steps > 0
+    policy = load_policy(store, "default", champion.version, FleetParameters())
+    assert policy.manifest.trained_on_steps == STEPS
+    assert policy.manifest.scores["held_out_cost"] > 0
+    assert left_running(ray_of_first) == []
+
+    assert enqueue(url)
+    second.wait_for("training_started", JOB_SECONDS, times=2)
+    ray_of_second = second.children()
+    assert second.stop() < STOP_SECONDS
+    assert second.process.returncode == 0
+    assert left_running(ray_of_second) == []
+    assert len(second.events("training_stopped")) == 1
+    assert len(second.events("training_failed")) == 1, "of the abandoned job only"
+    assert "Traceback" not in second.log.read_text()
+    assert store.champion("default") == champion
+    assert partials(store) == []
+    with redis.Redis.from_url(url) as client:
+        assert client.hget("rq:job:train-default", "status") == b"scheduled"
+        assert client.hget("rq:job:train-default", "retries_left") == b"3"
+
+
+def test_a_bad_setting_is_one_line(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-m", "services.trainer"],
+        env={**os.environ, "AUTOPILOT_TIME_TOTAL_S": "soon"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "AUTOPILOT_TIME_TOTAL_S" in ended.stderr

@@ -1,0 +1,100 @@
+"""`autopilot up` for real: every process, learning included, from start to Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from services.cli.supervision import service_command
+from tests.conftest import free_port
+
+PATIENCE_SECONDS = 150.0
+
+
+@pytest.fixture
+def platform_environment() -> dict[str, str]:
+    purposes = ("PREDICTION", "MATCHMAKING", "METRICS", "REDIS")
+    return {
+        **os.environ,
+        **{f"AUTOPILOT_{purpose}_PORT": str(free_port()) for purpose in purposes},
+        "AUTOPILOT_TIME_TOTAL_S": "3",
+        "AUTOPILOT_TRAIN_BATCH_SIZE": "100",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_up_answers_learns_twice_survives_a_kill_and_leaves_nothing_running(
+    tmp_path: Path, platform_environment: dict[str, str]
+) -> None:
+    log = tmp_path / "up.log"
+    with log.open("w") as output:
+        platform = subprocess.Popen(
+            service_command("services.cli", "up", "--speed", "20"),
+            cwd=tmp_path,
+            env=platform_environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        url = f"http://127.0.0.1:{platform_environment['AUTOPILOT_PREDICTION_PORT']}/prediction"
+        first = _until(url, lambda _: True)
+        assert first["fallback"] in ("no_policy", "stale_decision")
+        learnt = _until(url, lambda answer: answer["fallback"] is None)
+        assert learnt["policy_version"].startswith("20")
+        again = _until(
+            url,
+            lambda answer: (
+                answer["fallback"] is None and answer["policy_version"] > learnt["policy_version"]
+            ),
+        )
+        metrics_port = platform_environment["AUTOPILOT_METRICS_PORT"]
+        metrics = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
+        assert 'autopilot_recommended_servers{fleet="default"}' in metrics
+
+        _process_of(platform, "services.environment").send_signal(signal.SIGKILL)
+        _until(url, lambda answer: answer["decided_at"] > again["decided_at"])
+
+        family = psutil.Process(platform.pid).children(recursive=True)
+        platform.send_signal(signal.SIGINT)
+        assert platform.wait(60) == 0
+        gone, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive
+        assert gone
+    finally:
+        if platform.poll() is None:
+            platform.terminate()
+            platform.wait(60)
+        print(log.read_text())
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert " error " not in text
+    assert "policy_published" in text
+
+
+def _until(url: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    seen: Any = None
+    while time.monotonic() < deadline:
+        try:
+            response = httpx.get(url)
+        except httpx.TransportError as error:
+            seen = error
+        else:
+            seen = response.text
+            if response.is_success and holds(response.json()):
+                return dict(response.json())
+        time.sleep(0.2)
+    raise AssertionError(f"not within {PATIENCE_SECONDS} s; the last answer is {seen}")
+
+
+def _process_of(platform: subprocess.Popen[Any], module: str) -> psutil.Process:
+    family = psutil.Process(platform.pid).children(recursive=True)
+    return next(process for process in family if module in process.cmdline())

@@ -1,0 +1,183 @@
+"""Settings: what the environment and the fleet file say, and what is wrong with them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shared.core.parameters import FleetParameters
+from shared.errors import BadSetting, UnknownFleet
+from shared.settings import Settings, load_fleets, load_settings
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("AUTOPILOT_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def fleet_file(tmp_path, monkeypatch):
+    """Write a fleet file and have AUTOPILOT_FLEETS point at it."""
+    path = tmp_path / "fleets.toml"
+    monkeypatch.setenv("AUTOPILOT_FLEETS", str(path))
+
+    def write(text: str) -> Path:
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_the_notebooks_defaults():
+    fleets = load_fleets(load_settings())
+    assert fleets.names == ("default",)
+    default = fleets["default"]
+    assert default.parameters == FleetParameters(
+        min_servers=10.0,
+        max_servers=100.0,
+        action_factor=100.0,
+        over_prov_factor=5.0,
+        history_len=5,
+        reward="asymmetric",
+    )
+    assert (default.gamma, default.learning_freq) == (0.9, 65)
+    assert load_settings().cloudwatch_namespace == "rl-game-server-autopilot"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "read"),
+    [
+        ("MIN_SERVERS", "20", "min_servers", 20),
+        ("MAX_SERVERS", "250", "max_servers", 250),
+        ("ACTION_FACTOR", "80", "action_factor", 80),
+        ("OVER_PROV_FACTOR", "2.5", "over_prov_factor", 2.5),
+        ("GAMMA", "0.5", "gamma", 0.5),
+        ("LEARNING_FREQ", "0.05", "learning_freq", 0.05),
+        ("GS_INVENTORY_URL", "local", "gs_inventory_url", "local"),
+        ("HISTORY_LEN", "7", "history_len", 7),
+        ("REWARD", "notebook", "reward", "notebook"),
+        ("TIME_TOTAL_S", "9", "time_total_s", 9),
+        ("TRAIN_BATCH_SIZE", "64", "train_batch_size", 64),
+    ],
+)
+def test_a_variable_sets_every_fleet(monkeypatch, variable, value, field, read):
+    monkeypatch.setenv(f"AUTOPILOT_{variable}", value)
+    assert getattr(load_fleets(load_settings())["default"], field) == read
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "read"),
+    [
+        ("REDIS_URL", "redis://elsewhere:1/2", "redis_url", "redis://elsewhere:1/2"),
+        ("POLICY_STORE", "/policies", "policy_store", "/policies"),
+        ("METRICS_PORT", "9000", "metrics_port", 9000),
+        ("CLOUDWATCH_NAMESPACE", "game", "cloudwatch_namespace", "game"),
+        ("SAVE_MODEL", "0", "save_model", False),
+        ("API_TOKEN", "secret", "api_token", "secret"),
+        ("LOG_FORMAT", "json", "log_format", "json"),
+    ],
+)
+def test_a_variable_sets_the_process(monkeypatch, variable, value, field, read):
+    monkeypatch.setenv(f"AUTOPILOT_{variable}", value)
+    assert getattr(load_settings(), field) == read
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("MIN_SERVERS", "-1", "AUTOPILOT_MIN_SERVERS='-1'"),
+        ("MIN_SERVERS", "few", "AUTOPILOT_MIN_SERVERS='few'"),
+        ("MIN_SERVERS", "101", "MIN_SERVERS <= MAX_SERVERS"),
+        ("MAX_SERVERS", "1000001", "AUTOPILOT_MAX_SERVERS='1000001'"),
+        ("ACTION_FACTOR", "0", "AUTOPILOT_ACTION_FACTOR='0'"),
+        ("OVER_PROV_FACTOR", "-1", "AUTOPILOT_OVER_PROV_FACTOR='-1'"),
+        ("OVER_PROV_FACTOR", "inf", "AUTOPILOT_OVER_PROV_FACTOR='inf'"),
+        ("GAMMA", "1", "AUTOPILOT_GAMMA='1'"),
+        ("LEARNING_FREQ", "0", "AUTOPILOT_LEARNING_FREQ='0'"),
+        ("LEARNING_FREQ", "nan", "AUTOPILOT_LEARNING_FREQ='nan'"),
+        ("GS_INVENTORY_URL", "matchmaker", "gs_inventory_url 'matchmaker'"),
+        ("HISTORY_LEN", "1", "AUTOPILOT_HISTORY_LEN='1'"),
+        ("REWARD", "kind", "AUTOPILOT_REWARD='kind'"),
+        ("DEMAND_TTL", "0", "AUTOPILOT_DEMAND_TTL='0'"),
+        ("TIME_TOTAL_S", "-5", "AUTOPILOT_TIME_TOTAL_S='-5'"),
+        ("PREDICTION_PORT", "70000", "AUTOPILOT_PREDICTION_PORT='70000'"),
+        ("METRICS_PORT", "web", "AUTOPILOT_METRICS_PORT='web'"),
+        ("SAVE_MODEL", "perhaps", "AUTOPILOT_SAVE_MODEL='perhaps'"),
+        ("LOG_FORMAT", "xml", "AUTOPILOT_LOG_FORMAT='xml'"),
+    ],
+)
+def test_a_variable_that_can_not_be_used_is_named(monkeypatch, variable, value, says):
+    monkeypatch.setenv(f"AUTOPILOT_{variable}", value)
+    with pytest.raises(BadSetting) as refused:
+        load_fleets(load_settings())
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_fleets_table_goes_over_the_variables(monkeypatch, fleet_file):
+    monkeypatch.setenv("AUTOPILOT_MIN_SERVERS", "3")
+    monkeypatch.setenv("AUTOPILOT_MAX_SERVERS", "50")
+    fleet_file("[eu-west]\nmax_servers = 200\n\n[us_east]\n")
+    fleets = load_fleets(load_settings())
+    limits = {name: (f.min_servers, f.max_servers) for name, f in fleets.by_name.items()}
+    assert limits == {"eu-west": (3, 200), "us_east": (3, 50)}
+
+
+def test_a_fleet_that_is_not_there(fleet_file):
+    fleet_file("[eu]\n[us]\n")
+    with pytest.raises(UnknownFleet, match="no fleet 'asia': use one of eu, us"):
+        load_fleets(load_settings())["asia"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[eu]\ncolour = 1\n", ["fleet 'eu'", "AUTOPILOT_COLOUR", "Extra inputs"]),
+        ("[eu]\nmax_servers = 'many'\n", ["fleet 'eu'", "AUTOPILOT_MAX_SERVERS='many'"]),
+        ("[eu]\nmin_servers = 9\nmax_servers = 8\n", ["fleet 'eu'", "MIN_SERVERS <= MAX_SERVERS"]),
+        ("[us]\n[eu]\nreward = 'kind'\n", ["fleet 'eu'", "AUTOPILOT_REWARD='kind'"]),
+        ("['eu west']\n", ["'eu west' can't be a fleet's name"]),
+        ("['../eu']\n", ["'../eu' can't be a fleet's name"]),
+        ("max_servers = 8\n", ["AUTOPILOT_FLEETS=", "one table a fleet"]),
+        ("", ["AUTOPILOT_FLEETS=", "one table a fleet"]),
+        ("[eu\n", ["AUTOPILOT_FLEETS=", "is not TOML"]),
+        ("[eu]\n[eu]\n", ["AUTOPILOT_FLEETS=", "is not TOML"]),
+    ],
+)
+def test_a_fleet_file_that_can_not_be_used(fleet_file, text, says):
+    fleet_file(text)
+    with pytest.raises(BadSetting) as refused:
+        load_fleets(load_settings())
+    for part in says:
+        assert part in str(refused.value)
+
+
+def test_a_fleet_file_that_is_not_text(fleet_file):
+    fleet_file("").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadSetting, match="is not TOML"):
+        load_fleets(load_settings())
+
+
+def test_a_fleet_file_that_is_not_there(tmp_path):
+    with pytest.raises(BadSetting, match=r"AUTOPILOT_FLEETS=.*No such file"):
+        load_fleets(Settings(fleets=tmp_path / "fleets.toml"))
+
+
+def test_a_fleet_file_that_is_a_folder(tmp_path):
+    with pytest.raises(BadSetting, match=r"AUTOPILOT_FLEETS=.*directory"):
+        load_fleets(Settings(fleets=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("table", "demand_ttl", "decision_ttl"),
+    [
+        ("learning_freq = 5", 15, 15),
+        ("learning_freq = 5\ndemand_ttl = 20", 20, 15),
+        ("learning_freq = 5\ndecision_ttl = 7", 15, 7),
+    ],
+)
+def test_what_is_stale_is_three_steps_old_unless_set(fleet_file, table, demand_ttl, decision_ttl):
+    fleet_file(f"[eu]\n{table}\n")
+    eu = load_fleets(load_settings())["eu"]
+    assert (eu.demand_ttl_s, eu.decision_ttl_s) == (demand_ttl, decision_ttl)

@@ -1,0 +1,147 @@
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.environment.stepping import Commit, Due, next_due, step_fleet
+from shared.core.gameserver_env import GameServerEnv
+from shared.core.parameters import FleetParameters
+from shared.messages import FleetRecord
+from shared.policies import RulePolicy
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+PARAMETERS = FleetParameters()
+RULE = RulePolicy(PARAMETERS)
+
+
+class Constant:
+    """A learnt policy that always says the same."""
+
+    learnt = True
+
+    def __init__(self, action: float, version: str = "v1") -> None:
+        self.version = version
+        self._action = action
+
+    def action(self, _observation):
+        return self._action
+
+
+def run(demands, policy=RULE, parameters=PARAMETERS) -> list[Commit]:
+    commits: list[Commit] = []
+    record: FleetRecord | None = None
+    for number, demand in enumerate(demands):
+        due = Due(NOON + timedelta(seconds=65 * number), 0)
+        commit = step_fleet("default", record, demand, policy, parameters, due, due.at)
+        assert commit is not None
+        commits.append(commit)
+        record = commit.record
+    return commits
+
+
+def test_a_live_fleet_walks_through_the_same_states_as_the_gymnasium_class():
+    demands = [20.0, 35.5, 90.0, 400.0, 3.0, 50.0, 60.0, 70.0, 80.0]
+    commits = run(demands)
+    env = GameServerEnv({"demand": demands})
+    observation, _ = env.reset()
+    for commit in commits:
+        transition = commit.transition
+        assert transition.observation == tuple(observation)
+        observation, reward, _, _, info = env.step(transition.action)
+        assert transition.next_observation == tuple(observation)
+        assert transition.reward == reward
+        assert transition.allocation == info["allocation"]
+        assert transition.target == info["curr_alloc"]
+
+
+@given(st.lists(st.floats(0, 1000), min_size=12, max_size=30))
+def test_allocation_is_the_target_of_five_steps_before_and_decisions_become_targets(demands):
+    commits = run(demands)
+    for before, after in itertools.pairwise(commits):
+        assert after.transition.target == before.decision.target
+        assert after.transition.step == before.decision.step == before.transition.step + 1
+        assert after.transition.policy_version == before.decision.policy_version
+    for late, early in zip(commits[5:], commits, strict=False):
+        assert late.transition.allocation == early.transition.target
+
+
+@given(st.lists(st.floats(0, 1000), min_size=8, max_size=20), st.data())
+def test_a_decision_does_not_depend_on_demand_that_comes_after_it(demands, data):
+    known = data.draw(st.integers(1, len(demands) - 1))
+    other = [*demands[:known], *(demand + 7 for demand in demands[known:])]
+    for one, two in zip(run(demands)[:known], run(other)[:known], strict=True):
+        assert one.decision == two.decision
+
+
+def test_without_a_policy_the_rule_decides_and_says_so():
+    decision = run([40.0])[0].decision
+    assert (decision.fallback, decision.policy_version) == ("no_policy", "rule:trend")
+
+
+def test_a_learnt_policy_decides_without_fallback():
+    decision = run([40.0], Constant(0.5))[0].decision
+    assert (decision.fallback, decision.policy_version, decision.target) == (None, "v1", 50.0)
+
+
+@pytest.mark.parametrize("nonsense", [float("nan"), float("inf"), float("-inf")])
+def test_a_policy_that_gives_no_number_is_answered_for_by_the_rule(nonsense):
+    decision = run([40.0], Constant(nonsense))[0].decision
+    assert (decision.fallback, decision.policy_version) == ("no_policy", "rule:trend")
+
+
+def test_missing_demand_holds_demand_and_target_and_is_not_counted_for_training():
+    _first, second, held, back = run([40.0, 60.0, None, 61.0], Constant(0.7))
+    assert held.transition.stale
+    assert not held.recorded.usable
+    assert held.transition.reported_demand == second.transition.reported_demand
+    assert held.decision.target == second.decision.target
+    assert held.decision.fallback == "stale_demand"
+    assert held.record.untrained_steps == second.record.untrained_steps == 2
+    assert back.recorded.usable
+    assert back.decision.fallback is None
+    assert back.record.untrained_steps == 3
+
+
+def test_nothing_known_is_no_step():
+    assert step_fleet("default", None, None, RULE, PARAMETERS, Due(NOON, 0), NOON) is None
+
+
+def test_demand_above_the_limit_is_seen_at_the_limit_and_recorded_as_reported():
+    commit = run([400.0])[0]
+    assert commit.transition.demand == 100.0
+    assert commit.transition.reported_demand == commit.recorded.demand == 400.0
+    assert commit.decision.curr_demand == 400.0
+
+
+def test_new_limits_and_a_longer_history_fit_a_record_of_before():
+    record = run([40.0, 60.0, 90.0])[-1].record
+    longer = FleetParameters(min_servers=20, max_servers=80, history_len=7)
+    commit = step_fleet("default", record, 50.0, RulePolicy(longer), longer, Due(NOON, 0), NOON)
+    assert commit is not None
+    assert len(commit.record.demands) == 7
+    assert commit.transition.observation[:7] == (20, 20, 20, 20, 40, 60, 80)
+
+
+@pytest.mark.parametrize(
+    ("what", "last_s", "now_s", "due_s", "gap"),
+    [
+        ("in time", 0, 1, 65, 0),
+        ("late by less than a step: at once, no gap", 0, 70, 65, 0),
+        ("just due", 0, 65, 65, 0),
+        ("a step missed", 0, 131, 130, 1),
+        ("away for an hour", 0, 3600, 3575, 54),
+        ("woken a moment early", 65, 64.999, 130, 0),
+        ("clock set back an hour: a period from now", 3600, 0, 65, 0),
+    ],
+)
+def test_the_clock_of_a_fleet_does_not_drift(what, last_s, now_s, due_s, gap):
+    def at(seconds):
+        return NOON + timedelta(seconds=seconds)
+
+    assert next_due(at(last_s), 65, 0.5, at(now_s)) == Due(at(due_s), gap), what
+
+
+def test_new_fleets_start_spread_over_a_period():
+    assert next_due(None, 60, 0.25, NOON) == Due(NOON + timedelta(seconds=15), 0)
