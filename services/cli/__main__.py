@@ -1,5 +1,6 @@
 """The command line, `autopilot`."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -68,6 +69,7 @@ def play(
     url: Annotated[str | None, typer.Option(help="Address of the matchmaking service.")] = None,
 ) -> None:
     """Post a trace to a running matchmaking service, a row a step."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = load_settings()
     configure_logs("play", settings.log_format, settings.log_level)
     if trace is not None and demand is None:

@@ -16,7 +16,7 @@ from shared.messages import utc_now
 from shared.policy_store import PolicyStore
 from shared.settings import LOCAL_DEMAND, Fleets, FleetSettings, Settings
 
-REQUESTS_AT_ONCE = 32
+REQUESTS_AT_ONCE = 16
 """Demand requests under way, over all fleets."""
 
 

@@ -14,6 +14,7 @@ from shared.messages import Champion
 RELOAD_SECONDS = 30.0
 """The store is looked at this often too: nobody tells of a champion while Redis is away."""
 RESTART_SECONDS = 1.0
+STOP_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -41,7 +42,8 @@ async def following(bus: Bus, board: Board, champions: Champions) -> AsyncIterat
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Bounded: a library that swallows the cancellation must not keep the service from ending.
+        await asyncio.wait(tasks, timeout=STOP_SECONDS)
 
 
 async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:

@@ -26,8 +26,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
     """Warm up, then work until a signal; wait while Redis is away."""
     store = PolicyStore.at(settings.policy_store)
     queue = TrainingQueue(settings.redis_url)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
+    _exit_on_signals()
     os.nice(NICENESS)
     quiet_libraries()
     # Here and not above: they import ray, torch and tensorflow, which read the environment.
@@ -50,14 +49,14 @@ def main(settings: Settings, fleets: Fleets) -> None:
     try:
         warm_up()
         _log.info("trainer_ready", fleets=len(fleets.names))
-        stopped = False
-        while not stopped:
+        while not stop.requested:
+            # A worker takes the signals over, and does not give them back.
+            _exit_on_signals()
             _wait_for_redis(settings.redis_url)
             try:
                 with queue.reaching():
                     worker = TrainingWorker(queue, stop)
                     worker.work(logging_level="WARNING")
-                stopped = worker.stop_requested
             except BusAway as error:
                 _log.warning("redis_is_away", error=str(error))
     finally:
@@ -79,9 +78,14 @@ def _wait_for_redis(url: str) -> None:
         return
 
 
-def _exit(_: int, __: FrameType | None) -> None:
-    """Until the worker takes the signals over: end, and let `finally` blocks run."""
-    sys.exit(0)
+def _exit_on_signals() -> None:
+    """End without a worker: `finally` blocks run, so Ray ends as well."""
+
+    def end(_: int, __: FrameType | None) -> None:
+        sys.exit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 if __name__ == "__main__":

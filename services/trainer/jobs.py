@@ -35,17 +35,16 @@ class Stop:
     """Lets a signal handler end the learning under way, and keep any from beginning."""
 
     def __init__(self) -> None:
-        self._requested = False
+        self.requested = False
         self._interruptible = False
 
     def request(self) -> None:
-        """Called by a signal handler of the main thread; raises `TrainingStopped` into learning."""
-        self._requested = True
-        self.check()
+        """Called by a signal handler of the main thread, which then calls `check`."""
+        self.requested = True
 
     def check(self) -> None:
         """Raises `TrainingStopped` when a stop was asked for while it may be obeyed."""
-        if self._requested and self._interruptible:
+        if self.requested and self._interruptible:
             raise TrainingStopped
 
     @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from rq.exceptions import NoSuchJobError
+from rq.executions import ExecutionRegistry
 from rq.registry import ScheduledJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
@@ -51,11 +52,10 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
             worker_ttl=WORKER_TTL_SECONDS,
         )
 
-    @property
-    def stop_requested(self) -> bool:
-        return bool(self._stop_requested)
-
     def execute_job(self, job: Any, queue: Any) -> None:
+        # RQ keeps an execution of a killed worker listed after it has expired, and then fails to
+        # delete the job that has succeeded.
+        self.connection.delete(ExecutionRegistry(job.id, self.connection).key)
         execution = self.prepare_execution(job)
         with self._beating(job, execution):
             self.perform_job(job, queue, execution)
@@ -66,11 +66,12 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
 
     def request_stop(self, signum: int, frame: Any) -> None:
         """SIGTERM or SIGINT: idle, end at once; busy, stop learning and put the job back."""
-        super().request_stop(signum, frame)
         self._stop.request()
+        super().request_stop(signum, frame)
+        self._stop.check()
 
     def handle_job_failure(self, job: Any, *arguments: Any, **named: Any) -> None:
-        if self._stop_requested and job.retries_left is not None:
+        if self._stop.requested and job.retries_left is not None:
             # Stopping is no fault of the job: it costs none of its retries.
             job.retries_left += 1
         super().handle_job_failure(job, *arguments, **named)

@@ -31,7 +31,8 @@ from tests.conftest import MEAN_MODEL, redis_binary
 
 ROUNDS = 5
 ROUND_SECONDS = 2
-STEADY_SECONDS = 8.0
+STEADY_WINDOWS = 5
+STEADY_SECONDS = 2.0
 REST_SECONDS = 2.0
 START_SECONDS = 20.0
 LITERT_CALLS = 20_000
@@ -159,16 +160,29 @@ def measure_rates(noop: Target, targets: dict[str, tuple[Target, float]]) -> flo
     return medians[next(iter(targets))]
 
 
-def measure_latency(target: Target, rate: float) -> None:
-    latencies = latencies_at(target, rate, STEADY_SECONDS)
-    p99 = latencies[int(len(latencies) * 0.99)]
-    median = statistics.median(latencies)
-    row(
-        f"GET /prediction at {rate:,.0f} a second",
-        f"p99 {p99:.2f} ms, median {median:.2f} ms",
-        "p99 < 5 ms",
-        p99 < 5,
-    )
+def measure_latency(noop: Target, prediction: Target, rate: float) -> None:
+    """Prints the 99th percentile of each, and of the yardstick what this machine adds now."""
+    windows: dict[str, list[float]] = {"FastAPI no-op": [], "GET /prediction": []}
+    for _ in range(STEADY_WINDOWS):
+        # The no-op can't keep up with half of our rate everywhere, so it gets half of that.
+        for name, target, at in (
+            ("FastAPI no-op", noop, rate / 2),
+            ("GET /prediction", prediction, rate),
+        ):
+            latencies = latencies_at(target, at, STEADY_SECONDS)
+            windows[name].append(latencies[int(len(latencies) * 0.99)])
+    for name, at, required in (
+        ("FastAPI no-op", rate / 2, ""),
+        ("GET /prediction", rate, "p99 < 5 ms"),
+    ):
+        p99 = statistics.median(windows[name])
+        spread = f"{min(windows[name]):.2f} to {max(windows[name]):.2f}"
+        row(
+            f"{name} at {at:,.0f} a second",
+            f"p99 {p99:.2f} ms, windows {spread}",
+            required,
+            not required or p99 < 5,
+        )
 
 
 def main() -> None:
@@ -215,9 +229,10 @@ def main() -> None:
         start(str(Path(__file__).with_name("noop.py")), str(ports["noop"]))
         wait_for(ports["noop"])
         asyncio.run(publish_decision(redis_url))
+        noop = Target(ports["noop"], "/noop")
         prediction = Target(ports["prediction"], "/prediction")
         saturation = measure_rates(
-            Target(ports["noop"], "/noop"),
+            noop,
             {
                 "GET /prediction": (prediction, 1.05),
                 "POST /invocations": (
@@ -231,7 +246,7 @@ def main() -> None:
             },
         )
         asyncio.run(publish_decision(redis_url))
-        measure_latency(prediction, saturation / 2)
+        measure_latency(noop, prediction, saturation / 2)
 
 
 if __name__ == "__main__":

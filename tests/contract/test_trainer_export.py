@@ -12,10 +12,7 @@ from shared.messages import PolicyManifest, utc_now
 from shared.policies import load_policy
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = pytest.mark.slow
 
 PARAMETERS = FleetParameters()
 SECONDS = 4.0
@@ -23,7 +20,8 @@ SECONDS = 4.0
 
 @pytest.fixture(scope="module")
 def ray_warm():
-    warmth = pytest.importorskip("services.trainer.warmth")
+    from services.trainer import warmth
+
     warmth.warm_up()
     yield
     warmth.cool_down()

@@ -1,20 +1,21 @@
 """Jobs in this process that can't publish: the champion stays, the failure is told."""
 
 import asyncio
+import os
+import signal
+import threading
+import time
 
 import pytest
 import structlog
 
-from shared.bus import TRAININGS, Bus, TrainingQueue
+from shared.bus import TRAINING_RETRIES, TRAININGS, Bus, TrainingQueue
 from shared.errors import PolicyDisagrees
 from shared.messages import RecordedStep, TrainingJob, utc_now
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -161,15 +162,89 @@ def test_due_retries_are_put_back_once(jobs, worker, redis_url, monkeypatch):
     queue.connection.close()
 
 
+def test_an_abandoned_job_is_told_retried_and_done_with(jobs, worker, redis_url, monkeypatch):
+    """What a worker leaves that is killed in mid-job; here it just never goes on."""
+    from services.trainer import worker as worker_module
+
+    monkeypatch.setattr(worker_module, "ABANDONED_SECONDS", 1)
+    monkeypatch.setattr(jobs, "_train", lambda *_: "v1")
+    queue = TrainingQueue(redis_url)
+    queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
+    dead = worker_module.TrainingWorker(queue, jobs.Stop())
+    dead.register_birth()
+    job, _ = dead.dequeue_job_and_maintain_ttl(None)
+    dead.prepare_execution(job)
+    dead.prepare_job_execution(job, remove_from_intermediate_queue=True)
+    assert queue.status("default") == "started"
+    time.sleep(2.1)
+
+    worker.run_maintenance_tasks()
+    assert "the worker of the training job died" in outcome(redis_url).error
+    assert queue.status("default") == "scheduled"
+    queue.connection.zadd("rq:scheduled:training", {"train-default": 1})
+    worker.run_maintenance_tasks()
+    worker.work(burst=True, logging_level="WARNING")
+    assert queue.status("default") is None, "done with, so that the next one can be queued"
+    queue.connection.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_idle_worker(jobs, redis_url, number):
+    from services.trainer.worker import TrainingWorker
+
+    stop = jobs.Stop()
+    queue = TrainingQueue(redis_url)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), number))
+    timer.start()
+    try:
+        began = time.monotonic()
+        TrainingWorker(queue, stop).work(logging_level="WARNING")
+        assert time.monotonic() - began < 4
+    finally:
+        timer.join()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert stop.requested
+    queue.connection.close()
+
+
+def test_a_stop_in_mid_job_puts_it_back_with_all_its_retries(jobs, redis_url, monkeypatch):
+    from services.trainer.worker import TrainingWorker
+
+    with_history(jobs, monkeypatch)
+
+    def endless(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+
+    monkeypatch.setattr(jobs, "learn", endless)
+    queue = TrainingQueue(redis_url)
+    queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    began = time.monotonic()
+    try:
+        TrainingWorker(queue, jobs._contexts[0].stop).work(logging_level="WARNING")
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert time.monotonic() - began < 5
+    assert queue.status("default") == "scheduled"
+    assert queue.queue.fetch_job("train-default").retries_left == TRAINING_RETRIES
+    assert list(jobs._contexts[0].store.root.glob("default/.*.partial")) == []
+    queue.connection.close()
+
+
 def test_a_stop_reaches_learning_and_spares_publishing(jobs):
     stop = jobs.Stop()
-    with stop.interrupts():
-        pass
     stop.request()
     stop.check()
     with pytest.raises(jobs.TrainingStopped), stop.interrupts():
         raise AssertionError("learning began after a stop")
 
     late = jobs.Stop()
-    with pytest.raises(jobs.TrainingStopped), late.interrupts():
+    with late.interrupts():
         late.request()
+        with pytest.raises(jobs.TrainingStopped):
+            late.check()
+    late.check()
