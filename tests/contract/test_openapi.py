@@ -6,10 +6,12 @@ The services know a demand and a decision, so no 503 is due: every 5xx is a fail
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 import uvicorn
@@ -83,6 +85,13 @@ async def seed(redis_url: str) -> None:
     await bus.close()
 
 
+def wait_until_it_knows(url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not httpx.get(url).is_success:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def matchmaking(redis_url) -> Iterator[Any]:
     asyncio.run(seed(redis_url))
@@ -99,6 +108,7 @@ def prediction(redis_url, tmp_path, publish_policy) -> Iterator[Any]:
     bus = Bus.connect(redis_url)
     app = create_prediction(bus=bus, fleets=FLEETS, store=store, clock=utc_now)
     with serving(app) as url:
+        wait_until_it_knows(f"{url}/prediction")
         yield schemathesis.openapi.from_url(f"{url}/openapi.json", wait_for_schema=START_SECONDS)
 
 

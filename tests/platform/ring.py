@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import math
-import socket
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -14,45 +12,19 @@ from typing import Any
 import httpx
 import uvicorn
 
-from services.cli.supervision import redis_command
 from services.environment.demand_source import HttpDemand
 from services.environment.worker import FleetStepper, step_fleets
 from services.matchmaking.app import create_app as create_matchmaking
 from services.prediction.app import create_app as create_prediction
-from shared.bus import Bus, TrainingQueue, wait_for_redis
+from shared.bus import Bus, TrainingQueue
 from shared.champions import Champions
 from shared.messages import utc_now
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, FleetSettings
+from tests.conftest import RedisServer, free_port
 
 STEP_SECONDS = 0.05
 PATIENCE_SECONDS = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class RedisServer:
-    """A redis-server with an append-only file, to stop and to start again on its port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(redis_command(self.port, self._folder))
-        wait_for_redis(self.url, PATIENCE_SECONDS)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(PATIENCE_SECONDS)
-            self._process = None
 
 
 @dataclass

@@ -262,8 +262,10 @@ async def test_redis_stopped_and_started_again(own_redis, client_of):
 
         for served in (1.0, 2.0):
             own_redis.start()
+            with redis.Redis.from_url(own_redis.url) as client_of_redis:
+                client_of_redis.flushall()
             bus = Bus.connect(own_redis.url)
-            # This Redis keeps no data, so the fleet begins anew and the group is gone.
+            # Its data is lost, so the fleet begins anew and the group is gone.
             await commit(bus, 1)
             await until(client, {"autopilot_steps_total{fleet=default}": served})
             assert (await client.get("/readyz")).status_code == 200
