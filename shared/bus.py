@@ -32,6 +32,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError
 from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.serializers import JSONSerializer
 
@@ -436,7 +437,8 @@ def _away() -> Iterator[None]:
     except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, OSError) as error:
         raise BusAway(f"Redis does not answer: {error}; check AUTOPILOT_REDIS_URL") from error
     except redis.ResponseError as error:
-        if "OOM command not allowed" in str(error):
+        # Redis 6 says it within a script's error, Redis 7 with an error code of its own.
+        if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
             raise BusAway("Redis is out of memory: raise its maxmemory") from error
         raise
 
