@@ -75,7 +75,7 @@ def _wrk_report(target: Target, seconds: float, connections: int) -> str:
         if target.body is not None:
             script.write(f"wrk.method = 'POST'\nwrk.body = '{target.body}'\n")
         script.flush()
-        load = ["-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name]
+        load = ["-t1", f"-c{connections}", f"-d{int(seconds)}s", "--latency", "-s", script.name]
         report = subprocess.run(
             ["wrk", *load, target.url], capture_output=True, text=True, check=True
         ).stdout
