@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shared.errors import BadInput
 
-STOP_SECONDS = 10
+STOP_SECONDS = 30
 """How long a process may take to end before it is killed."""
 GAVE_UP = "entered FATAL state"
 """What supervisord says of a process that does not stay up."""

@@ -31,6 +31,8 @@ REDIS_PORT, MATCHMAKING_PORT = 7391, 7392
 GROUP = "bench"
 REPORTS_PER_PERIOD = 10
 START_SECONDS = 20
+STOP_SECONDS = 20
+WARM_UP_PERIODS = 3
 
 
 def main() -> None:
@@ -52,7 +54,7 @@ def main() -> None:
         finally:
             for process in reversed(processes):
                 process.terminate()
-            psutil.wait_procs(processes, timeout=10)
+                process.wait(STOP_SECONDS)
     _print(arguments, figures)
 
 
@@ -87,7 +89,7 @@ async def _measure(
     bus = Bus.connect(environment["AUTOPILOT_REDIS_URL"])
     stop = asyncio.Event()
     reporting = asyncio.create_task(_report(bus, arguments.fleets, arguments.learning_freq, stop))
-    await asyncio.sleep(2 * arguments.learning_freq)
+    await asyncio.sleep(WARM_UP_PERIODS * arguments.learning_freq)
     await bus.open_group(GROUP)
     await _drain(bus)
     cpu, start = worker.cpu_times(), time.monotonic()
