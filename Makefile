@@ -18,7 +18,7 @@ install: $(INSTALLED) ## Install everything, with exact versions
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[trainer,dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[trainer,bench,dev]'
 	touch $@
 
 up: install ## Run the platform (ARGS='--trace my.csv --players-per-server 250')

@@ -23,6 +23,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import redis
@@ -57,6 +58,8 @@ RECORDED_STEPS = 20_000
 """Two weeks at 65 s; about 1 MB a fleet."""
 CHANGES_LENGTH = 10_000
 IDEMPOTENCY_SECONDS = 86_400
+PAGE = 1_000
+"""Stream entries in one answer, about 1 MB, when a stream is read backwards."""
 TRAINING_QUEUE = "training"
 TRAINING_FUNCTION = "services.trainer.jobs.train"
 TRAINING_RETRIES = 3
@@ -246,11 +249,37 @@ class Bus:
                 f"fleet {fleet!r}: step {record.step} does not follow the last committed step {last}"
             )
 
-    async def recorded_steps(self, fleet: str) -> list[RecordedStep]:
-        """The recorded demand of a fleet, oldest first, at most `RECORDED_STEPS`."""
+    async def recorded_steps(self, fleet: str, newest: int = RECORDED_STEPS) -> list[RecordedStep]:
+        """The recorded demand of a fleet, oldest first: at most the `newest` steps."""
         with _asking():
-            rows = await self._client.lrange(_RECORDED.format(fleet=fleet), 0, -1)
+            rows = await self._client.lrange(_RECORDED.format(fleet=fleet), -newest, -1)
         return [_RECORDED_STEP.validate_json(row) for row in rows]
+
+    async def newest_transitions(
+        self, fleet: str, count: int, after: datetime | None = None
+    ) -> list[Transition]:
+        """The newest transitions of a fleet, at most `count`, oldest first.
+
+        Of those due later than `after`, if given: the stream, which all fleets share, is read
+        backwards and no further than that.
+        """
+        found: list[Transition] = []
+        end = "+"
+        while True:
+            with _asking():
+                page: Any = await self._client.xrevrange(_TRANSITIONS, max=end, count=PAGE)
+            for _, fields in page:
+                if fields.get(b"fleet") != fleet.encode():
+                    continue
+                transition = _readable(Transition, fields.get(b"message", b""))
+                if transition is None:
+                    continue
+                if len(found) == count or (after is not None and transition.at <= after):
+                    return found[::-1]
+                found.append(transition)
+            if len(page) < PAGE:
+                return found[::-1]
+            end = f"({page[-1][0].decode()}"
 
     # Transitions, through consumer groups
 

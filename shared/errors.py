@@ -2,7 +2,8 @@
 
     AutopilotError
     ├── BadInput                 what the user gave can't be used       (exit 2, HTTP 422)
-    │   └── BadSetting           a setting, a fleet file                (exit 2)
+    │   ├── BadSetting           a setting, a fleet file                (exit 2)
+    │   └── UnknownField         an observation's field that is none
     ├── UnknownFleet             no such fleet                          (HTTP 404)
     ├── BusAway                  Redis does not answer                  (HTTP 503, Retry-After)
     ├── DemandMissing            the matchmaker says nothing usable
@@ -26,6 +27,13 @@ class BadInput(AutopilotError):
 
 class BadSetting(BadInput):
     """A setting or a fleet file is wrong; the process ends with exit code 2."""
+
+
+class UnknownField(BadInput):
+    """An observation names a field that nobody can build."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(f"{field!r} is no field of an observation: see shared/core/observation.py")
 
 
 class UnknownFleet(AutopilotError):

@@ -196,6 +196,8 @@ class Champion(Message):
     fleet: FleetId
     version: Label
     since: Utc
+    runner_up: Label | None = None
+    """The version that served before, to go back to."""
 
 
 class PolicyManifest(Message):
@@ -204,6 +206,8 @@ class PolicyManifest(Message):
     version: Label
     fleet: FleetId
     created_at: Utc
+    kind: Label = "learnt"
+    """`learnt`, or the plain rule that it is, such as `rule:buffer`."""
     observation_fields: tuple[str, ...]
     history_len: Annotated[int, Field(ge=2)]
     min_servers: Servers
@@ -227,13 +231,17 @@ class TrainingJob(Message):
 
 
 class TrainingOutcome(Message):
-    """How a training job ended."""
+    """How a training job ended, and how the gate decided."""
 
     fleet: FleetId
     at: Utc
-    outcome: Literal["published", "failed"]
+    outcome: Literal["published", "kept", "failed"]
+    """`published`: a new version serves; `kept`: the champion stays, nothing did better."""
     version: Label | None = None
-    """The version published."""
+    """The version that serves now."""
+    costs: dict[str, float] = Field(default_factory=dict)
+    """What the gate found, by contender: servers per step on demand kept from all of them."""
+    scored_steps: Count = 0
     error: str | None = None
     seconds: Annotated[float, Field(ge=0)]
     environment_steps: Count

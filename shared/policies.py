@@ -1,12 +1,14 @@
 """Run a policy: a learnt one from its artefact (LiteRT), or the plain rule."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
 
 from shared.core.baselines import trend
+from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyCorrupt
 from shared.messages import PolicyManifest
@@ -14,13 +16,19 @@ from shared.policy_store import LITERT_MODEL, PolicyStore
 
 
 class Policy(Protocol):
-    """What decides: observation in servers in, action out (1.0 is `action_factor` servers)."""
+    """What decides: observation in servers in, action out (1.0 is `action_factor` servers).
+
+    `fields` names the numbers of an observation; NaN where history does not reach.
+    """
 
     @property
     def version(self) -> str: ...
 
     @property
     def learnt(self) -> bool: ...
+
+    @property
+    def fields(self) -> tuple[str, ...]: ...
 
     def action(self, observation: Sequence[float]) -> float: ...
 
@@ -33,6 +41,7 @@ class RulePolicy:
 
     def __init__(self, parameters: FleetParameters) -> None:
         self._parameters = parameters
+        self.fields = notebook_fields(parameters.history_len)
 
     def action(self, observation: Sequence[float]) -> float:
         """The rule's target for the demands in the observation, as an action."""
@@ -74,7 +83,11 @@ class LearntPolicy:
     def version(self) -> str:
         return self.manifest.version
 
-    def action(self, observation: Sequence[float]) -> float:
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.manifest.observation_fields
+
+    def action(self, observation: Sequence[float] | NDArray[np.floating[Any]]) -> float:
         """The action for one observation in servers, in the manifest's field order."""
         self._buffer[0] = observation
         self._interpreter.set_tensor(self._input, self._buffer)
@@ -85,10 +98,16 @@ class LearntPolicy:
 def load_policy(
     store: PolicyStore, fleet: str, version: str, parameters: FleetParameters
 ) -> LearntPolicy:
-    """Load and check a version; raises `PolicyMissing`, or `PolicyCorrupt` if it can't serve."""
+    """Load and check a version; raises `PolicyMissing`, or `PolicyCorrupt` if it can't serve.
+
+    A policy that sees the notebook's numbers serves a fleet that could show it more.
+    """
     manifest = store.manifest(fleet, version)
+    fields = parameters.observation_fields
+    if manifest.observation_fields == notebook_fields(parameters.history_len):
+        fields = manifest.observation_fields
     expected = (
-        parameters.observation_fields,
+        fields,
         parameters.min_servers,
         parameters.max_servers,
         parameters.action_factor,

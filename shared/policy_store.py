@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from shared.errors import BadSetting, PolicyCorrupt, PolicyMissing
+from shared.errors import BadInput, BadSetting, PolicyCorrupt, PolicyMissing
 from shared.messages import Champion, PolicyManifest
 
 MANIFEST = "policy.json"
@@ -70,31 +70,14 @@ class PolicyStore:
 
     def manifest(self, fleet: str, version: str) -> PolicyManifest:
         """Read a version's `policy.json`; raises `PolicyMissing` or `PolicyCorrupt`."""
-        path = self.path(fleet, version) / MANIFEST
         try:
-            return PolicyManifest.model_validate_json(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
+            return read_manifest(self.path(fleet, version))
+        except PolicyMissing:
             raise PolicyMissing(f"fleet {fleet!r} has no policy version {version!r}") from None
-        except ValidationError as error:
-            raise PolicyCorrupt(
-                f"{path} is not a policy manifest: {error.errors()[0]['msg']}"
-            ) from error
 
     def read(self, manifest: PolicyManifest, name: str) -> bytes:
         """A file of an artefact, checked against its sha256; raises `PolicyCorrupt`."""
-        path = self.path(manifest.fleet, manifest.version) / name
-        expected = manifest.sha256.get(name)
-        if expected is None:
-            raise PolicyCorrupt(f"policy {manifest.version} does not list {name} in its manifest")
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise PolicyCorrupt(f"policy {manifest.version}: can't read {name}: {error}") from error
-        if hashlib.sha256(content).hexdigest() != expected:
-            raise PolicyCorrupt(
-                f"policy {manifest.version}: {name} does not match its sha256; publish it again"
-            )
-        return content
+        return read_checked(self.path(manifest.fleet, manifest.version), manifest, name)
 
     @contextmanager
     def writing(self, fleet: str, version: str) -> Iterator[Path]:
@@ -106,6 +89,14 @@ class PolicyStore:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def retire(self, fleet: str, version: str) -> None:
+        """Delete a version; raises `PolicyMissing`, or `BadInput` for the one that serves."""
+        self.manifest(fleet, version)
+        champion = self.champion(fleet)
+        if champion is not None and champion.version == version:
+            raise BadInput(f"{version} serves fleet {fleet!r}: promote another version first")
+        shutil.rmtree(self.path(fleet, version))
+
     def sweep(self, fleet: str) -> None:
         """Remove what killed writers of a fleet left; only while nobody else writes for it."""
         for folder in (self.root / fleet).glob(".*.partial"):
@@ -113,10 +104,7 @@ class PolicyStore:
 
     def publish(self, draft: PolicyManifest, folder: Path) -> PolicyManifest:
         """Make a written folder a version: digests, manifest, one rename. Not yet champion."""
-        manifest = draft.model_copy(update={"sha256": _digests(folder)})
-        _write(folder / MANIFEST, manifest.model_dump_json(indent=2))
-        folder.rename(self.path(manifest.fleet, manifest.version))
-        return manifest
+        return seal(draft, folder, self.path(draft.fleet, draft.version))
 
     def champion(self, fleet: str) -> Champion | None:
         """The version that serves, or None; raises `PolicyCorrupt` for a broken pointer."""
@@ -131,11 +119,58 @@ class PolicyStore:
             ) from error
 
     def set_champion(self, fleet: str, version: str, since: datetime) -> Champion:
-        """Point at a version, in one step; raises `PolicyMissing` if it is not there."""
+        """Point at a version, in one step; raises `PolicyMissing` if it is not there.
+
+        The version that served before becomes the runner-up.
+        """
         self.manifest(fleet, version)
-        champion = Champion(fleet=fleet, version=version, since=since)
+        try:
+            before = self.champion(fleet)
+        except PolicyCorrupt:
+            before = None  # it is about to be mended
+        runner_up = None
+        if before is not None:
+            runner_up = before.runner_up if before.version == version else before.version
+        champion = Champion(fleet=fleet, version=version, since=since, runner_up=runner_up)
         _write(self.root / fleet / _CHAMPION, champion.model_dump_json())
         return champion
+
+
+def read_manifest(folder: Path) -> PolicyManifest:
+    """`policy.json` of the artefact in a folder; raises `PolicyMissing` or `PolicyCorrupt`."""
+    path = folder / MANIFEST
+    try:
+        return PolicyManifest.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise PolicyMissing(f"there is no policy in {folder}: it has no {MANIFEST}") from None
+    except ValidationError as error:
+        raise PolicyCorrupt(
+            f"{path} is not a policy manifest: {error.errors()[0]['msg']}"
+        ) from error
+
+
+def read_checked(folder: Path, manifest: PolicyManifest, name: str) -> bytes:
+    """A file of the artefact in a folder; raises `PolicyCorrupt` when its sha256 is another."""
+    expected = manifest.sha256.get(name)
+    if expected is None:
+        raise PolicyCorrupt(f"policy {manifest.version} does not list {name} in its manifest")
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as error:
+        raise PolicyCorrupt(f"policy {manifest.version}: can't read {name}: {error}") from error
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise PolicyCorrupt(
+            f"policy {manifest.version}: {name} does not match its sha256; publish it again"
+        )
+    return content
+
+
+def seal(draft: PolicyManifest, folder: Path, destination: Path) -> PolicyManifest:
+    """Add digests and manifest to a written folder, and give it its name in one step."""
+    manifest = draft.model_copy(update={"sha256": _digests(folder)})
+    _write(folder / MANIFEST, manifest.model_dump_json(indent=2))
+    folder.rename(destination)
+    return manifest
 
 
 def _digests(folder: Path) -> dict[str, str]:

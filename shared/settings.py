@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.core.parameters import FleetParameters, RewardName
+from shared.core.parameters import FleetParameters, ObservationName, RewardName
 from shared.errors import BadSetting, UnknownFleet
 from shared.messages import MAX_SERVERS_EVER, FleetId
 
@@ -38,6 +38,8 @@ class FleetSettings(BaseSettings):
     reward: RewardName = "asymmetric"
     gamma: Annotated[float, Field(ge=0, lt=1)] = 0.9
     history_len: Annotated[int, Field(ge=2, le=100)] = 5
+    observation: ObservationName = "calendar"
+    """What a new policy sees: `calendar`, or only the `notebook`'s numbers."""
 
     # The clock, and where demand comes from; `{fleet}` in the URL becomes the fleet's name.
     learning_freq: Seconds = 65
@@ -48,9 +50,10 @@ class FleetSettings(BaseSettings):
     """Seconds after which a decision is stale; three steps unless set."""
 
     # Learning.
-    learning: Literal["replay"] = "replay"
+    learning: Literal["replay", "on_policy"] = "replay"
+    """Learn on replayed demand, or as the notebook does, on the live transitions alone."""
     train_batch_size: Annotated[int, Field(ge=1)] = 128
-    """New transitions after which a training job is queued."""
+    """New transitions after which a training job is queued, and of one `on_policy` update."""
     time_total_s: Seconds = 60
     """Seconds of learning in one training job."""
 
@@ -79,6 +82,7 @@ class FleetSettings(BaseSettings):
             over_prov_factor=self.over_prov_factor,
             history_len=self.history_len,
             reward=self.reward,
+            observation=self.observation,
         )
 
     @property
@@ -124,6 +128,10 @@ class Settings(BaseSettings):
     save_model: bool = True
     """Keep the RLlib checkpoint in the policy artefact, to resume from."""
     seed: int = 0
+    num_env_runners: Annotated[int, Field(ge=0)] = 0
+    """Ray actors that replay demand; 0 for none but the trainer itself."""
+    num_learners: Annotated[int, Field(ge=0)] = 0
+    """Ray actors that learn; 0 for none but the trainer itself."""
 
     # Logs: `json`, `console`, or `auto` (console on a terminal).
     log_format: Literal["auto", "json", "console"] = "auto"

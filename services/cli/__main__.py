@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from services.cli import learning_commands
 from services.cli.play import Matchmaker, sine_demands, trace_demands
-from services.cli.policies import list_policies, show_policy
+from services.cli.policies import list_policies, promote, retire, rollback, show_policy
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
 from shared.entry import EXIT_BAD_INPUT
 from shared.errors import AutopilotError, BadInput, PolicyMissing, UnknownFleet
 from shared.logs import configure_logs
+from shared.messages import utc_now
 from shared.settings import load_fleets, load_settings
 
 app = typer.Typer(
@@ -31,6 +33,7 @@ TraceOption = Annotated[
     Path | None, typer.Option(help="CSV with the columns timestamp and demand.")
 ]
 PlayersPerServer = Annotated[float, typer.Option(help="Demand in the trace that one server takes.")]
+FleetOption = Annotated[str, typer.Option(help="Whose policy it is.")]
 Speed = Annotated[float | None, typer.Option(help="Steps a second.", min=0.001, max=1000)]
 
 
@@ -85,6 +88,11 @@ def play(
     Console().print(f"{accepted} demands accepted by {address}", markup=False, soft_wrap=True)
 
 
+app.command()(learning_commands.train)
+app.command()(learning_commands.backtest)
+app.command()(learning_commands.evaluate)
+
+
 @policies.command("list")
 def policies_list() -> None:
     """Every version with its scores, the champions, and how training goes."""
@@ -93,11 +101,27 @@ def policies_list() -> None:
 
 
 @policies.command("show")
-def policies_show(
-    version: str, fleet: Annotated[str, typer.Option(help="Whose version it is.")] = "default"
-) -> None:
+def policies_show(version: str, fleet: FleetOption = "default") -> None:
     """One version's manifest, as JSON."""
     show_policy(load_settings(), fleet, version, Console())
+
+
+@policies.command("promote")
+def policies_promote(version: str, fleet: FleetOption = "default") -> None:
+    """Make a version the champion."""
+    promote(load_settings(), fleet, version, utc_now(), Console())
+
+
+@policies.command("rollback")
+def policies_rollback(fleet: FleetOption = "default") -> None:
+    """Go back to the version that served before."""
+    rollback(load_settings(), fleet, utc_now(), Console())
+
+
+@policies.command("retire")
+def policies_retire(version: str, fleet: FleetOption = "default") -> None:
+    """Delete a version that does not serve."""
+    retire(load_settings(), fleet, version, Console())
 
 
 def main() -> None:

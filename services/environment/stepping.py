@@ -1,15 +1,25 @@
 """One step of one fleet, pure: where it stands and what was demanded in, what to commit out."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 import numpy as np
 
+from services.environment.history import empty_history, with_row
 from shared.core.dynamics import FleetState, initial_state, observe, step
+from shared.core.observation import Encoder, History, from_notebook, notebook_fields
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.messages import Decision, Fallback, FleetRecord, RecordedStep, Transition
 from shared.policies import Policy, RulePolicy
+
+
+@lru_cache(maxsize=64)
+def encoder_of(fields: tuple[str, ...], lead_steps: int) -> Encoder:
+    """One encoder for all the fleets whose policies see the same."""
+    return Encoder(fields, lead_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +65,22 @@ def step_fleet(
     parameters: FleetParameters,
     due: Due,
     now: datetime,
+    history: History | None = None,
 ) -> Commit | None:
     """Meet the demand with what was decided before, then decide for the next step.
 
     `demand` is in servers, or None when the matchmaker gave none: then the last known demand and
     the last target are held, and the step is marked stale. None comes back when nothing was ever
-    known: there is nothing to hold.
+    known: there is nothing to hold. `history` is the fleet's recorded demand before this step,
+    for a policy that sees more than the notebook's numbers; without one its history begins here.
     """
     if demand is None and record is None:
         return None
     before = initial_state(parameters) if record is None else _state(record, parameters)
     observation = _floats(observe(before))
+    before_this = empty_history(0.0) if history is None else history
     if record is None:
-        action, version, _ = _decide(policy, observation, parameters)
+        action, version, _ = _decide(policy, observation, before_this, parameters)
     else:
         action, version = record.next_action, record.next_policy_version
     stale = demand is None
@@ -80,7 +93,11 @@ def step_fleet(
     if stale:
         next_action, next_version, fallback = action, version, "stale_demand"
     else:
-        next_action, next_version, fallback = _decide(policy, next_observation, parameters)
+        assert demand is not None
+        by_now = before_this
+        if policy.fields != notebook_fields(parameters.history_len):
+            by_now = with_row(before_this, due.at.timestamp(), demand, parameters)
+        next_action, next_version, fallback = _decide(policy, next_observation, by_now, parameters)
     number = 1 if record is None else record.step + 1
     return Commit(
         record=FleetRecord(
@@ -147,14 +164,38 @@ def _fitted(history: tuple[float, ...], parameters: FleetParameters) -> np.ndarr
 
 
 def _decide(
-    policy: Policy, observation: tuple[float, ...], parameters: FleetParameters
+    policy: Policy,
+    observation: tuple[float, ...],
+    history: History,
+    parameters: FleetParameters,
 ) -> tuple[float, str, Fallback | None]:
-    """Action, policy version and fallback; the rule decides where a policy gives no number."""
-    action = policy.action(observation)
+    """Action, policy version and fallback; the rule decides where a policy gives no number.
+
+    `observation` is the notebook's; what a policy sees beside it comes from `history`.
+    """
+    action = policy.action(_seen_by(policy, observation, history, parameters))
     if not math.isfinite(action):
         policy = RulePolicy(parameters)
         action = policy.action(observation)
     return action, policy.version, None if policy.learnt else "no_policy"
+
+
+def _seen_by(
+    policy: Policy,
+    observation: tuple[float, ...],
+    history: History,
+    parameters: FleetParameters,
+) -> Sequence[float]:
+    """The policy's own fields; without any history, what the notebook's numbers tell of them."""
+    if policy.fields == notebook_fields(parameters.history_len):
+        return observation
+    if not len(history.times):
+        return from_notebook(observation, policy.fields)
+    encoder = encoder_of(policy.fields, parameters.lead_steps)
+    newest = np.array([len(history.times) - 1])
+    targets = np.array([observation[parameters.history_len :]])
+    seen: list[float] = encoder.observations(encoder.encode(history, newest), targets)[0].tolist()
+    return seen
 
 
 def _floats(values: np.ndarray) -> tuple[float, ...]:

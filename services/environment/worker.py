@@ -8,7 +8,14 @@ from typing import TypeVar
 import structlog
 
 from services.environment.demand_source import DemandSource
-from services.environment.stepping import Commit, Due, next_due, step_fleet
+from services.environment.history import (
+    MARGIN_STEPS,
+    empty_history,
+    history_of,
+    with_row,
+    within_reach,
+)
+from services.environment.stepping import Commit, Due, encoder_of, next_due, step_fleet
 from shared.bus import CHAMPIONS, Bus, TrainingQueue
 from shared.champions import Champions
 from shared.errors import BusAway, DemandMissing, StepConflict
@@ -55,12 +62,14 @@ class FleetStepper:
         self._queue = queue
         self._clock = clock
         self._record: FleetRecord | None = None
+        self._history = empty_history(settings.learning_freq)
+        self._encoder = encoder_of(self._parameters.observation_fields, self._parameters.lead_steps)
         self._stale = False
         self._stepping = asyncio.Lock()
 
     async def run(self) -> None:
         """Go on from the last committed step, until cancelled."""
-        self._record = await self._patiently(lambda: self._bus.fleet_record(self._fleet))
+        await self._resume()
         last = None if self._record is None else self._record.due_at
         if self._record is not None:
             _log.info("fleet_resumed", fleet=self._fleet, step=self._record.step)
@@ -95,17 +104,40 @@ class FleetStepper:
             self._parameters,
             due,
             self._clock(),
+            self._history,
         )
         if commit is None:
             return
         try:
             await self._patiently(lambda: self._commit(commit))
         except StepConflict as conflict:
-            self._record = await self._patiently(lambda: self._bus.fleet_record(self._fleet))
+            await self._resume()
             if self._record != commit.record:
                 _log.warning("step_lost", fleet=self._fleet, reason=str(conflict))
             return  # equal: the commit went through, only its answer was lost
+        self._remember(commit)
         self._record = await self._ask_for_training(commit.record)
+
+    async def _resume(self) -> None:
+        """Read the last committed step, and the history that a policy of this fleet may see."""
+        self._record = await self._patiently(lambda: self._bus.fleet_record(self._fleet))
+        if not self._sees_history:
+            return
+        rows = self._encoder.reach_seconds / self._settings.learning_freq
+        newest = int(rows) + self._encoder.reach_rows + MARGIN_STEPS
+        steps = await self._patiently(lambda: self._bus.recorded_steps(self._fleet, newest))
+        history = history_of(steps, self._parameters, self._settings.learning_freq)
+        self._history = within_reach(history, self._encoder)
+
+    @property
+    def _sees_history(self) -> bool:
+        return self._parameters.observation != "notebook"
+
+    def _remember(self, commit: Commit) -> None:
+        recorded = commit.recorded
+        if self._sees_history and recorded.usable:
+            longer = with_row(self._history, recorded.at, recorded.demand, self._parameters)
+            self._history = within_reach(longer, self._encoder)
 
     async def _commit(self, commit: Commit) -> None:
         await self._bus.commit_step(

@@ -117,7 +117,7 @@ def create_app(
     async def invocations(request: Request) -> JsonBytes:
         """Run a fleet's policy on observations, as a SageMaker container does."""
         policy = champions.policy(fleet := fleet_of(request))
-        rows = observations(await read_body(request, BODY_LIMIT), parameters[fleet])
+        rows = observations(await read_body(request, BODY_LIMIT), policy.fields, parameters[fleet])
         return JsonBytes(invoke(policy, rows, parameters[fleet]))
 
     async def ping(_: Request) -> JsonBytes:

@@ -1,11 +1,13 @@
 """A SageMaker container's `/invocations`: observations in, actions out."""
 
 import math
+from types import NoneType
 from typing import Any
 
 import orjson
 from pydantic import BaseModel, Field
 
+from shared.core.observation import from_notebook, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.core.recommendation import whole_servers
 from shared.errors import BadInput, PolicyCorrupt
@@ -31,8 +33,9 @@ def body_schema() -> dict[str, Any]:
     number = {"type": "number", "minimum": -MAX_SERVERS_EVER, "maximum": MAX_SERVERS_EVER}
     row = {
         "type": "array",
-        "items": number,
-        "description": "demands, then targets, oldest first, in servers",
+        "items": {"anyOf": [number, {"type": "null"}]},
+        "description": "demands, then targets, oldest first, in servers; or the fields that the "
+        "policy names, null where history does not reach",
         "example": [50.0] * 10,
     }
     rows = {"type": "array", "items": row, "minItems": 1, "maxItems": ROWS_LIMIT}
@@ -53,9 +56,16 @@ def body_schema() -> dict[str, Any]:
     }
 
 
-def observations(content: bytes, parameters: FleetParameters) -> list[list[float]]:
-    """The rows of a body, of the right length and finite; raises `BadInput`."""
-    fields = parameters.observation_fields
+def observations(
+    content: bytes, fields: tuple[str, ...], parameters: FleetParameters
+) -> list[list[float]]:
+    """The rows of a body, as a policy that sees `fields` takes them; raises `BadInput`.
+
+    A row has the policy's own fields, null where history does not reach; or the notebook's
+    numbers, which are all that such a row tells: every other field is then NaN.
+    """
+    notebook = notebook_fields(parameters.history_len)
+    allowed = {int, float} if fields == notebook else {int, float, NoneType}
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -66,18 +76,24 @@ def observations(content: bytes, parameters: FleetParameters) -> list[list[float
     if len(rows) > ROWS_LIMIT:
         raise BadInput(f"the body has {len(rows)} observations: send at most {ROWS_LIMIT}")
     for row in rows:
-        if not isinstance(row, list) or len(row) != len(fields):
+        if not isinstance(row, list) or len(row) not in (len(fields), len(notebook)):
             found = f"{len(row)} numbers" if isinstance(row, list) else type(row).__name__
             raise BadInput(f"an observation has the wrong length ({found}); {_expected(fields)}")
         # bool is an int to isinstance; a type set is also the quickest check.
-        if not {*map(type, row)} <= {int, float}:
+        kinds = {*map(type, row)}
+        if not kinds <= allowed:
             raise BadInput(f"an observation has something else than numbers; {_expected(fields)}")
-        if max(row) > MAX_SERVERS_EVER or min(row) < -MAX_SERVERS_EVER:
+        if NoneType in kinds and not _enough(row, fields, notebook):
+            raise BadInput(
+                f"an observation has null for a number that is always known; {_expected(fields)}"
+            )
+        numbers = [value for value in row if value is not None] if NoneType in kinds else row
+        if max(numbers) > MAX_SERVERS_EVER or min(numbers) < -MAX_SERVERS_EVER:
             raise BadInput(
                 f"an observation has a number beyond {MAX_SERVERS_EVER} servers; "
                 f"{_expected(fields)}"
             )
-    return rows
+    return [_of_fields(row, fields) for row in rows]
 
 
 def invoke(policy: Policy, rows: list[list[float]], parameters: FleetParameters) -> bytes:
@@ -95,6 +111,19 @@ def invoke(policy: Policy, rows: list[list[float]], parameters: FleetParameters)
             "policy_version": policy.version,
         }
     )
+
+
+def _enough(row: list[float | None], fields: tuple[str, ...], notebook: tuple[str, ...]) -> bool:
+    """Whether nothing that the notebook's observation has is null."""
+    return len(row) == len(fields) and not any(
+        value is None and name in notebook for name, value in zip(fields, row, strict=True)
+    )
+
+
+def _of_fields(row: list[float | None], fields: tuple[str, ...]) -> list[float]:
+    if len(row) != len(fields):
+        return from_notebook([value for value in row if value is not None], fields)
+    return [math.nan if value is None else value for value in row]
 
 
 def _rows(body: Any) -> list[Any] | None:

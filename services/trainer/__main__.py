@@ -44,6 +44,8 @@ def main(settings: Settings, fleets: Fleets) -> None:
             seed=settings.seed,
             clock=utc_now,
             stop=stop,
+            num_env_runners=settings.num_env_runners,
+            num_learners=settings.num_learners,
         )
     )
     try:

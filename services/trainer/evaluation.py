@@ -1,23 +1,32 @@
 """How good a policy is on demand that it has not learnt from, beside the plain rule."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.module import ResidualModule
-from services.trainer.replay import Segment
 from shared.core.baselines import trend
-from shared.core.dynamics import FleetState, observe, step
+from shared.core.dynamics import target_of
+from shared.core.observation import Encoder, History, IntArray
 from shared.core.parameters import FleetParameters
 from shared.core.rewards import reward_of
 from shared.core.scoring import score
 
 FloatArray = NDArray[np.float64]
-Decide = Callable[[FloatArray], float]
-"""A policy as a function: observation ``(2 * history_len,)`` in servers to an action."""
+Decide = Callable[[FloatArray], NDArray[np.floating[Any]]]
+"""A policy as a function: observations ``(rows, fields)`` to actions ``(rows, 1)``."""
+
+
+class Seeing(Protocol):
+    """A policy for many rows at once, and the fields that it sees."""
+
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+
+    def decide(self, observations: Any) -> NDArray[np.floating[Any]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,64 +40,66 @@ class HeldOut:
     """Mean cost per step, by the one scoring function."""
 
 
-def evaluate(
-    decide: Decide, segments: Sequence[Segment], parameters: FleetParameters
-) -> HeldOut | None:
-    """Replay a policy over held-out segments, one step after the other; None without any.
+def targets_after(
+    decide: Decide, history: History, parameters: FleetParameters, rows: IntArray
+) -> FloatArray:
+    """The target chosen after each row was seen, in servers, shape ``(len(rows),)``.
 
-    A segment's first `history_len` demands are what the first decision looks back at. The
-    `history_len` steps after them meet targets that the policy has not asked for, so they are
-    played and not scored.
+    All at once, since a policy does not read what it asked for before: the target fields of its
+    observations are NaN here.
     """
-    allocations: list[float] = []
-    demands: list[float] = []
-    history = parameters.history_len
-    for segment in segments:
-        state = FleetState(demands=segment[:history], targets=segment[:history])
-        for played, demand in enumerate(segment[history:]):
-            outcome = step(state, decide(observe(state)), demand, parameters)
-            state = outcome.state
-            if played >= history:
-                allocations.append(float(outcome.allocation))
-                demands.append(float(outcome.demand))
-    if not demands:
+    observations = observations_after(history, parameters, rows)
+    return target_of(decide(observations)[:, 0], parameters)
+
+
+def observations_after(history: History, parameters: FleetParameters, rows: IntArray) -> FloatArray:
+    """What is seen after each row, NaN for targets, shape ``(len(rows), fields)``."""
+    low, high = parameters.min_servers, parameters.max_servers
+    seen = History(history.times, np.clip(history.demands, low, high), history.step_seconds)
+    encoder = Encoder(parameters.observation_fields, parameters.lead_steps)
+    no_targets = np.full((len(rows), parameters.history_len), np.nan)
+    return encoder.observations(encoder.encode(seen, rows), no_targets)
+
+
+def evaluate(
+    targets: FloatArray, history: History, parameters: FleetParameters, rows: IntArray
+) -> HeldOut | None:
+    """Score targets chosen after `rows` on the demand that they meet; None without any."""
+    if not len(rows):
         return None
-    scored = score(allocations, demands, parameters.over_prov_factor)
-    rewards = reward_of(allocations, demands, parameters)
-    return HeldOut(steps=scored.steps, reward=float(rewards.mean()), cost=scored.cost_per_step)
+    low, high = parameters.min_servers, parameters.max_servers
+    met = np.clip(history.demands[rows + parameters.lead_steps], low, high)
+    scored = score(targets, met, parameters.over_prov_factor)
+    reward = float(reward_of(targets, met, parameters).mean())
+    return HeldOut(steps=scored.steps, reward=reward, cost=scored.cost_per_step)
 
 
-def evaluate_rule(segments: Sequence[Segment], parameters: FleetParameters) -> HeldOut | None:
-    """The plain rule on the same segments."""
-
-    def decide(observation: FloatArray) -> float:
-        target = trend(observation[: parameters.history_len], parameters)
-        return float(target) / parameters.action_factor
-
-    return evaluate(decide, segments, parameters)
+def evaluate_rule(history: History, parameters: FleetParameters, rows: IntArray) -> HeldOut | None:
+    """The plain rule on the same decisions."""
+    window = rows[:, np.newaxis] + np.arange(1 - parameters.history_len, 1)
+    return evaluate(trend(history.demands[window], parameters), history, parameters, rows)
 
 
 class BestSoFar:
     """Keeps the weights that did best on held-out demand: early stopping, by mean reward.
 
-    Further learning on a little history goes on to fit its noise. Without held-out segments the
+    Further learning on a little history goes on to fit its noise. Without held-out decisions the
     newest weights count as the best.
     """
 
-    def __init__(self, segments: Sequence[Segment], parameters: FleetParameters) -> None:
-        self._segments = segments
+    def __init__(self, history: History, parameters: FleetParameters, rows: IntArray) -> None:
+        self._history = history
         self._parameters = parameters
+        self._rows = rows
+        self._observations = observations_after(history, parameters, rows).astype(np.float32)
         self._state: Mapping[str, Any] | None = None
         self.held_out: HeldOut | None = None
         """Of the best weights."""
 
     def consider(self, module: ResidualModule) -> HeldOut | None:
         """Evaluate a module as it is now, and keep its weights if they are the best."""
-
-        def decide(observation: FloatArray) -> float:
-            return float(module.decide(observation[np.newaxis])[0, 0])
-
-        held_out = evaluate(decide, self._segments, self._parameters)
+        targets = target_of(module.decide(self._observations)[:, 0], self._parameters)
+        held_out = evaluate(targets, self._history, self._parameters, self._rows)
         if (
             held_out is None
             or self.held_out is None
@@ -99,7 +110,13 @@ class BestSoFar:
             self._state = {name: value.copy() for name, value in module.get_state().items()}
         return held_out
 
-    def restore(self, module: ResidualModule) -> None:
-        """Put the best weights into a module."""
-        assert self._state is not None, "consider() comes before restore()"
-        module.set_state(self._state)
+    @property
+    def empty(self) -> bool:
+        """Nothing was considered yet."""
+        return self._state is None
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The best weights."""
+        assert self._state is not None, "consider() comes before the best"
+        return self._state

@@ -1,6 +1,7 @@
 """Write a trained policy as SavedModel and LiteRT, and see that all forms give one answer."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, block_diag
 
-from services.trainer.module import PolicyShape, ResidualModule
+from services.trainer.evaluation import Seeing
+from services.trainer.layout import Layout
+from services.trainer.module import LIMIT, LOG_OFFSET, PolicyShape, ResidualModule
+from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyDisagrees
 from shared.policy_store import LITERT_MODEL, SAVED_MODEL
@@ -28,36 +32,103 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
     """The policy in TensorFlow: raw observation in servers in, clipped mean action out.
 
     Its weights are native variables. Keras models inside, or traced from outside, convert to a
-    LiteRT file without weights and without an error.
+    LiteRT file without weights and without an error. The nets of the ensemble are one net: their
+    first layers side by side, their second ones as blocks on a diagonal, their answers averaged.
     """
 
     def __init__(self, module: ResidualModule) -> None:
         super().__init__()
         self._shape: PolicyShape = module.shape
-        linear = [layer for layer in module.net if isinstance(layer, nn.Linear)]
-        self._weights = [tf.Variable(layer.weight.detach().numpy().T) for layer in linear]
-        self._biases = [tf.Variable(layer.bias.detach().numpy()) for layer in linear]
+        self._layout: Layout = module.layout
+        nets = module.nets
+        members = nets.first.shape[0]
+        second = block_diag(*nets.second.detach())  # type: ignore[no-untyped-call]
+        last = nets.last.detach().reshape(-1, 1) / members
+        weights = (_side_by_side(nets.first), second.numpy(), last.numpy())
+        biases = (
+            nets.first_bias.detach().reshape(-1).numpy(),
+            nets.second_bias.detach().reshape(-1).numpy(),
+            nets.last_bias.detach().mean(dim=0).reshape(-1).numpy(),
+        )
+        self._weights = [tf.Variable(weight) for weight in weights]
+        self._biases = [tf.Variable(bias) for bias in biases]
+        self._linear = tf.Variable(nets.linear.detach().mean(dim=0).numpy())
 
     def decide(self, observation: Any) -> dict[str, Any]:
         """`ResidualModule.decide` again: observations ``(batch, n)`` to actions ``(batch, 1)``."""
         shape = self._shape
-        at = shape.history_len - 1
-        last = observation[:, at : at + 1]
-        change = (observation - last) / shape.unit
-        level = last / shape.action_factor
-        signal = tf.concat((change[:, :at], level, change[:, at + 1 :]), axis=1)
+        features, last, unit = self._features(observation)
+        signal = features
         for weight, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
-            signal = tf.tanh(signal @ weight + bias)
-        residual = signal @ self._weights[-1] + self._biases[-1]
-        action = (last + shape.unit * residual) / shape.action_factor
+            signal = signal @ weight + bias
+            signal = signal * tf.sigmoid(signal)
+        residual = signal @ self._weights[-1] + self._biases[-1] + features @ self._linear
+        action = (last + unit * residual) / shape.action_factor
         return {OUTPUT: tf.clip_by_value(action, shape.lowest_action, shape.highest_action)}
+
+    def _features(self, observation: Any) -> tuple[Any, Any, Any]:
+        """`ResidualModule.features` again."""
+        plan, shape = self._layout, self._shape
+        is_there = tf.equal(observation, observation)
+        there = tf.cast(is_there, tf.float32)
+        known = tf.where(is_there, observation, tf.zeros_like(observation))
+        last = known[:, plan.last : plan.last + 1]
+        unit, level = self._local_unit(known, there, last)
+        of, origin = _at(plan.differences, 0), _at(plan.differences, 1)
+        gaps = _pick(known, of) - _pick(known, origin)
+        gaps = gaps * _pick(there, of) * _pick(there, origin) / unit
+        parts = [gaps]
+        if plan.spreads:
+            parts.append(_pick(known, plan.spreads) / unit)
+        parts = [tf.clip_by_value(tf.concat(parts, axis=1), -LIMIT, LIMIT)]
+        parts.append(tf.clip_by_value(last / shape.peak, 0.0, 1.2))
+        parts.append(tf.math.log(unit / shape.unit + LOG_OFFSET))
+        parts.append(tf.clip_by_value(level / shape.level, 0.0, 3.0))
+        if plan.phases:
+            field = _at(plan.phases, 0)
+            turns = tf.constant([_at(plan.phases, 1)], dtype=tf.float32)
+            angle = _pick(known, field) * (2 * math.pi * turns)
+            parts += [wave(angle) * _pick(there, field) for wave in (tf.sin, tf.cos)]
+        if plan.flags:
+            parts.append(1.0 - _pick(there, plan.flags))
+        return tf.concat(parts, axis=1), last, unit
+
+    def _local_unit(self, known: Any, there: Any, last: Any) -> tuple[Any, Any]:
+        """`ResidualModule._local_unit` again."""
+        plan, shape = self._layout, self._shape
+        if plan.average is None or plan.spread is None:
+            return tf.zeros_like(last) + shape.unit, last
+        averaged = there[:, plan.average : plan.average + 1]
+        spread = there[:, plan.spread : plan.spread + 1]
+        level = averaged * known[:, plan.average : plan.average + 1] + (1 - averaged) * last
+        walk = known[:, plan.spread : plan.spread + 1] * math.sqrt(shape.lead_steps)
+        walk = spread * walk + (1 - spread) * shape.unit
+        by_level = shape.unit * (0.1 + 0.9 * tf.nn.relu(level) / shape.level)
+        return 0.5 * by_level + 0.5 * walk, level
+
+
+def _side_by_side(weights: Tensor) -> NDArray[np.float32]:
+    """``(members, inputs, outputs)`` as ``(inputs, members * outputs)``."""
+    wide: NDArray[np.float32] = weights.detach().permute(1, 0, 2).flatten(1).numpy()
+    return wide
+
+
+def _at(pairs: Sequence[tuple[int, int]], which: int) -> list[int]:
+    return [pair[which] for pair in pairs]
+
+
+def _pick(values: Any, columns: Sequence[int]) -> Any:
+    return tf.gather(values, list(columns), axis=1)
 
 
 def export(module: ResidualModule, folder: Path) -> None:
-    """Write `tf-model/00000001` and `policy.tflite` into an artefact's folder."""
-    policy = ServedPolicy(module)
+    """Write a learnt policy's `tf-model/00000001` and `policy.tflite` into an artefact's folder."""
+    write(ServedPolicy(module), len(module.shape.fields), folder)
+
+
+def write(policy: Any, inputs: int, folder: Path) -> None:
+    """Write a policy's graph, a `tf.Module` with `decide`, that takes `inputs` numbers."""
     decide = tf.function(policy.decide)
-    inputs = module.shape.observation_len
     many = decide.get_concrete_function(tf.TensorSpec([None, inputs], tf.float32, name=INPUT))
     one = decide.get_concrete_function(tf.TensorSpec([1, inputs], tf.float32, name=INPUT))
     saved_model = folder / SAVED_MODEL
@@ -68,14 +139,14 @@ def export(module: ResidualModule, folder: Path) -> None:
 
 
 def check_agreement(
-    module: ResidualModule, folder: Path, parameters: FleetParameters, rng: np.random.Generator
+    policy: Seeing, folder: Path, parameters: FleetParameters, rng: np.random.Generator
 ) -> float:
-    """Largest difference between torch and the two files, read back, in units of the action.
+    """Largest difference between a policy and the two files, read back, in units of the action.
 
     Raises `PolicyDisagrees` above `TOLERANCE`, or when a form does not answer at all.
     """
-    observations = random_observations(parameters, rng)
-    expected = module.decide(observations)
+    observations = random_observations(policy.fields, parameters, rng)
+    expected = policy.decide(observations)
     largest = 0.0
     forms = {"SavedModel": run_saved_model, "LiteRT": run_litert}
     for name, run in forms.items():
@@ -83,21 +154,35 @@ def check_agreement(
         # Not `>`: a difference that is not a number is none that agrees.
         if not difference <= TOLERANCE:
             raise PolicyDisagrees(
-                f"{name} and torch differ by {difference:g} in units of the action, at most "
+                f"{name} and the policy differ by {difference:g} in units of the action, at most "
                 f"{TOLERANCE:g} is allowed: the version is not published"
             )
         largest = max(largest, difference)
     return largest
 
 
-def random_observations(parameters: FleetParameters, rng: np.random.Generator) -> Observations:
-    """Observations all over the fleet's limits: some jump, some stay near a level."""
+def random_observations(
+    fields: Sequence[str], parameters: FleetParameters, rng: np.random.Generator
+) -> Observations:
+    """Observations all over the fleet's limits: some jump, some stay near a level, some lack much.
+
+    In every other one half of the fields that may be NaN are.
+    """
     low, high = parameters.min_servers, parameters.max_servers
-    size = (CHECKED_OBSERVATIONS // 2, 2 * parameters.history_len)
+    always_there = notebook_fields(parameters.history_len)
+    size = (CHECKED_OBSERVATIONS // 2, len(fields))
     anywhere = rng.uniform(low, high, size)
     level = rng.uniform(low, high, (size[0], 1))
     near = np.clip(level + rng.normal(0.0, 0.05 * (high - low), size), low, high)
-    return np.concatenate((anywhere, near)).astype(np.float32)
+    observations = np.concatenate((anywhere, near))
+    for at, field in enumerate(fields):
+        if field.startswith("time_"):
+            observations[:, at] = rng.uniform(0.0, 1.0, len(observations))
+        if field.startswith("change["):
+            observations[:, at] = rng.uniform(0.0, 0.1 * (high - low), len(observations))
+        if field not in always_there:
+            observations[1::2, at][rng.random(len(observations) // 2) < 0.5] = np.nan
+    return observations.astype(np.float32)
 
 
 def run_saved_model(folder: Path, observations: Observations) -> Observations:

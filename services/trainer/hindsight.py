@@ -1,112 +1,158 @@
 """A start for PPO in seconds: plain gradient on what each decision turned out to meet.
 
-Demand is exogenous, so for a recorded step the demand that its target will meet is known, and
+Demand is exogenous, so for a recorded row the demand that its target will meet is known, and
 the gradient of the cost is exact. Source: hindsight or direct-backprop policy optimisation
 (Madeka et al., Deep Inventory Management, 2022; Alvo et al., 2023).
 """
 
+import copy
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from services.trainer.module import ResidualModule
-from services.trainer.replay import Segment
-from shared.core.parameters import FleetParameters
+from services.trainer.decisions import Decisions
+from services.trainer.module import MEMBERS, ResidualModule
+from services.trainer.rllib import DEFAULT_MODULE_ID, PPOTorchLearner
 
-FIRST_LEARNING_RATE = 3e-3
-"""Of Adam; ten times less diverges from nothing and is slower, ten times more is unstable."""
-LAST_LEARNING_RATE = 1e-4
-"""Reached along a half cosine at the end, so that the last weights have settled."""
-BATCH = 512
-"""Decisions in one gradient."""
-UPDATES_PER_ROUND = 20
-"""Gradients between two looks at what the policy's own targets have become.
+FIRST_LEARNING_RATE = 2e-3
+"""Of AdamW; it falls along half a cosine."""
+LAST_LEARNING_RATE = 2e-5
+WEIGHT_DECAY = 1e-3
+BATCH = 256
+"""Decisions in one gradient of one net; each net draws its own."""
+GRADIENT_CLIP = 1.0
+AVERAGING = 0.01
+"""Part of the newest weights in the moving average, which is what decides in the end."""
+FIRST_AVERAGING = 0.1
+FIRST_UPDATES = 100
+"""So long the average follows faster, to forget where it began."""
+AUGMENTED = 0.2
+"""Part of a batch from changed copies of the history."""
+# What is hidden from the nets and shaken while they learn, so that they lean on no single number
+# and know what to do where history does not reach.
+NOISE = 0.05
+"""Standard deviation, in local units, falling to 0 with the learning rate."""
+DROPPED_FEATURES = 0.1
+"""Falling to 0 as well."""
+DROPPED_SEASONS = 0.2
+DROPPED_CALENDARS = 0.2
 
-Rarer looks lag behind the policy, and a policy that follows its own targets then swings.
-"""
 
+class HindsightLearner(PPOTorchLearner):  # type: ignore[misc]
+    """PPO's learner, which can also learn by hindsight: in rounds, wherever it runs.
 
-def hindsight_start(
-    module: ResidualModule,
-    segments: Sequence[Segment],
-    parameters: FleetParameters,
-    seconds: float,
-    rng: np.random.Generator,
-    after_round: Callable[[ResidualModule], None],
-) -> int:
-    """Train the module's mean action for about `seconds`; the number of gradients.
-
-    Minimises ``over + over_prov_factor * under`` in servers, which is the pinball loss at the
-    quantile ``over_prov_factor / (1 + over_prov_factor)``. Only for `reward=asymmetric`.
+    Learners that begin with the same seed make the same updates, so they need not be averaged.
     """
-    decisions = _Decisions(segments, parameters)
-    optimiser = torch.optim.Adam(module.net.parameters(), lr=FIRST_LEARNING_RATE)
-    updates = 0
-    began = time.monotonic()
-    while (part := (time.monotonic() - began) / seconds) < 1:
-        rate = LAST_LEARNING_RATE + (FIRST_LEARNING_RATE - LAST_LEARNING_RATE) * (
-            0.5 + 0.5 * math.cos(math.pi * part)
+
+    def begin_hindsight(self, decisions: Decisions, cost_of_missing: float, seed: int) -> None:
+        """Prepare the rounds; `cost_of_missing`: of one server, in idle ones."""
+        module = self.own_module()
+        self._hindsight: Hindsight | None = Hindsight(module, decisions, cost_of_missing, seed)
+
+    def hindsight_round(self, updates: int, part: float) -> Mapping[str, Any]:
+        """Make updates; the averaged weights. `part`: how much of the start is over, 0 to 1."""
+        assert self._hindsight is not None, "begin_hindsight() comes before its rounds"
+        return self._hindsight.round(updates, part)
+
+    def own_module(self) -> ResidualModule:
+        """The module that learns: the runner's copy can't be trained and is overwritten by it."""
+        module: ResidualModule = self.module[DEFAULT_MODULE_ID].unwrapped()
+        return module
+
+    def take_state(self) -> Mapping[str, Any]:
+        """The module's weights."""
+        state: Mapping[str, Any] = self.own_module().get_state()
+        return state
+
+    def put_state(self, state: Mapping[str, Any]) -> None:
+        """Replace the module's weights; what hindsight held on to is let go."""
+        self.own_module().set_state(state)
+        self._hindsight = None
+
+
+class Hindsight:
+    """Trains the nets of a module on recorded decisions.
+
+    Minimises ``over + cost_of_missing * under`` in servers, which is the pinball loss at the
+    quantile ``cost_of_missing / (1 + cost_of_missing)``.
+    """
+
+    def __init__(
+        self, module: ResidualModule, decisions: Decisions, cost_of_missing: float, seed: int
+    ) -> None:
+        self._module = module
+        self._cost_of_missing = cost_of_missing
+        self._rng = np.random.default_rng(seed)
+        self._noise = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            features, last, unit = module.features(torch.from_numpy(decisions.observations))
+        self._features = features
+        self._wanted = (torch.from_numpy(decisions.outcomes)[:, None] - last) / unit
+        self._weight = unit / module.shape.unit
+        self._recorded = decisions.recorded
+        self._average = copy.deepcopy(module.nets)
+        self._optimiser = torch.optim.AdamW(
+            module.nets.parameters(), lr=FIRST_LEARNING_RATE, weight_decay=WEIGHT_DECAY
         )
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        decisions.take_targets_of(module)
-        for _ in range(UPDATES_PER_ROUND):
-            observations, outcomes = decisions.sample(rng)
-            # Not clipped: demand is within the limits, so the best target is too, and a clipped
-            # one has no gradient.
-            targets = module.mean_action(observations) * parameters.action_factor
-            surplus = targets - outcomes
-            cost = surplus.relu() + parameters.over_prov_factor * (-surplus).relu()
-            optimiser.zero_grad()
-            (cost.mean() / module.shape.unit).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        updates += UPDATES_PER_ROUND
-        after_round(module)
-    return updates
+        self._updates = 0
+
+    def round(self, updates: int, part: float) -> dict[str, NDArray[np.float32]]:
+        """Make updates at the learning rate of `part`; the module's state, nets averaged."""
+        fall = 0.5 + 0.5 * math.cos(math.pi * min(part, 1.0))
+        for group in self._optimiser.param_groups:
+            group["lr"] = LAST_LEARNING_RATE + (FIRST_LEARNING_RATE - LAST_LEARNING_RATE) * fall
+        for _ in range(updates):
+            self._update(fall)
+        state: dict[str, NDArray[np.float32]] = dict(self._module.get_state())
+        averaged = self._average.state_dict().items()
+        return state | {f"nets.{name}": value.numpy().copy() for name, value in averaged}
+
+    def _update(self, strength: float) -> None:
+        nets = self._module.nets
+        which = torch.from_numpy(self._sample())
+        missed = nets(self._shaken(self._features[which], strength)) - self._wanted[which]
+        cost = missed.relu() + self._cost_of_missing * (-missed).relu()
+        self._optimiser.zero_grad()
+        (cost * self._weight[which]).mean().backward()
+        torch.nn.utils.clip_grad_norm_(nets.parameters(), GRADIENT_CLIP)
+        self._optimiser.step()
+        self._updates += 1
+        pace = AVERAGING if self._updates > FIRST_UPDATES else FIRST_AVERAGING
+        with torch.no_grad():
+            pairs = zip(self._average.parameters(), nets.parameters(), strict=True)
+            for average, newest in pairs:
+                average.lerp_(newest, pace)
+
+    def _sample(self) -> NDArray[np.int64]:
+        """Decisions for each net, shape ``(MEMBERS, BATCH)``."""
+        size = (MEMBERS, BATCH)
+        which = self._rng.integers(self._recorded, size=size)
+        total = len(self._features)
+        if total > self._recorded:
+            changed = self._rng.integers(self._recorded, total, size=size)
+            which = np.where(self._rng.random(size) < AUGMENTED, changed, which)
+        return which
+
+    def _shaken(self, features: Tensor, strength: float) -> Tensor:
+        """Features with noise and with some of them hidden, as if history did not reach."""
+        plan = self._module.layout
+        shape = features.shape
+        shaken = features + strength * NOISE * torch.randn(shape, generator=self._noise)
+        shaken *= torch.rand(shape, generator=self._noise) >= strength * DROPPED_FEATURES
+        hidden = torch.rand((*shape[:-1], 1), generator=self._noise) < DROPPED_SEASONS
+        _hide(shaken, plan.seasonal, hidden, 0.0)
+        _hide(shaken, plan.seasonal_flags, hidden, 1.0)
+        hidden = torch.rand((*shape[:-1], 1), generator=self._noise) < DROPPED_CALENDARS
+        _hide(shaken, plan.calendar, hidden, 0.0)
+        return shaken
 
 
-class _Decisions:
-    """Every decision of the recorded history: what it sees and the demand that it meets."""
-
-    def __init__(self, segments: Sequence[Segment], parameters: FleetParameters) -> None:
-        history = parameters.history_len
-        self._parameters = parameters
-        self._demand = np.concatenate(segments).astype(np.float32)
-        self._targets = self._demand.copy()
-        self._last_seen = _positions(segments, history - 1, parameters.lead_steps)
-        self._window = self._last_seen[:, np.newaxis] + np.arange(1 - history, 1)
-        self._outcomes = self._demand[self._last_seen + parameters.lead_steps, np.newaxis]
-
-    def take_targets_of(self, module: ResidualModule) -> None:
-        """Let the histories of targets be those that the policy itself would ask for.
-
-        One pass decides from the targets of the pass before; over a few rounds they settle.
-        """
-        actions = module.decide(self._observations(np.arange(len(self._last_seen))))
-        servers = actions[:, 0] * self._parameters.action_factor
-        self._targets[self._last_seen + 1] = np.clip(
-            servers, self._parameters.min_servers, self._parameters.max_servers
-        )
-
-    def sample(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """A random batch: observations ``(BATCH, 2 * history_len)``, demands met ``(BATCH, 1)``."""
-        which = rng.integers(len(self._last_seen), size=BATCH)
-        return torch.from_numpy(self._observations(which)), torch.from_numpy(self._outcomes[which])
-
-    def _observations(self, which: NDArray[np.int64]) -> NDArray[np.float32]:
-        window = self._window[which]
-        return np.concatenate((self._demand[window], self._targets[window]), axis=1)
-
-
-def _positions(segments: Sequence[Segment], before: int, after: int) -> NDArray[np.int64]:
-    """Indices into the concatenated segments that have `before` and `after` steps around them."""
-    found = []
-    start = 0
-    for segment in segments:
-        found.append(np.arange(start + before, start + len(segment) - after))
-        start += len(segment)
-    return np.concatenate(found)
+def _hide(features: Tensor, columns: tuple[int, ...], hidden: Tensor, instead: float) -> None:
+    if columns:
+        part = slice(columns[0], columns[-1] + 1)
+        features[..., part] = torch.where(hidden, instead, features[..., part])

@@ -1,4 +1,4 @@
-"""The net: RLlib's module for a policy that decides how far to go from the last demand."""
+"""The nets: RLlib's module for a policy that decides how far to go from the last demand."""
 
 import math
 from collections.abc import Mapping
@@ -10,59 +10,98 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from services.trainer.layout import layout_of
 from services.trainer.rllib import Columns, TorchRLModule, ValueFunctionAPI
 
-HIDDEN = (64, 64)
-"""Two layers of 64: enough for ten numbers; wider ones were not better and are slower."""
+MEMBERS = 4
+"""Nets whose answers are averaged: each alone fits the noise of a short history its own way."""
+HIDDEN = 32
+"""Two layers of it in each net; one of 64 x 64 overfits sooner."""
+VALUE_HIDDEN = 64
 EXPLORATION = 0.15
-"""Initial standard deviation of the target, in units of `PolicyShape.unit`: a few servers.
+"""Initial standard deviation of the target, in local units: a few servers.
 
-Where demand moves by 20 servers in a lead time this is 3 servers, exp(-3.5) of a fleet of 100.
 Exploration has to be small beside the changes of demand, or PPO unlearns what it started from.
 """
+LIMIT = 10.0
+"""Features are cut off at so many local units: a jump says no more than that it is one."""
+LOG_OFFSET = 0.05
+"""Keeps the logarithm of a local unit of 0 finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyShape:
     """The numbers that are built into a policy's graph; servers unless it says otherwise."""
 
-    history_len: int
+    fields: tuple[str, ...]
+    """What it sees, by name; see `shared.core.observation`."""
+    lead_steps: int
     action_factor: float
     unit: float
-    """Servers that an input difference or an output of 1.0 means."""
+    """How far demand usually moves in a lead time."""
+    level: float
+    """Demand's usual level."""
+    peak: float
+    """What demand hardly ever exceeds."""
     lowest_action: float
     highest_action: float
 
-    @property
-    def observation_len(self) -> int:
-        """Numbers in an observation: demands, then targets."""
-        return 2 * self.history_len
-
 
 class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
-    """Raw observation in servers in; normal distribution of the action out.
+    """Raw observation in servers in, NaN where history does not reach; normal distribution out.
 
-    The mean action is ``(last demand + unit * net(features)) / action_factor``: the net predicts
-    the change from the last demand, so that an untrained one already asks for what is needed now
-    and exploration is a few servers. Past targets can't change what is best next, but the policy
-    chose them from demands older than it still sees: they are its memory.
+    The mean action is ``(last demand + local unit * nets(features)) / action_factor``: the nets
+    predict the change from the last demand, so that untrained ones already ask for what is needed
+    now and exploration is a few servers. The local unit is large where demand is high or moves
+    much. Past targets can't change what is best next, so the policy does not read them and its
+    decisions don't depend on each other; the value function, which predicts rewards, reads them.
 
     `model_config["shape"]` has the fields of `PolicyShape`.
     """
 
     def setup(self) -> None:
         self.shape = PolicyShape(**self.model_config["shape"])
-        self.net = _mlp(self.shape.observation_len, output_gain=0.01)
-        self.value = _mlp(self.shape.observation_len, output_gain=1.0)
-        initial_std = EXPLORATION * self.shape.unit / self.shape.action_factor
-        self.log_std = nn.Parameter(torch.full((1,), math.log(initial_std)))
+        self.layout = layout_of(self.shape.fields, self.shape.lead_steps)
+        self.nets = Ensemble(self.layout.size)
+        self.value = _mlp(self.layout.size + len(self.layout.targets))
+        self.log_std = nn.Parameter(torch.full((1,), math.log(EXPLORATION)))
+
+    def features(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features ``(batch, n)``, the last demand and the local unit ``(batch, 1)`` in servers."""
+        plan = self.layout
+        there = (observation == observation).to(observation.dtype)
+        known = torch.where(observation == observation, observation, 0.0)
+        last = known[..., plan.last : plan.last + 1]
+        unit, level = self._local_unit(known, there, last)
+        of, origin = _columns(plan.differences)
+        gaps = (known[..., of] - known[..., origin]) * there[..., of] * there[..., origin] / unit
+        spreads = known[..., list(plan.spreads)] / unit
+        levels = torch.cat(
+            (
+                (last / self.shape.peak).clamp(0.0, 1.2),
+                torch.log(unit / self.shape.unit + LOG_OFFSET),
+                (level / self.shape.level).clamp(0.0, 3.0),
+            ),
+            dim=-1,
+        )
+        field, harmonic = _columns(plan.phases)
+        angle = known[..., field] * (2 * math.pi * torch.tensor(harmonic, dtype=torch.float32))
+        phases = torch.cat(
+            (angle.sin() * there[..., field], angle.cos() * there[..., field]), dim=-1
+        )
+        flags = 1.0 - there[..., list(plan.flags)]
+        clipped = torch.cat((gaps, spreads), dim=-1).clamp(-LIMIT, LIMIT)
+        return torch.cat((clipped, levels, phases, flags), dim=-1), last, unit
 
     def mean_action(self, observation: Tensor) -> Tensor:
         """Mean of the action before it is clipped, shape ``(batch, 1)``."""
-        last = observation[..., self.shape.history_len - 1 : self.shape.history_len]
-        change = self.shape.unit * self.net(self._features(observation))
-        mean: Tensor = (last + change) / self.shape.action_factor
-        return mean
+        features, last, unit = self.features(observation)
+        return self._action(features, last, unit)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the observation's numbers."""
+        return self.shape.fields
 
     def decide(self, observations: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """The policy's answer: mean actions within the action's limits, shape ``(batch, 1)``."""
@@ -74,35 +113,78 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         return answer
 
     def _forward(self, batch: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-        mean = self.mean_action(batch[Columns.OBS])
-        return {Columns.ACTION_DIST_INPUTS: torch.cat((mean, self.log_std.expand_as(mean)), dim=-1)}
+        features, last, unit = self.features(batch[Columns.OBS])
+        mean = self._action(features, last, unit)
+        log_std = self.log_std + torch.log(unit / self.shape.action_factor)
+        return {Columns.ACTION_DIST_INPUTS: torch.cat((mean, log_std), dim=-1)}
 
     def compute_values(self, batch: Mapping[str, Any], embeddings: Any = None) -> Tensor:  # noqa: ARG002
         """Value of each observation, in scaled reward, shape ``(batch,)``."""
-        values: Tensor = self.value(self._features(batch[Columns.OBS])).squeeze(-1)
+        observation = batch[Columns.OBS]
+        features, last, unit = self.features(observation)
+        asked = (observation[..., list(self.layout.targets)] - last) / unit
+        seen = torch.cat((features, asked.clamp(-LIMIT, LIMIT)), dim=-1)
+        values: Tensor = self.value(seen).squeeze(-1)
         return values
 
-    def _features(self, observation: Tensor) -> Tensor:
-        """Every number as its difference from the last demand, and that demand as a level.
+    def _action(self, features: Tensor, last: Tensor, unit: Tensor) -> Tensor:
+        change = unit * self.nets(features).mean(dim=0)
+        mean: Tensor = (last + change) / self.shape.action_factor
+        return mean
 
-        The last demand's own difference is 0, so the level takes its place. Shape
-        ``(batch, 2 * history_len)``.
-        """
-        at = self.shape.history_len - 1
-        last = observation[..., at : at + 1]
-        change = (observation - last) / self.shape.unit
-        level = last / self.shape.action_factor
-        return torch.cat((change[..., :at], level, change[..., at + 1 :]), dim=-1)
+    def _local_unit(self, known: Tensor, there: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """How far demand may move in a lead time from here, and its level here, in servers."""
+        plan, shape = self.layout, self.shape
+        if plan.average is None or plan.spread is None:
+            return torch.full_like(last, shape.unit), last
+        averaged, spread = (there[..., at : at + 1] for at in (plan.average, plan.spread))
+        level = averaged * known[..., plan.average : plan.average + 1] + (1 - averaged) * last
+        # A random walk goes on by the root of the steps.
+        walk = known[..., plan.spread : plan.spread + 1] * math.sqrt(shape.lead_steps)
+        walk = spread * walk + (1 - spread) * shape.unit
+        by_level = shape.unit * (0.1 + 0.9 * level.clamp(min=0.0) / shape.level)
+        return 0.5 * by_level + 0.5 * walk, level
 
 
-def _mlp(inputs: int, output_gain: float) -> nn.Sequential:
-    """Orthogonal weights, as is usual in PPO; the last layer's scale is `output_gain`."""
+class Ensemble(nn.Module):
+    """Small nets side by side, each with a linear shortcut: ``(batch, n)`` to ``(members, b, 1)``.
+
+    Given ``(members, batch, n)``, each net sees its own.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.first = _weights(inputs, HIDDEN)
+        self.first_bias = nn.Parameter(torch.zeros(MEMBERS, 1, HIDDEN))
+        self.second = _weights(HIDDEN, HIDDEN)
+        self.second_bias = nn.Parameter(torch.zeros(MEMBERS, 1, HIDDEN))
+        self.last = nn.Parameter(torch.zeros(MEMBERS, HIDDEN, 1))
+        self.last_bias = nn.Parameter(torch.zeros(MEMBERS, 1, 1))
+        self.linear = nn.Parameter(torch.zeros(MEMBERS, inputs, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        seen = features if features.dim() == 3 else features.expand(MEMBERS, *features.shape)
+        signal = nn.functional.silu(torch.bmm(seen, self.first) + self.first_bias)
+        signal = nn.functional.silu(torch.bmm(signal, self.second) + self.second_bias)
+        return torch.bmm(signal, self.last) + self.last_bias + torch.bmm(seen, self.linear)
+
+
+def _columns(pairs: tuple[tuple[int, int], ...]) -> tuple[list[int], list[int]]:
+    return [first for first, _ in pairs], [second for _, second in pairs]
+
+
+def _weights(inputs: int, outputs: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(MEMBERS, inputs, outputs) / math.sqrt(inputs))
+
+
+def _mlp(inputs: int) -> nn.Sequential:
+    """Orthogonal weights, as is usual in PPO."""
     layers: list[nn.Module] = []
     size = inputs
-    for width in HIDDEN:
+    for width in (VALUE_HIDDEN, VALUE_HIDDEN):
         layers += (_linear(size, width, math.sqrt(2)), nn.Tanh())
         size = width
-    return nn.Sequential(*layers, _linear(size, 1, output_gain))
+    return nn.Sequential(*layers, _linear(size, 1, 1.0))
 
 
 def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:

@@ -3,17 +3,15 @@
 import logging
 import os
 
-import numpy as np
 import ray
 import torch
 
-from services.trainer.learning import build_once
-from shared.core.parameters import FleetParameters
+from services.trainer.algorithm import build_once
 
 RAY_CPUS = 1
 """The runner and the learner are in this process; Ray itself needs room for next to nothing."""
 OBJECT_STORE_BYTES = 100_000_000
-"""Weights and metrics of a 64 x 64 net fit many times; Ray's least is 75 MB."""
+"""Weights and metrics of nets this small fit many times; Ray's least is 75 MB."""
 TORCH_THREADS = 1
 """A net this small is not faster on more, and the services need the other core."""
 
@@ -31,13 +29,14 @@ def warm_up() -> None:
         {}
         if "RAY_ADDRESS" in os.environ
         else {
+            "address": "local",  # never a cluster that somebody else left running here
             "num_cpus": RAY_CPUS,
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,
         }
     )
     ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **own)
-    build_once(np.linspace(1.0, 2.0, 32), FleetParameters())
+    build_once()
 
 
 def cool_down() -> None:

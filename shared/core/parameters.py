@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.core.observation import calendar_fields, notebook_fields
 from shared.errors import BadSetting
 
 RewardName = Literal["asymmetric", "notebook"]
+ObservationName = Literal["notebook", "calendar"]
 
 EPISODE_STEPS = 301
 """Steps in an episode, as in the notebook."""
@@ -27,6 +29,8 @@ class FleetParameters:
     history_len: int = 5
     """Steps a server takes to come up; also the length of both histories."""
     reward: RewardName = "asymmetric"
+    observation: ObservationName = "notebook"
+    """What a policy sees: the notebook's numbers, or a longer history and the calendar."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_servers <= self.max_servers < float("inf"):
@@ -44,6 +48,10 @@ class FleetParameters:
             raise BadSetting(f"history_len is {self.history_len}: set HISTORY_LEN to 2 or more")
         if self.reward not in ("asymmetric", "notebook"):
             raise BadSetting(f"reward is {self.reward!r}: set REWARD to asymmetric or notebook")
+        if self.observation not in ("notebook", "calendar"):
+            raise BadSetting(
+                f"observation is {self.observation!r}: set OBSERVATION to notebook or calendar"
+            )
 
     @property
     def lead_steps(self) -> int:
@@ -52,6 +60,6 @@ class FleetParameters:
 
     @property
     def observation_fields(self) -> tuple[str, ...]:
-        """Names of the observation's numbers, in order: demands, then targets, oldest first."""
-        ages = range(self.history_len, 0, -1)
-        return tuple(f"{what}[-{age}]" for what in ("demand", "target") for age in ages)
+        """Names of the numbers that a policy of this fleet sees, in order."""
+        named = calendar_fields if self.observation == "calendar" else notebook_fields
+        return named(self.history_len)

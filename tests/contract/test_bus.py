@@ -305,11 +305,19 @@ class Following:
 
     async def until(self, *expected):
         """Wait until exactly these have been seen, in order."""
+        await self._so_many(len(expected))
+        assert self.seen == list(expected)
+
+    async def until_in_any_order(self, *expected):
+        """As `until`; the fleets of a latest state have no order."""
+        await self._so_many(len(expected))
+        assert sorted(self.seen, key=str) == sorted(expected, key=str)
+
+    async def _so_many(self, number):
         for _ in range(400):
-            if len(self.seen) >= len(expected):
+            if len(self.seen) >= number:
                 break
             await asyncio.sleep(0.01)
-        assert self.seen == list(expected)
 
     async def until_newest(self, expected):
         """Wait until this is what has been seen last."""
@@ -344,10 +352,11 @@ class TestFollow:
         await bus.publish(CHAMPIONS, "eu", champion("v2"))
         await bus.publish(CHAMPIONS, "us", champion("w1", "us"))
         follower = following(CHAMPIONS)
-        await follower.until(champion("v2"), champion("w1", "us"))
+        await follower.until_in_any_order(champion("v2"), champion("w1", "us"))
+        latest = list(follower.seen)
         await bus.publish(CHAMPIONS, "eu", champion("v3"))
         await bus.publish(CHAMPIONS, "eu", champion("v4"))
-        await follower.until(champion("v2"), champion("w1", "us"), champion("v3"), champion("v4"))
+        await follower.until(*latest, champion("v3"), champion("v4"))
 
     async def test_several_feeds_at_once(self, bus, following):
         follower = following(DEMANDS, DECISIONS, TRAININGS)
@@ -518,3 +527,26 @@ class TestTrainingQueue:
             queue.enqueue(job(), 60)
         with pytest.raises(BusAway):
             queue.status("eu")
+
+
+# Transitions, newest first
+
+
+async def test_the_newest_transitions_of_a_fleet_come_oldest_first(bus, monkeypatch):
+    monkeypatch.setattr("shared.bus.PAGE", 3)
+    for step in range(1, 6):
+        await bus.commit_step(*a_step(step))
+        await bus.commit_step(*a_step(step, fleet="us"))
+    newest = await bus.newest_transitions("eu", 4)
+    assert [(each.fleet, each.step) for each in newest] == [("eu", step) for step in (2, 3, 4, 5)]
+    assert [each.step for each in await bus.newest_transitions("eu", 99)] == [1, 2, 3, 4, 5]
+    since = await bus.newest_transitions("eu", 99, after=newest[1].at)
+    assert [each.step for each in since] == [4, 5]
+    assert await bus.newest_transitions("asia", 99) == []
+
+
+async def test_what_is_no_transition_is_passed_over(bus, raw):
+    await bus.commit_step(*a_step(1))
+    raw.xadd("autopilot:transitions", {"fleet": "eu", "message": "{"})
+    raw.xadd("autopilot:transitions", {"else": "1"})
+    assert [each.step for each in await bus.newest_transitions("eu", 9)] == [1]

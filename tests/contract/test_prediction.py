@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -11,7 +12,11 @@ import httpx
 import pytest
 
 from services.prediction.app import create_app
+from services.prediction.invocations import invoke, observations
 from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, Bus
+from shared.core.observation import notebook_fields
+from shared.core.parameters import FleetParameters
+from shared.errors import BadInput
 from shared.messages import Champion, Decision, Demand
 from shared.policy_store import LITERT_MODEL, PolicyStore
 from shared.settings import Fleets, FleetSettings
@@ -352,6 +357,48 @@ async def test_a_model_of_another_shape_is_refused(redis_url, store, publish_pol
         assert "autopilot_policies_refused_total 1.0" in (await client.get("/metrics")).text
         answer = await client.post("/invocations", params={"fleet": "eu-west"}, json=ROW[:6])
         assert answer.json()["policy_version"] == "rule:trend"
+
+
+CALENDAR = FleetParameters(observation="calendar").observation_fields
+
+
+class Shown:
+    """A policy that sees the calendar, and keeps what it is shown."""
+
+    version = "v1"
+    learnt = True
+    fields = CALENDAR
+
+    def __init__(self) -> None:
+        self.observations: list[list[float]] = []
+
+    def action(self, observation):
+        self.observations.append(list(observation))
+        return 0.5
+
+
+def test_ten_numbers_are_valid_for_a_policy_that_sees_more():
+    parameters = FleetParameters(observation="calendar")
+    ten = [float(number) for number in range(1, 11)]
+    rows = observations(json.dumps(ten).encode(), CALENDAR, parameters)
+    policy = Shown()
+    answer = json.loads(invoke(policy, rows, parameters))
+    assert answer["num_of_gameservers"] == [50]
+    (shown,) = policy.observations
+    by_name = dict(zip(CALENDAR, shown, strict=True))
+    assert [by_name.pop(name) for name in notebook_fields(5)] == ten
+    assert all(math.isnan(value) for value in by_name.values())
+
+
+def test_null_is_a_field_out_of_reach():
+    parameters = FleetParameters(observation="calendar")
+    row = [None if name.startswith("week_ago") else 0.5 for name in CALENDAR]
+    (read,) = observations(json.dumps({"instances": [row]}).encode(), CALENDAR, parameters)
+    assert [math.isnan(value) for value in read] == [value is None for value in row]
+    with pytest.raises(BadInput, match="null for a number that is always known"):
+        observations(json.dumps([None, *row[1:]]).encode(), CALENDAR, parameters)
+    with pytest.raises(BadInput, match=r"week_ago\[\+12\]"):
+        observations(json.dumps(row[1:]).encode(), CALENDAR, parameters)
 
 
 async def test_policies_are_listed(client, bus, store, publish_policy):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from shared.core.curves import sine1h
+from shared.core.observation import History, from_notebook
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyDisagrees
 from shared.messages import PolicyManifest, utc_now
@@ -27,6 +28,12 @@ def ray_warm():
     warmth.cool_down()
 
 
+def recorded(demand):
+    from services.trainer.replay import Recorded
+
+    return Recorded.unbroken(History(65.0 * np.arange(len(demand)), demand, 65.0))
+
+
 @pytest.fixture(scope="module")
 def demand():
     return np.array([sine1h(k, 90.0) for k in range(600)])
@@ -37,7 +44,9 @@ def learnt(ray_warm, demand, tmp_path_factory):
     from services.trainer.learning import learn
 
     checkpoint = tmp_path_factory.mktemp("learnt") / CHECKPOINT
-    result = learn([demand], PARAMETERS, gamma=0.9, seconds=SECONDS, seed=0, checkpoint=checkpoint)
+    result = learn(
+        recorded(demand), PARAMETERS, gamma=0.9, seconds=SECONDS, seed=0, checkpoint=checkpoint
+    )
     return result, checkpoint
 
 
@@ -121,12 +130,13 @@ def test_other_weights_in_the_litert_file_are_refused(learnt, artefact):
     from services.trainer.export import check_agreement
 
     content = bytearray((artefact / LITERT_MODEL).read_bytes())
-    weights = learnt[0].module.net[0].weight.detach().numpy().tobytes()
+    # LiteRT keeps a layer's weights by output: those of the first hidden unit of the first net.
+    weights = learnt[0].module.nets.first.detach()[0, :, 0].numpy().copy().tobytes()
     at = content.find(weights[:64])
     assert at > 0, "the file holds the weights"
     content[at : at + 64] = np.full(16, 3.0, dtype=np.float32).tobytes()
     (artefact / LITERT_MODEL).write_bytes(content)
-    with pytest.raises(PolicyDisagrees, match="LiteRT and torch differ"):
+    with pytest.raises(PolicyDisagrees, match="LiteRT and the policy differ"):
         check_agreement(learnt[0].module, artefact, PARAMETERS, np.random.default_rng(0))
 
 
@@ -140,8 +150,8 @@ def test_a_model_that_has_moved_on_is_refused(learnt, artefact):
     state = module.get_state()
     try:
         with torch.no_grad():
-            module.net[-1].bias += 0.1
-        with pytest.raises(PolicyDisagrees, match="SavedModel and torch differ"):
+            module.nets.last_bias += 0.1
+        with pytest.raises(PolicyDisagrees, match="SavedModel and the policy differ"):
             check_agreement(module, artefact, PARAMETERS, np.random.default_rng(0))
     finally:
         module.set_state(state)
@@ -162,6 +172,51 @@ def test_limits_above_the_action_factor_are_in_reach(ray_warm, reward):
 
     parameters = FleetParameters(max_servers=200.0, reward=reward)
     demand = np.tile(np.linspace(150.0, 190.0, 40), 5)
-    result = learn([demand], parameters, gamma=0.9, seconds=1.0, seed=0)
+    result = learn(recorded(demand), parameters, gamma=0.9, seconds=1.0, seed=0)
     actions = result.module.decide(np.full((1, 10), 180.0))
     assert 1.0 < float(actions[0, 0]) <= 2.0
+
+
+def test_the_same_seed_and_steps_give_the_same_policy(ray_warm, demand, monkeypatch):
+    """A fixed number of updates and steps: no clock has a say in what is learnt."""
+    from services.trainer import learning
+
+    monkeypatch.setattr(learning, "HINDSIGHT_UPDATES", 100)
+    parameters = FleetParameters(observation="calendar")
+    states = [
+        learning.learn(
+            recorded(demand), parameters, gamma=0.9, seconds=seconds, seed=seed, max_steps=1
+        ).module.get_state()
+        for seconds, seed in ((5.0, 3), (5.0, 3), (5.0, 4))
+    ]
+    first, again, other = states
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, again[name], err_msg=name)
+    assert not np.array_equal(first["nets.first"], other["nets.first"])
+
+
+def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_warm, tmp_path):
+    """Two days of demand: last week is NaN. All forms agree, and the notebook's numbers do."""
+    from services.trainer import export, learning
+    from services.trainer.evaluation import observations_after
+    from services.trainer.replay import Recorded
+
+    parameters = FleetParameters(observation="calendar")
+    rows = np.arange(300)
+    history = History(600.0 * rows, 50 + 30 * np.sin(2 * np.pi * rows / 144), 600.0)
+    module = learning.learn(
+        Recorded.unbroken(history), parameters, gamma=0.9, seconds=3.0, seed=0
+    ).module
+    export.export(module, tmp_path)
+    rng = np.random.default_rng(0)
+    assert export.check_agreement(module, tmp_path, parameters, rng) <= export.TOLERANCE
+    seen = observations_after(history, parameters, rows)
+    assert np.isnan(seen).any(axis=1).all()
+    answers = export.run_litert(tmp_path, seen.astype(np.float32))
+    np.testing.assert_allclose(answers, module.decide(seen), atol=export.TOLERANCE)
+    ten = np.array(from_notebook([50.0] * 10, parameters.observation_fields))
+    assert 0.1 <= module.decide(ten[np.newaxis])[0, 0] <= 1.0
+    # Targets do not matter to a policy.
+    asked = seen.copy()
+    asked[:, -parameters.history_len :] = 33.0
+    np.testing.assert_array_equal(module.decide(asked), module.decide(seen))

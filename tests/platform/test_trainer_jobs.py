@@ -16,7 +16,6 @@ import redis
 
 from shared.bus import CHAMPIONS, TRAININGS, Bus, TrainingQueue
 from shared.core.curves import sine1h
-from shared.core.parameters import FleetParameters
 from shared.messages import (
     Decision,
     FleetRecord,
@@ -27,6 +26,7 @@ from shared.messages import (
 )
 from shared.policies import load_policy
 from shared.policy_store import PolicyStore
+from shared.settings import FleetSettings
 
 pytestmark = [
     pytest.mark.slow,
@@ -236,8 +236,10 @@ def test_killed_half_way_then_retried_then_stopped(own_redis, tmp_path, trainers
     outcome = asyncio.run(latest(url, TRAININGS))
     assert (outcome.outcome, outcome.version) == ("published", champion.version)
     assert outcome.environment_steps > 0
-    policy = load_policy(store, "default", champion.version, FleetParameters())
-    assert policy.manifest.trained_on_steps == STEPS
+    policy = load_policy(store, "default", champion.version, FleetSettings().parameters)
+    assert policy.manifest.trained_on_steps == STEPS * 4 // 5, "the gate keeps the newest fifth"
+    assert outcome.costs["candidate"] < outcome.costs["rule:buffer"]
+    assert champion.runner_up == before.version
     assert policy.manifest.scores["held_out_cost"] > 0
     assert left_running(ray_of_first) == []
 

@@ -1,4 +1,4 @@
-"""The trainer's replay: segments of recorded demand, and the vectorised environment over them."""
+"""The trainer's replay: runs of recorded demand, and the vectorised environment over them."""
 
 import numpy as np
 import pytest
@@ -7,20 +7,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.trainer.replay import (
+    Recorded,
     ReplayVectorEnv,
     TooLittleHistory,
+    decision_rows,
     hold_out,
+    recorded_of,
     replayable,
-    segments_of,
 )
 from shared.core.gameserver_env import GameServerEnv
+from shared.core.observation import History
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.messages import RecordedStep
 
 PARAMETERS = FleetParameters()
 
 
-def recorded(*rows):
+def of_runs(*runs):
+    """Demand recorded in unbroken runs, an hour between them."""
+    lengths = [len(run) for run in runs]
+    starts = np.cumsum([0, *lengths[:-1]])
+    rows = np.arange(sum(lengths))
+    times = 65.0 * rows + 3600.0 * np.searchsorted(starts, rows, side="right")
+    return Recorded(History(times, np.concatenate(runs).astype(float), 65.0), starts)
+
+
+def steps_of(*rows):
     return [
         RecordedStep(step=k, at=65.0 * k, demand=demand, usable=usable, gap_steps=gap)
         for k, (demand, usable, gap) in enumerate(rows, start=1)
@@ -41,20 +53,33 @@ def recorded(*rows):
         ),
     ],
 )
-def test_segments_break_at_gaps_and_held_demand(rows, expected):
-    assert [segment.tolist() for segment in segments_of(recorded(*rows))] == expected
+def test_runs_break_at_gaps_and_held_demand(rows, expected):
+    recorded = recorded_of(steps_of(*rows), 65.0)
+    demands = recorded.history.demands
+    assert [demands[first:end].tolist() for first, end in recorded.runs] == expected
+    assert (recorded.history.times % 65.0 == 0).all()
+
+
+def test_a_clock_that_was_set_back_leaves_times_ascending():
+    steps = [RecordedStep(k, at, k, True, 0) for k, at in enumerate([0, 65, 130, 195, 70, 135], 1)]
+    recorded = recorded_of(steps, 65.0)
+    assert recorded.history.times.tolist() == [0, 65, 70, 135]
+    assert recorded.history.demands.tolist() == [1, 2, 5, 6]
+    assert recorded.runs == [(0, 2), (2, 4)]
 
 
 def test_too_short_history_says_how_much_is_needed():
     with pytest.raises(TooLittleHistory, match="has 10 steps and learning needs 11"):
-        replayable([np.ones(10), np.ones(3)], PARAMETERS)
+        replayable(of_runs(np.ones(10), np.ones(3)), PARAMETERS)
     with pytest.raises(TooLittleHistory, match="has 0 steps"):
-        replayable([], PARAMETERS)
+        replayable(recorded_of([], 65.0), PARAMETERS)
 
 
-def test_demand_is_clipped_to_the_limits_and_short_segments_are_left_out():
-    (segment,) = replayable([np.full(11, 500.0), np.ones(10)], PARAMETERS)
-    assert segment.tolist() == [100.0] * 11
+def test_demand_is_clipped_to_the_limits_and_short_runs_have_no_decisions():
+    recorded = replayable(of_runs(np.ones(10), np.full(11, 500.0)), PARAMETERS)
+    assert recorded.history.demands.tolist() == [10.0] * 10 + [100.0] * 11
+    # The fifth demand of the second run is the newest seen, its last one is met.
+    assert decision_rows(recorded, PARAMETERS).tolist() == [14]
 
 
 @given(
@@ -62,21 +87,26 @@ def test_demand_is_clipped_to_the_limits_and_short_segments_are_left_out():
     fraction=st.floats(0.05, 0.5),
 )
 def test_held_out_demand_is_the_newest_and_is_not_learnt_from(lengths, fraction):
-    series = np.arange(float(sum(lengths)))
-    segments = np.split(series, np.cumsum(lengths)[:-1])
-    learnt, held = hold_out(segments, fraction, PARAMETERS)
-    first_held = len(series) - int(fraction * len(series))
-    assert all(segment.max() < first_held for segment in learnt)
-    # A history's worth of learnt demand leads in; what is scored comes after it.
-    scored = [demand for segment in held for demand in segment[PARAMETERS.history_len :]]
-    assert all(demand >= first_held for demand in scored)
-    assert all(np.all(np.diff(segment) == 1) for segment in (*learnt, *held))
+    recorded = of_runs(*(np.zeros(length) for length in lengths))
+    learnt, held = hold_out(recorded, fraction, PARAMETERS)
+    rows = sum(lengths)
+    first_held = rows - int(fraction * rows)
+    if not len(held):
+        return
+    assert len(learnt.history.demands) == first_held
+    assert (held + PARAMETERS.lead_steps >= first_held).all()
+    assert set(held) <= set(decision_rows(recorded, PARAMETERS))
 
 
-def test_held_out_part_of_one_long_segment():
-    learnt, held = hold_out([np.arange(100.0)], 0.2, PARAMETERS)
-    assert [segment.tolist() for segment in learnt] == [list(range(80))]
-    assert [segment.tolist() for segment in held] == [list(range(75, 100))]
+def test_held_out_part_of_one_long_run():
+    learnt, held = hold_out(of_runs(np.arange(100.0)), 0.2, PARAMETERS)
+    assert learnt.history.demands.tolist() == list(range(80))
+    assert held.tolist() == list(range(79, 94))
+
+
+def test_nothing_is_held_out_when_too_little_would_be_left():
+    learnt, held = hold_out(of_runs(np.arange(11.0)), 0.2, PARAMETERS)
+    assert (len(learnt.history.demands), len(held)) == (11, 0)
 
 
 def rollout(env, seed, steps=50):
@@ -90,10 +120,10 @@ def rollout(env, seed, steps=50):
 
 
 def test_same_seed_same_rollout():
-    segments = [np.linspace(10, 90, 400), np.linspace(50, 20, 40)]
-    first = rollout(ReplayVectorEnv(segments, PARAMETERS, 8), seed=3)
-    again = rollout(ReplayVectorEnv(segments, PARAMETERS, 8), seed=3)
-    other = rollout(ReplayVectorEnv(segments, PARAMETERS, 8), seed=4)
+    recorded = of_runs(np.linspace(10, 90, 400), np.linspace(50, 20, 40))
+    first = rollout(ReplayVectorEnv(recorded, PARAMETERS, 8), seed=3)
+    again = rollout(ReplayVectorEnv(recorded, PARAMETERS, 8), seed=3)
+    other = rollout(ReplayVectorEnv(recorded, PARAMETERS, 8), seed=4)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -109,7 +139,7 @@ def test_equals_the_gymnasium_environment_stepped_alone(demand, seed, reward):
     # The single environment starts with both histories at the minimum; so does this window.
     before = [parameters.min_servers] * parameters.history_len
     segment = np.array([*before, *demand])
-    batch = ReplayVectorEnv([segment], parameters, num_envs=3)
+    batch = ReplayVectorEnv(of_runs(segment), parameters, num_envs=3)
     single = GameServerEnv({"demand": demand, "reward": reward})
     rng = np.random.default_rng(seed)
     observations, _ = batch.reset(seed=seed)
@@ -131,7 +161,7 @@ def test_equals_the_gymnasium_environment_stepped_alone(demand, seed, reward):
 def test_a_target_is_met_five_steps_later():
     """The reward of step k is that of the target asked for at step k - 5."""
     demand = np.full(60, 50.0)
-    env = ReplayVectorEnv([demand], PARAMETERS, num_envs=2)
+    env = ReplayVectorEnv(of_runs(demand), PARAMETERS, num_envs=2)
     env.reset(seed=0)
     asked = np.linspace(0.2, 0.9, 40)
     rewards = [env.step(np.full((2, 1), action))[1] for action in asked]
@@ -145,7 +175,7 @@ def test_a_target_is_met_five_steps_later():
 
 
 def test_episodes_end_and_begin_again():
-    env = ReplayVectorEnv([np.arange(20.0, 40.0)], PARAMETERS, num_envs=2, reward_scale=0.5)
+    env = ReplayVectorEnv(of_runs(np.arange(20.0, 40.0)), PARAMETERS, num_envs=2, reward_scale=0.5)
     assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     first, _ = env.reset(seed=0)
     playable = 20 - PARAMETERS.history_len
@@ -159,7 +189,7 @@ def test_episodes_end_and_begin_again():
 
 
 def test_long_segments_give_episodes_of_the_notebooks_length():
-    env = ReplayVectorEnv([np.full(1000, 50.0)], PARAMETERS, num_envs=4)
+    env = ReplayVectorEnv(of_runs(np.full(1000, 50.0)), PARAMETERS, num_envs=4)
     env.reset(seed=0)
     ended = [env.step(np.full((4, 1), 0.5))[3] for _ in range(EPISODE_STEPS)]
     assert not np.any(ended[:-1])
@@ -168,7 +198,7 @@ def test_long_segments_give_episodes_of_the_notebooks_length():
 
 def test_windows_start_with_the_demand_before_them():
     series = np.linspace(10.0, 90.0, 500)
-    env = ReplayVectorEnv([series], PARAMETERS, num_envs=64)
+    env = ReplayVectorEnv(of_runs(series), PARAMETERS, num_envs=64)
     observation, _ = env.reset(seed=0)
     history = PARAMETERS.history_len
     np.testing.assert_array_equal(observation[:, :history], observation[:, history:])

@@ -40,6 +40,7 @@ def test_the_notebooks_defaults():
         over_prov_factor=5.0,
         history_len=5,
         reward="asymmetric",
+        observation="calendar",
     )
     assert (default.gamma, default.learning_freq) == (0.9, 65)
     assert load_settings().cloudwatch_namespace == "rl-game-server-autopilot"
@@ -57,6 +58,7 @@ def test_the_notebooks_defaults():
         ("GS_INVENTORY_URL", "local", "gs_inventory_url", "local"),
         ("HISTORY_LEN", "7", "history_len", 7),
         ("REWARD", "notebook", "reward", "notebook"),
+        ("OBSERVATION", "notebook", "observation", "notebook"),
         ("TIME_TOTAL_S", "9", "time_total_s", 9),
         ("TRAIN_BATCH_SIZE", "64", "train_batch_size", 64),
     ],

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from services.environment.stepping import Commit, Due, next_due, step_fleet
 from shared.core.gameserver_env import GameServerEnv
+from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.messages import FleetRecord
 from shared.policies import RulePolicy
@@ -20,6 +21,7 @@ class Constant:
     """A learnt policy that always says the same."""
 
     learnt = True
+    fields = notebook_fields(PARAMETERS.history_len)
 
     def __init__(self, action: float, version: str = "v1") -> None:
         self.version = version

@@ -1,0 +1,46 @@
+"""Policies by folder or by version, for commands that replay them."""
+
+from pathlib import Path
+
+from shared.core.backtest import Act
+from shared.errors import BadInput, PolicyError
+from shared.messages import PolicyManifest
+from shared.policies import LearntPolicy
+from shared.policy_store import LITERT_MODEL, PolicyStore, read_checked, read_manifest
+from shared.settings import Settings
+
+
+def load_artefact(folder: Path) -> LearntPolicy:
+    """The policy in a folder; raises `BadInput` when it is none, or is damaged."""
+    try:
+        manifest = read_manifest(folder)
+        return LearntPolicy(read_checked(folder, manifest, LITERT_MODEL), manifest)
+    except PolicyError as error:
+        raise BadInput(f"--policy {folder}: {error}") from error
+
+
+def find_artefact(name: str, fleet: str, settings: Settings) -> LearntPolicy:
+    """The policy that DIR or VERSION names: a folder first, else a version in the store."""
+    folder = Path(name)
+    if not folder.exists():
+        folder = PolicyStore.at(settings.policy_store).path(fleet, name)
+        if not folder.exists():
+            raise BadInput(
+                f"--policy {name}: there is no such folder, and no such version of fleet "
+                f"{fleet!r} in {settings.policy_store}"
+            )
+    return load_artefact(folder)
+
+
+def act_of(policy: LearntPolicy) -> Act:
+    """The policy as a function of an observation."""
+    return lambda observation: policy.action(observation.tolist())
+
+
+def check_history_len(manifest: PolicyManifest, history_len: int | None) -> None:
+    """Raise `BadInput` when a policy was learnt for another lead time than is asked for."""
+    if history_len not in (None, manifest.history_len):
+        raise BadInput(
+            f"--history-len {history_len}: policy {manifest.version} was learnt for "
+            f"{manifest.history_len}; leave the option out"
+        )

@@ -1,0 +1,129 @@
+"""RecordedDemand demand in servers, from a trace or a curve, and what limits it suggests."""
+
+import math
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from shared.core.backtest import FloatArray, limits_of
+from shared.core.curves import PEAK_FRACTION, sine1h
+from shared.core.observation import History
+from shared.core.parameters import FleetParameters
+from shared.errors import BadInput
+from shared.messages import MAX_SERVERS_EVER
+from shared.settings import FleetSettings, Settings, load_fleets
+from shared.traces import read_trace
+
+PEAK_PERCENTILE = 99.9
+"""What `--peak-servers` calls the peak: one wild minute is none."""
+CURVE_STEPS = 3_000
+"""Steps of a curve: fifty arches of `sine1h`."""
+CURVE_START = datetime(2024, 1, 1, tzinfo=UTC)
+DEFAULT_STEP_SECONDS = 60.0
+"""The notebook's minute, where there is only one row to tell from."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDemand:
+    """Demand in servers, one row a step."""
+
+    name: str
+    timestamps: tuple[datetime, ...]
+    history: History
+    has_limits: bool
+    """The settings' limits are its own; a trace's are from its data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The options that name demand; exactly one of `trace` and `curve`."""
+
+    trace: Path | None
+    curve: str | None
+    players_per_server: float | None = None
+    peak_servers: float | None = None
+
+    def read(self, fleet: FleetSettings, learning_part: float = 1.0) -> RecordedDemand:
+        """Read it; the peak is that of the first `learning_part`. Raises `BadInput`."""
+        if (self.trace is None) == (self.curve is None):
+            raise BadInput("name either --trace CSV or --demand sine1h")
+        if self.trace is None:
+            return self._curve(fleet)
+        trace = read_trace(self.trace)
+        times = np.array([moment.timestamp() for moment in trace.timestamps])
+        step_seconds = float(np.median(np.diff(times))) if len(times) > 1 else DEFAULT_STEP_SECONDS
+        learnt = trace.demand[: max(int(learning_part * len(trace.demand)), 1)]
+        demands = trace.demand / self._players_per_server(learnt)
+        if demands.max() > MAX_SERVERS_EVER:
+            raise BadInput(
+                f"{self.trace}: demand goes up to {demands.max():g} servers, at most "
+                f"{MAX_SERVERS_EVER} are taken: raise --players-per-server"
+            )
+        return RecordedDemand(
+            trace.name, trace.timestamps, History(times, demands, step_seconds), False
+        )
+
+    def _curve(self, fleet: FleetSettings) -> RecordedDemand:
+        if self.curve != "sine1h":
+            raise BadInput(f"--demand {self.curve}: the curve that there is, is sine1h")
+        if (self.players_per_server, self.peak_servers) != (None, None):
+            raise BadInput("--players-per-server and --peak-servers go with --trace")
+        peak = PEAK_FRACTION * fleet.max_servers
+        curve = [sine1h(step, peak) for step in range(1, CURVE_STEPS + 1)]
+        demands = np.maximum(curve, fleet.min_servers)  # as the notebook's environment sees it
+        stamps = tuple(CURVE_START + timedelta(minutes=step) for step in range(CURVE_STEPS))
+        times = np.array([moment.timestamp() for moment in stamps])
+        return RecordedDemand(
+            self.curve, stamps, History(times, demands, DEFAULT_STEP_SECONDS), True
+        )
+
+    def _players_per_server(self, learnt: FloatArray) -> float:
+        if self.peak_servers is None:
+            return _positive(
+                1.0 if self.players_per_server is None else self.players_per_server,
+                "--players-per-server",
+            )
+        if self.players_per_server is not None:
+            raise BadInput("give --players-per-server or --peak-servers, not both")
+        peak = float(np.percentile(learnt, PEAK_PERCENTILE))
+        if not peak > 0:
+            raise BadInput(
+                "the learning part has no demand, so --peak-servers can't scale it: "
+                "use --players-per-server, or a trace with demand in it"
+            )
+        return peak / _positive(self.peak_servers, "--peak-servers")
+
+
+def fleet_settings(settings: Settings) -> FleetSettings:
+    """What the environment variables say of any fleet; a fleet file has no part in it."""
+    return load_fleets(settings.model_copy(update={"fleets": None}))["default"]
+
+
+def parameters_for(
+    recorded: RecordedDemand, learnt_rows: int, fleet: FleetSettings, history_len: int | None
+) -> FleetParameters:
+    """Limits from the first `learnt_rows` of the demand, unless they are set.
+
+    Raises `BadSetting` when what is set contradicts the rest.
+    """
+    given = fleet.model_fields_set
+    parameters = fleet.parameters
+    if not recorded.has_limits:
+        low, high, factor = limits_of(recorded.history.demands[:learnt_rows])
+        parameters = replace(
+            parameters,
+            min_servers=parameters.min_servers if "min_servers" in given else float(low),
+            max_servers=parameters.max_servers if "max_servers" in given else float(high),
+            action_factor=parameters.action_factor if "action_factor" in given else float(factor),
+        )
+    if "observation" not in given:
+        parameters = replace(parameters, observation="calendar")
+    return parameters if history_len is None else replace(parameters, history_len=history_len)
+
+
+def _positive(number: float, option: str) -> float:
+    if not (math.isfinite(number) and number > 0):
+        raise BadInput(f"{option} is {number:g}: give a number above 0")
+    return number

@@ -1,0 +1,71 @@
+"""`autopilot evaluate`: the notebook's evaluation, a policy's reward by episode."""
+
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.artefacts import act_of
+from services.cli.demand import RecordedDemand
+from shared.core.backtest import FloatArray, decide, later
+from shared.core.parameters import EPISODE_STEPS, FleetParameters
+from shared.core.rewards import reward_of
+from shared.errors import BadInput
+from shared.policies import LearntPolicy
+
+
+def episode_rewards(
+    policy: LearntPolicy,
+    demand: RecordedDemand,
+    parameters: FleetParameters,
+    episodes: int,
+    seed: int,
+) -> FloatArray:
+    """Summed reward of each episode of 301 steps, in windows of the demand drawn by `seed`.
+
+    As in the notebook a fleet starts with `min_servers`; what the policy looks back at is the
+    demand before its window. `parameters` give reward and price, the policy the rest.
+    Raises `BadInput` when the demand is shorter than an episode.
+    """
+    manifest = policy.manifest
+    parameters = replace(
+        parameters,
+        min_servers=manifest.min_servers,
+        max_servers=manifest.max_servers,
+        action_factor=manifest.action_factor,
+        history_len=manifest.history_len,
+    )
+    history = demand.history
+    windows = len(history.demands) - EPISODE_STEPS - parameters.history_len
+    if windows < 1:
+        raise BadInput(
+            f"{demand.name} has {len(history.demands)} rows and an episode takes "
+            f"{EPISODE_STEPS + parameters.history_len + 1}: give a longer trace"
+        )
+    if episodes < 1:
+        raise BadInput(f"--episodes is {episodes}: give 1 or more")
+    met = np.clip(history.demands, parameters.min_servers, parameters.max_servers)
+    act, fields = act_of(policy), manifest.observation_fields
+    rewards = np.empty(episodes)
+    starts = parameters.history_len + np.random.default_rng(seed).integers(windows, size=episodes)
+    for number, start in enumerate(starts.tolist()):
+        stop = start + EPISODE_STEPS
+        targets = decide(act, fields, history, parameters, start - 1, stop - 1)
+        allocations = later(targets, parameters.history_len, parameters.min_servers)
+        rewards[number] = reward_of(allocations, met[start:stop], parameters).sum()
+    return rewards
+
+
+def print_rewards(policy: LearntPolicy, name: str, rewards: FloatArray, console: Console) -> None:
+    """The notebook's figures: mean, max and min episode reward."""
+    console.print(
+        f"policy {policy.version} on {name}: {len(rewards)} episodes of {EPISODE_STEPS} steps",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = Table()
+    for heading in ("mean reward", "max reward", "min reward"):
+        table.add_column(heading, justify="right")
+    table.add_row(*(f"{value:.2f}" for value in (rewards.mean(), rewards.max(), rewards.min())))
+    console.print(table)

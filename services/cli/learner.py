@@ -1,0 +1,161 @@
+"""Learn on recorded demand, with what the extra `trainer` brings; nothing of it loads before."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from services.cli.files import hidden_folder
+from services.trainer.quiet import quiet_libraries
+from shared.core.backtest import FloatArray
+from shared.core.observation import History
+from shared.core.parameters import FleetParameters
+from shared.errors import BadInput
+from shared.messages import PolicyManifest
+from shared.policy_store import CHECKPOINT, new_version, seal
+
+if TYPE_CHECKING:
+    from services.trainer.learning import Learnt
+
+Told = Callable[[float, str], None]
+"""How far learning has come: seconds, and the figures in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """How long to learn, and from which seed."""
+
+    seconds: float
+    gamma: float
+    seed: int
+
+
+def check_trainer() -> None:
+    """Raise `BadInput` when the extra `trainer` is not installed."""
+    missing = [name for name in ("ray", "torch", "tensorflow") if not _installed(name)]
+    if missing:
+        raise BadInput(
+            f"learning needs {', '.join(missing)}: pip install 'gameserver-autopilot[trainer]'"
+        )
+
+
+@contextmanager
+def trainer() -> Iterator[None]:
+    """Ray runs in the block. Raises `BadInput` when the extra is not installed."""
+    check_trainer()
+    quiet_libraries()
+    from services.trainer.warmth import cool_down, warm_up
+
+    warm_up()
+    try:
+        yield
+    finally:
+        cool_down()
+
+
+def learn(
+    history: History,
+    parameters: FleetParameters,
+    lesson: Lesson,
+    tell: Told = lambda _, __: None,
+    checkpoint: Path | None = None,
+) -> "Learnt":
+    """Learn from all of a history, every row a step; within `trainer`."""
+    from services.trainer import learning
+    from services.trainer.progress import Progress as Reached
+    from services.trainer.replay import Recorded
+
+    def on_progress(progress: Reached) -> None:
+        cost = progress.held_out_cost
+        words = "" if cost is None else f", held-out cost {cost:.3g}"
+        tell(progress.seconds, f"{progress.environment_steps:,} steps replayed{words}")
+
+    return learning.learn(
+        Recorded.unbroken(history),
+        parameters,
+        gamma=lesson.gamma,
+        seconds=lesson.seconds,
+        seed=lesson.seed,
+        checkpoint=checkpoint,
+        on_progress=on_progress,
+    )
+
+
+def learnt_decisions(learnt: "Learnt", history: History, parameters: FleetParameters) -> FloatArray:
+    """Servers that a learnt module asks for after each row."""
+    from services.trainer.evaluation import targets_after
+
+    rows = np.arange(len(history.demands))
+    return targets_after(learnt.module.decide, history, parameters, rows)
+
+
+def write_artefact(
+    folder: Path,
+    history: History,
+    parameters: FleetParameters,
+    lesson: Lesson,
+    now: datetime,
+    tell: Told,
+    *,
+    save_model: bool,
+) -> PolicyManifest:
+    """Learn, export, check, and put the artefact at `folder`, whole or not at all."""
+    from services.trainer.export import check_agreement, export
+
+    with hidden_folder(folder) as hidden:
+        checkpoint = hidden / CHECKPOINT if save_model else None
+        learnt = learn(history, parameters, lesson, tell, checkpoint)
+        export(learnt.module, hidden)
+        check_agreement(
+            learnt.module,
+            hidden,
+            parameters,
+            np.random.default_rng(lesson.seed),
+        )
+        draft = PolicyManifest(
+            version=new_version(now),
+            fleet="default",
+            created_at=now,
+            observation_fields=parameters.observation_fields,
+            history_len=parameters.history_len,
+            min_servers=parameters.min_servers,
+            max_servers=parameters.max_servers,
+            action_factor=parameters.action_factor,
+            scores=learnt.scores,
+            trained_on_steps=len(history.demands),
+            seed=lesson.seed,
+            sha256={},
+        )
+        return seal(draft, hidden, folder)
+
+
+@contextmanager
+def progress_bar(seconds: float) -> Iterator[Told]:
+    """A bar on standard error while learning runs; nothing where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("learning"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("starting", total=seconds)
+
+        def tell(done: float, words: str) -> None:
+            progress.update(task, completed=min(done, seconds), description=words)
+
+        yield tell
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None

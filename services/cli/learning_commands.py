@@ -1,0 +1,160 @@
+"""The commands that learn from recorded demand, or replay it: options in, files out."""
+
+import math
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from services.cli import learner
+from services.cli.artefacts import find_artefact
+from services.cli.backtest import AUTOPILOT, Report, baselines, learnt, prepare, replayed
+from services.cli.demand import Source, fleet_settings, parameters_for
+from services.cli.evaluate import episode_rewards, print_rewards
+from services.cli.files import check_can_write, check_new_folder
+from services.cli.learner import Lesson
+from services.cli.plots import check_can_plot, write_plot
+from services.cli.report import print_report, write_decisions, write_json
+from shared.errors import BadInput
+from shared.logs import configure_logs
+from shared.messages import utc_now
+from shared.settings import FleetSettings, Settings, load_settings
+
+Trace = Annotated[
+    Path | None, typer.Option(help="CSV with the columns timestamp and demand; a row is a step.")
+]
+Curve = Annotated[str | None, typer.Option("--demand", help="A curve instead of a trace: sine1h.")]
+PlayersPerServer = Annotated[
+    float | None, typer.Option(help="Demand in the trace that one server takes [default: 1].")
+]
+PeakServers = Annotated[
+    float | None,
+    typer.Option(help="Scale so that the learning part's 99.9th percentile is so many servers."),
+]
+Seconds = Annotated[
+    float | None, typer.Option(help="Time to learn [default: AUTOPILOT_TIME_TOTAL_S, 60].")
+]
+Seed = Annotated[int | None, typer.Option(help="Of all randomness [default: AUTOPILOT_SEED, 0].")]
+HistoryLen = Annotated[
+    int | None,
+    typer.Option(help="Steps a server takes to come up [default: AUTOPILOT_HISTORY_LEN, 5]."),
+]
+
+
+def backtest(
+    trace: Trace = None,
+    demand: Curve = None,
+    players_per_server: PlayersPerServer = None,
+    peak_servers: PeakServers = None,
+    train_fraction: Annotated[float, typer.Option(help="Part of the rows to learn from.")] = 0.7,
+    seconds: Seconds = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="A policy's folder, to replay it instead of learning.")
+    ] = None,
+    history_len: HistoryLen = None,
+    seed: Seed = None,
+    json: Annotated[Path | None, typer.Option(help="Write the scores here.")] = None,
+    decisions: Annotated[
+        Path | None, typer.Option(help="Write the policy's decisions here, as CSV.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a picture here, such as b.png.")] = None,
+) -> None:
+    """Learn on the first part of recorded demand, replay the rest, print who did best."""
+    settings, fleet = _settings("backtest")
+    for path, option in ((json, "--json"), (decisions, "--decisions"), (plot, "--plot")):
+        check_can_write(path, option)
+    if plot is not None:
+        check_can_plot()
+    lesson = _lesson(settings, fleet, seconds, seed)
+    source = Source(trace, demand, players_per_server, peak_servers)
+    case = prepare(source, fleet, train_fraction, history_len)
+    if policy is not None:
+        case, outcome = replayed(case, policy, history_len)
+    else:
+        with learner.trainer(), learner.progress_bar(lesson.seconds) as tell:
+            outcome = learnt(case, lesson, tell)
+    others, notes = baselines(case)
+    report = Report(case, {AUTOPILOT: outcome, **others}, notes)
+    print_report(report, Console())
+    if json is not None:
+        write_json(report, json)
+    if decisions is not None:
+        write_decisions(report, decisions)
+    if plot is not None:
+        write_plot(report, plot)
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="A new folder for the policy.")],
+    trace: Trace = None,
+    demand: Curve = None,
+    players_per_server: PlayersPerServer = None,
+    peak_servers: PeakServers = None,
+    seconds: Seconds = None,
+    history_len: HistoryLen = None,
+    seed: Seed = None,
+) -> None:
+    """Learn a policy from all of the recorded demand, and write it to a folder."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    settings, fleet = _settings("train")
+    check_new_folder(out, "--out")
+    lesson = _lesson(settings, fleet, seconds, seed)
+    recorded = Source(trace, demand, players_per_server, peak_servers).read(fleet)
+    rows = len(recorded.history.demands)
+    parameters = parameters_for(recorded, rows, fleet, history_len)
+    least = parameters.history_len + parameters.lead_steps
+    if rows < least:
+        raise BadInput(
+            f"{recorded.name} has {rows} rows, and a lead time of {parameters.history_len} steps "
+            f"needs {least} to learn from: give a longer trace"
+        )
+    with learner.trainer(), learner.progress_bar(lesson.seconds) as tell:
+        manifest = learner.write_artefact(
+            out,
+            recorded.history,
+            parameters,
+            lesson,
+            utc_now(),
+            tell,
+            save_model=settings.save_model,
+        )
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in manifest.scores.items())
+    Console().print(f"policy {manifest.version} in {out}: {scores}", markup=False, soft_wrap=True)
+
+
+def evaluate(
+    policy: Annotated[str, typer.Option(help="A policy's folder, or a version in the store.")],
+    episodes: Annotated[int, typer.Option(help="Episodes of 301 steps.")] = 10,
+    trace: Trace = None,
+    demand: Curve = None,
+    players_per_server: PlayersPerServer = None,
+    fleet: Annotated[str, typer.Option(help="Whose version it is.")] = "default",
+    seed: Seed = None,
+) -> None:
+    """The notebook's evaluation: mean, max and min episode reward (sine1h unless told)."""
+    settings, own = _settings("evaluate")
+    curve = "sine1h" if trace is None and demand is None else demand
+    recorded = Source(trace, curve, players_per_server).read(own)
+    found = find_artefact(policy, fleet, settings)
+    rewards = episode_rewards(
+        found, recorded, own.parameters, episodes, settings.seed if seed is None else seed
+    )
+    print_rewards(found, recorded.name, rewards, Console())
+
+
+def _settings(command: str) -> tuple[Settings, FleetSettings]:
+    settings = load_settings()
+    configure_logs(command, settings.log_format, settings.log_level)
+    return settings, fleet_settings(settings)
+
+
+def _lesson(
+    settings: Settings, fleet: FleetSettings, seconds: float | None, seed: int | None
+) -> Lesson:
+    time = fleet.time_total_s if seconds is None else seconds
+    if not (math.isfinite(time) and time > 0):
+        raise BadInput(f"--seconds is {time:g}: give a number above 0")
+    return Lesson(time, fleet.gamma, settings.seed if seed is None else seed)

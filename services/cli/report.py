@@ -1,0 +1,90 @@
+"""What a backtest leaves: a table, JSON, a CSV of decisions."""
+
+import csv
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.backtest import AUTOPILOT, ORACLE, Report
+from services.cli.files import write_whole
+
+TITLES = {
+    AUTOPILOT: "autopilot (learnt)",
+    "constant": "constant",
+    "last_demand": "last demand",
+    "buffer": "last demand + buffer",
+    "factor": "last demand x factor",
+    "trend_buffer": "trend + buffer",
+    "target_tracking": "target tracking",
+    "seasonal": "seasonal + buffer",
+    "live_rule": "the platform's own rule",
+    "holt_winters": "Holt-Winters + buffer",
+    "lightgbm": "LightGBM, quantile",
+    ORACLE: "knows the future",
+}
+"""Names for people, by the names of the JSON."""
+
+
+def by_cost(report: Report) -> list[str]:
+    """Names of the policies, the cheapest first."""
+    return sorted(report.outcomes, key=lambda name: report.outcomes[name].score.cost_per_step)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """A table of every policy, the cheapest first, and the notes."""
+    case = report.case
+    steps = report.outcomes[AUTOPILOT].score.steps
+    low, high = case.parameters.min_servers, case.parameters.max_servers
+    console.print(
+        f"{case.demand.name}: {steps} steps that were not learnt from, after {case.start} that "
+        f"were; {low:g} to {high:g} servers, up after {case.parameters.history_len} steps",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = Table()
+    table.add_column("policy", no_wrap=True)
+    for heading in ("cost a step", "steps short", "short a step", "idle a step"):
+        table.add_column(heading, justify="right")
+    for name in by_cost(report):
+        score = report.outcomes[name].score
+        table.add_row(
+            TITLES[name],
+            f"{score.cost_per_step:.2f}",
+            f"{score.under_steps_pct:.1f} %",
+            f"{score.unserved_server_steps / score.steps:.2f}",
+            f"{score.idle_server_steps / score.steps:.2f}",
+            style="bold" if name == AUTOPILOT else None,
+        )
+    console.print(table)
+    for note in report.notes:
+        console.print(note, markup=False, soft_wrap=True)
+
+
+def write_json(report: Report, path: Path) -> None:
+    """The report as JSON."""
+    text = json.dumps(report.document, indent=2) + "\n"
+    write_whole(path, lambda partial: partial.write_text(text))
+
+
+def write_decisions(report: Report, path: Path) -> None:
+    """`step,timestamp,demand,target,allocation` of the learnt policy, for the scored part."""
+    case, played = report.case, report.outcomes[AUTOPILOT].replay
+
+    def write(partial: Path) -> None:
+        with partial.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(("step", "timestamp", "demand", "target", "allocation"))
+            for row in range(case.start, len(case.history.demands)):
+                rows.writerow(
+                    (
+                        row,
+                        f"{case.demand.timestamps[row]:%Y-%m-%dT%H:%M:%SZ}",
+                        float(case.history.demands[row]),
+                        float(played.targets[row]),
+                        float(played.allocations[row]),
+                    )
+                )
+
+    write_whole(path, write)

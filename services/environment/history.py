@@ -1,0 +1,64 @@
+"""The recorded demand of a live fleet, as far back as a policy may look."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from shared.core.observation import Encoder, History
+from shared.core.parameters import FleetParameters
+from shared.messages import RecordedStep
+
+MARGIN_STEPS = 3
+"""Kept beyond the reach, for the row nearest to the time looked for."""
+
+
+def empty_history(step_seconds: float) -> History:
+    """Of a fleet that has recorded nothing."""
+    return History(np.empty(0), np.empty(0), step_seconds)
+
+
+def history_of(
+    steps: Sequence[RecordedStep], parameters: FleetParameters, step_seconds: float
+) -> History:
+    """What the recorded steps of a fleet leave behind."""
+    history = empty_history(step_seconds)
+    usable = [step for step in steps if step.usable]
+    if any(later.at <= before.at for before, later in itertools.pairwise(usable)):
+        for step in usable:
+            history = with_row(history, step.at, step.demand, parameters)
+        return history
+    times = np.array([step.at for step in usable], dtype=np.float64)
+    return History(times, _within_limits([s.demand for s in usable], parameters), step_seconds)
+
+
+def with_row(history: History, time: float, demand: float, parameters: FleetParameters) -> History:
+    """The history with a row more; `time` in seconds since 1970, `demand` as reported.
+
+    Where the clock was set back, rows with a later time are left out, as the trainer does.
+    """
+    kept = np.searchsorted(history.times, time)
+    return History(
+        np.append(history.times[:kept], time),
+        np.append(history.demands[:kept], _within_limits([demand], parameters)),
+        history.step_seconds,
+    )
+
+
+def within_reach(history: History, encoder: Encoder) -> History:
+    """The newest rows, all that the encoder needs to build the newest observation."""
+    if not len(history.times):
+        return history
+    oldest = history.times[-1] - encoder.reach_seconds - MARGIN_STEPS * history.step_seconds
+    first = min(
+        int(np.searchsorted(history.times, oldest)),
+        max(0, len(history.times) - encoder.reach_rows),
+    )
+    return History(history.times[first:], history.demands[first:], history.step_seconds)
+
+
+def _within_limits(demands: Sequence[float], parameters: FleetParameters) -> np.ndarray:
+    """Demand as the environment sees it."""
+    return np.clip(
+        np.array(demands, dtype=np.float64), parameters.min_servers, parameters.max_servers
+    )

@@ -1,0 +1,101 @@
+"""Recorded live transitions as the episodes that RLlib learns from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from services.trainer.module import ResidualModule
+from services.trainer.rllib import Columns, SingleAgentEpisode
+from shared.core.parameters import FleetParameters
+from shared.messages import Transition
+
+Run = list[Transition]
+"""Transitions that follow one another without a break, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeFigures:
+    """The notebook's figures of the episodes in a batch; rewards are the fleet's own."""
+
+    reward_mean: float
+    reward_max: float
+    reward_min: float
+    len_mean: float
+    """Steps."""
+
+
+def usable(transitions: Sequence[Transition], parameters: FleetParameters) -> list[Transition]:
+    """Those that may be learnt from: not stale, no gap before them, of the fleet's observation."""
+    size = len(parameters.observation_fields)
+    return [
+        transition
+        for transition in transitions
+        if not transition.stale
+        and transition.gap_steps == 0
+        and len(transition.observation) == len(transition.next_observation) == size
+    ]
+
+
+def runs_of(transitions: Sequence[Transition]) -> list[Run]:
+    """Unbroken runs: they end with an episode, and where what follows is another state."""
+    runs = [list(transitions[:1])]
+    for before, after in pairwise(transitions):
+        if (
+            before.done
+            or after.step != before.step + 1
+            or after.observation != before.next_observation
+        ):
+            runs.append([])
+        runs[-1].append(after)
+    return [run for run in runs if run]
+
+
+def episodes_of(
+    runs: Sequence[Run], module: ResidualModule, reward_scale: float
+) -> list[SingleAgentEpisode]:
+    """Each run as an RLlib episode, whose last observation bootstraps the rest of its return.
+
+    PPO compares what the policy does now with what the behaviour policy did. Live actions are
+    not drawn: they are the mean of a policy, or the rule's. So the behaviour policy is taken to
+    be `module` as it is before the update: its distribution at each observation, and the
+    log-probability of the recorded action in it. The ratio begins at 1, a better action than
+    expected draws the mean towards it, and one that equals the mean has no pull on it.
+    """
+    return [_episode(run, module, reward_scale) for run in runs]
+
+
+def figures_of(runs: Sequence[Run]) -> EpisodeFigures:
+    """Sums and lengths of the runs: what a batch holds of an episode counts as one."""
+    rewards = [sum(transition.reward for transition in run) for run in runs]
+    return EpisodeFigures(
+        reward_mean=float(np.mean(rewards)),
+        reward_max=max(rewards),
+        reward_min=min(rewards),
+        len_mean=float(np.mean([len(run) for run in runs])),
+    )
+
+
+def _episode(run: Run, module: ResidualModule, reward_scale: float) -> SingleAgentEpisode:
+    seen = [transition.observation for transition in run] + [run[-1].next_observation]
+    observations = np.array(seen, dtype=np.float32)
+    actions = np.array([[transition.action] for transition in run], dtype=np.float32)
+    with torch.no_grad():
+        answer = module.forward_train({Columns.OBS: torch.from_numpy(observations[:-1])})
+        inputs = answer[Columns.ACTION_DIST_INPUTS]
+        behaviour = module.get_train_action_dist_cls().from_logits(inputs)
+        logp = behaviour.logp(torch.from_numpy(actions))
+    episode = SingleAgentEpisode(
+        observations=list(observations),
+        actions=list(actions),
+        rewards=[transition.reward * reward_scale for transition in run],
+        truncated=True,
+        extra_model_outputs={
+            Columns.ACTION_DIST_INPUTS: list(inputs.numpy()),
+            Columns.ACTION_LOGP: list(logp.numpy()),
+        },
+        len_lookback_buffer=0,
+    )
+    return episode.to_numpy()

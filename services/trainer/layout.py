@@ -1,0 +1,88 @@
+"""Which numbers a policy's graph makes of an observation: one plan for torch and TensorFlow.
+
+Everything is a difference or a ratio, so that what is learnt at one level holds at another.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+HARMONICS = {"time_of_day": 3, "time_of_week": 2}
+"""Sines and cosines of a time: enough for a daily curve with an evening peak."""
+LEVELS = 3
+"""Features that tell the level and how much demand moves: see `ResidualModule.features`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Positions in an observation, and groups of positions among the features.
+
+    Features, in order: differences, spreads, levels, phases (all sines, then all cosines), flags.
+    """
+
+    last: int
+    """The newest demand."""
+    differences: tuple[tuple[int, int], ...]
+    """``(of, from)``; in local units."""
+    spreads: tuple[int, ...]
+    """In local units as they are."""
+    average: int | None
+    """The longest mean, for the level."""
+    spread: int | None
+    """The longest spread, for the local unit."""
+    phases: tuple[tuple[int, int], ...]
+    """``(field, harmonic)``."""
+    flags: tuple[int, ...]
+    """Fields whose absence is told."""
+    targets: tuple[int, ...]
+    """Only the value function sees them."""
+    seasonal: tuple[int, ...]
+    """Features that look at yesterday or last week."""
+    seasonal_flags: tuple[int, ...]
+    calendar: tuple[int, ...]
+    """Features that are phases."""
+    size: int
+    """Number of features."""
+
+
+def layout_of(fields: Sequence[str], lead_steps: int) -> Layout:
+    """The plan for an observation with these fields."""
+    at = {field: position for position, field in enumerate(fields)}
+    last = at["demand[-1]"]
+    lags = [field for field in fields if field.startswith("demand[")]
+    means = [field for field in fields if field.startswith("mean[")]
+    spreads = [field for field in fields if field.startswith("change[")]
+    differences = [(at[field], last) for field in (*lags, *means) if at[field] != last]
+    recent = len(differences)
+    met = [f"{period}[+{lead_steps}]" for period in ("day_ago", "week_ago")]
+    for period in ("day_ago", "week_ago"):
+        of_period = [field for field in fields if field.startswith(period)]
+        if of_period:
+            base = at[f"{period}[+0]"]
+            differences += [(at[field], base) for field in of_period if at[field] != base]
+            differences.append((base, last))
+    differences += [(at[field], last) for field in met if field in at]
+    phases = [
+        (at[field], harmonic)
+        for field, highest in HARMONICS.items()
+        if field in at
+        for harmonic in range(1, highest + 1)
+    ]
+    oldest = max(lags, key=lambda field: int(field[len("demand[-") : -1]))
+    flags = [at[field] for field in (oldest, *met) if field in at] if phases else []
+    first_phase = len(differences) + len(spreads) + LEVELS
+    first_flag = first_phase + 2 * len(phases)
+    size = first_flag + len(flags)
+    return Layout(
+        last=last,
+        differences=tuple(differences),
+        spreads=tuple(at[field] for field in spreads),
+        average=at[means[-1]] if means else None,
+        spread=at[spreads[-1]] if spreads else None,
+        phases=tuple(phases),
+        flags=tuple(flags),
+        targets=tuple(at[field] for field in fields if field.startswith("target[")),
+        seasonal=tuple(range(recent, len(differences))),
+        seasonal_flags=tuple(range(first_flag + 1, size)),
+        calendar=tuple(range(first_phase, first_flag)),
+        size=size,
+    )

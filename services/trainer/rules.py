@@ -1,0 +1,103 @@
+"""Plain rules as policy artefacts: a rule that beats what was learnt can be champion too.
+
+A rule is written as the same SavedModel and LiteRT files as a learnt policy, over the same
+observation, so that whoever serves a policy serves a rule without knowing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.trainer.replay import highest_action
+from shared.core import baselines
+from shared.core.parameters import FleetParameters
+from shared.core.tuning import Rule, TunedRule, grid
+
+FloatArray = NDArray[np.float64]
+
+SERVED_RULES = (
+    Rule("constant", baselines.nothing, "added"),
+    Rule("buffer", baselines.last_demand, "added"),
+    Rule("factor", baselines.last_demand, "times"),
+    Rule(
+        "trend_buffer",
+        baselines.damped_trend,
+        "added",
+        grid(window=(2, 3, 5), damping=(0.25, 0.5, 0.75, 1.0), spreads=(0.0,)),
+    ),
+    Rule(
+        "seasonal",
+        baselines.seasonal,
+        "added",
+        grid(period=("day", "week"), weight=(0.25, 0.5, 0.75, 1.0)),
+    ),
+)
+"""The tuned rules that an observation has the fields for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRule:
+    """A tuned rule over the fields of an observation, in servers."""
+
+    factor: float
+    """Of the last demand."""
+    added: float
+    slopes: Mapping[str, float]
+    """Weights of demand fields, of their difference from the last demand."""
+    shifts: tuple[tuple[str, str], ...]
+    """``(after, before)``: the first pair that history reaches says how demand went on."""
+    shift_weight: float
+    parameters: FleetParameters
+
+    @classmethod
+    def of(cls, tuned: TunedRule, parameters: FleetParameters) -> "ServedRule | None":
+        """The same rule for serving; None when the observation lacks a field of it."""
+        setting = tuned.setting
+        times = tuned.rule.margin == "times"
+        lead = parameters.lead_steps
+        slopes: dict[str, float] = {}
+        shifts: list[tuple[str, str]] = []
+        if window := setting.get("window"):
+            centred = np.arange(window) - (window - 1) / 2
+            weights = setting["damping"] * lead * centred / (centred @ centred)
+            slopes = {f"demand[-{window - at}]": float(w) for at, w in enumerate(weights)}
+        if period := setting.get("period"):
+            periods = ("week_ago", "day_ago") if period == "week" else ("day_ago",)
+            shifts = [(f"{when}[+{lead}]", f"{when}[+0]") for when in periods]
+        rule = cls(
+            factor=0.0 if tuned.rule.name == "constant" else tuned.margin if times else 1.0,
+            added=0.0 if times else tuned.margin,
+            slopes=slopes,
+            shifts=tuple(shifts),
+            shift_weight=setting.get("weight", 0.0),
+            parameters=parameters,
+        )
+        named = {*slopes, *(field for pair in shifts for field in pair)}
+        return rule if named <= set(parameters.observation_fields) else None
+
+    def decide(self, observations: FloatArray) -> FloatArray:
+        """Actions ``(rows, 1)`` for observations ``(rows, fields)``; NaN: out of reach."""
+        at = self.positions
+        last = observations[:, at["demand[-1]"]]
+        target = self.factor * last + self.added
+        for field, weight in self.slopes.items():
+            target = target + weight * np.nan_to_num(observations[:, at[field]] - last)
+        shift = np.zeros_like(last)
+        for after, before in reversed(self.shifts):
+            went_on = observations[:, at[after]] - observations[:, at[before]]
+            shift = np.where(np.isnan(went_on), shift, went_on)
+        action = (target + self.shift_weight * shift) / self.parameters.action_factor
+        clipped: FloatArray = np.clip(action, 0.0, highest_action(self.parameters))[:, np.newaxis]
+        return clipped
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the observation's numbers."""
+        return self.parameters.observation_fields
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Where each field stands in an observation."""
+        return {field: at for at, field in enumerate(self.fields)}

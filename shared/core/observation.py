@@ -1,0 +1,217 @@
+"""What a policy sees: numbers with names, built from recorded demand and asked-for targets.
+
+One encoder serves the live worker (the newest row), the backtest and the trainer's replay (every
+row at once). A field whose history does not reach is NaN, and a policy's graph knows what to do.
+
+| field | meaning, in servers unless it says otherwise |
+|---|---|
+| ``demand[-k]`` | demand of k rows ago; ``demand[-1]`` is the newest |
+| ``target[-k]`` | target asked for k steps ago |
+| ``mean[w]`` | mean demand of the last w rows |
+| ``change[w]`` | root mean square of the last w changes from row to row |
+| ``day_ago[+k]``, ``week_ago[+k]`` | demand k steps after this time of yesterday, of last week |
+| ``time_of_day``, ``time_of_week`` | 0 to 1, in UTC, when the decision will meet its demand |
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import UnknownField
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+DAY_SECONDS = 86_400.0
+WEEK_SECONDS = 7 * DAY_SECONDS
+MONDAY_SECONDS = 4 * DAY_SECONDS
+"""1970 began on a Thursday; its first Monday was four days later."""
+_PERIODS = {"day_ago": DAY_SECONDS, "week_ago": WEEK_SECONDS}
+LAGS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 15, 18, 24, 30, 36, 48, 72)
+WINDOWS = (6, 12, 48)
+_TARGET = "target["
+REACH_STEPS = 1.5
+"""How far a row may be from the time looked for, in steps, to stand for it."""
+
+
+def notebook_fields(history_len: int) -> tuple[str, ...]:
+    """The notebook's observation: demands, then targets, oldest first."""
+    ages = range(history_len, 0, -1)
+    return tuple(f"{what}[-{age}]" for what in ("demand", "target") for age in ages)
+
+
+def calendar_fields(history_len: int) -> tuple[str, ...]:
+    """A longer history, its spread, the calendar, and the targets."""
+    lead = history_len + 1
+    ahead = (0, lead // 2, lead, lead + lead // 2, 2 * lead)
+    return (
+        *(f"demand[-{lag}]" for lag in LAGS),
+        *(f"mean[{window}]" for window in WINDOWS),
+        *(f"change[{window}]" for window in WINDOWS),
+        *(f"{when}[+{steps}]" for when in ("day_ago", "week_ago") for steps in ahead),
+        "time_of_day",
+        "time_of_week",
+        *(f"target[-{age}]" for age in range(history_len, 0, -1)),
+    )
+
+
+def from_notebook(observation: Sequence[float], fields: Sequence[str]) -> list[float]:
+    """Other fields, as far as the notebook's observation has them by name; NaN for the rest."""
+    known = dict(zip(notebook_fields(len(observation) // 2), observation, strict=True))
+    return [known.get(field, np.nan) for field in fields]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Recorded demand, oldest first, one row a step; shape ``(rows,)`` each."""
+
+    times: FloatArray
+    """Seconds since 1970, ascending."""
+    demands: FloatArray
+    """Servers."""
+    step_seconds: float
+    """Usual time from row to row."""
+
+
+class Encoder:
+    """Builds observations for any rows of a history."""
+
+    def __init__(self, fields: Sequence[str], lead_steps: int) -> None:
+        """`lead_steps`: from the newest demand to the one that a decision meets.
+
+        Raises `UnknownField`.
+        """
+        asked = [field for field in fields if field.startswith(_TARGET)]
+        self.fields = tuple(field for field in fields if field not in asked)
+        """Those that come from demand."""
+        self._ages = [_target_age(field) for field in asked]
+        together = (*self.fields, *asked)
+        self._order = [together.index(field) for field in fields]
+        self._in_order = self._order == list(range(len(together)))
+        parsed = [_parsed(field) for field in self.fields]
+        self._builders = [
+            _builder(name, [number for _, number in numbered], lead_steps)
+            for name, numbered in itertools.groupby(parsed, key=lambda one: one[0])
+        ]
+        self.reach_rows = max((_reach_rows(field) for field in self.fields), default=1)
+        """Newest rows that suffice for the fields that count rows."""
+        self.reach_seconds = max((_reach_seconds(field) for field in self.fields), default=0.0)
+        """Seconds back that suffice for the fields that look at a time."""
+
+    def encode(self, history: History, rows: IntArray) -> FloatArray:
+        """`fields` after each row was seen, shape ``(len(rows), len(fields))``; NaN: no reach.
+
+        Nothing after a row has a part in its fields.
+        """
+        columns = [build(history, rows) for build in self._builders]
+        return np.concatenate(columns, axis=1) if columns else np.empty((len(rows), 0))
+
+    def observations(self, encoded: FloatArray, targets: FloatArray) -> FloatArray:
+        """Whole observations: `encode`'s answer, and targets ``(rows, history_len)``, oldest first.
+
+        All fields in the order that was asked for, shape ``(rows, all fields)``.
+        """
+        there = targets[:, [targets.shape[1] - age for age in self._ages]]
+        together = np.concatenate((encoded, there), axis=1)
+        return together if self._in_order else together[:, self._order]
+
+
+_Build = Callable[[History, IntArray], FloatArray]
+_FIELD = re.compile(r"(?P<name>[a-z_]+)(?:\[(?P<number>[+-]?\d+)\])?")
+
+
+def _parsed(field: str) -> tuple[str, int]:
+    match = _FIELD.fullmatch(field)
+    if match is None:
+        raise UnknownField(field)
+    name, number = match["name"], int(match["number"] or 0)
+    known = {
+        "demand": number < 0,
+        "mean": number > 0,
+        "change": number > 0,
+        "day_ago": number >= 0,
+        "week_ago": number >= 0,
+        "time_of_day": match["number"] is None,
+        "time_of_week": match["number"] is None,
+        "target": number < 0,
+    }
+    if not known.get(name, False):
+        raise UnknownField(field)
+    return name, number
+
+
+def _builder(name: str, numbers: Sequence[int], lead_steps: int) -> _Build:
+    """Builds neighbouring fields of one name together, shape ``(len(rows), len(numbers))``."""
+    if name == "demand":
+        ages = -np.array(numbers) - 1
+        return lambda history, rows: _earlier(history.demands, rows, ages)
+    if name in ("mean", "change"):
+        windowed = _mean if name == "mean" else _root_mean_square_change
+        return lambda history, rows: np.stack(
+            [windowed(history.demands, rows, width) for width in numbers], axis=-1
+        )
+    if name in _PERIODS:
+        steps = np.array(numbers)
+        return lambda history, rows: _seasonal(history, rows, _PERIODS[name], steps)
+    period, origin = (DAY_SECONDS, 0.0) if name == "time_of_day" else (WEEK_SECONDS, MONDAY_SECONDS)
+    return lambda history, rows: _phase(history, rows, lead_steps, period, origin)
+
+
+def _target_age(field: str) -> int:
+    return -_parsed(field)[1]
+
+
+def _reach_rows(field: str) -> int:
+    name, number = _parsed(field)
+    return {"demand": -number, "mean": number, "change": number + 1}.get(name, 1)
+
+
+def _reach_seconds(field: str) -> float:
+    return _PERIODS.get(_parsed(field)[0], 0.0)
+
+
+def _earlier(demands: FloatArray, rows: IntArray, ages: IntArray) -> FloatArray:
+    """Demand so many rows before each row, shape ``(len(rows), len(ages))``."""
+    at = rows[:, np.newaxis] - ages
+    return np.where(at >= 0, demands[np.maximum(at, 0)], np.nan)
+
+
+def _mean(demands: FloatArray, rows: IntArray, width: int) -> FloatArray:
+    mean: FloatArray = _earlier(demands, rows, np.arange(width)).sum(axis=-1) / width
+    return mean
+
+
+def _root_mean_square_change(demands: FloatArray, rows: IntArray, width: int) -> FloatArray:
+    window = _earlier(demands, rows, np.arange(width + 1))
+    changes = window[:, 1:] - window[:, :-1]
+    root: FloatArray = np.sqrt((changes * changes).sum(axis=-1) / width)
+    return root
+
+
+def _seasonal(history: History, rows: IntArray, period: float, steps: IntArray) -> FloatArray:
+    """Demand a period ago and `steps` later: the row nearest in time, within `REACH_STEPS`.
+
+    NaN as well where that has not come yet. Shape ``(len(rows), len(steps))``.
+    """
+    times = history.times
+    ahead = steps * history.step_seconds
+    wanted = times[rows][:, np.newaxis] - period + ahead
+    newest = rows[:, np.newaxis]
+    after = np.minimum(np.searchsorted(times, wanted), newest)
+    before = np.maximum(after - 1, 0)
+    nearer_after = np.abs(times[after] - wanted) < np.abs(times[before] - wanted)
+    nearest = np.where(nearer_after, after, before)
+    reached = np.abs(times[nearest] - wanted) <= REACH_STEPS * history.step_seconds
+    return np.where(reached & (ahead < period), history.demands[nearest], np.nan)
+
+
+def _phase(
+    history: History, rows: IntArray, lead_steps: int, period: float, origin: float
+) -> FloatArray:
+    met = history.times[rows, np.newaxis] + lead_steps * history.step_seconds - origin
+    phase: FloatArray = np.mod(met, period) / period
+    return phase

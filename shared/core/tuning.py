@@ -1,0 +1,131 @@
+"""Give every plain rule its best parameters, on demand that it is not scored on.
+
+A rule is a forecast with a setting, chosen from a grid, and a margin for safety, which has a
+closed form: the cost is the pinball loss, so the best servers to add are the quantile
+``f / (1 + f)`` of what the forecast missed by, f being the price of a missing server; the best
+factor is the quantile of demand over forecast, weighted by the forecast.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.core import baselines
+from shared.core.backtest import score_after
+from shared.core.observation import History
+from shared.core.parameters import FleetParameters
+
+FloatArray = NDArray[np.float64]
+Forecast = Callable[..., FloatArray]
+Setting = Mapping[str, Any]
+Margin = Literal["none", "added", "times"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A family of rules: how it forecasts, what there is to choose from."""
+
+    name: str
+    forecast: Forecast
+    """``forecast(history, parameters, **setting)``: servers after each row, ``(rows,)``."""
+    margin: Margin = "none"
+    settings: tuple[Setting, ...] = ({},)
+
+
+@dataclass(frozen=True, slots=True)
+class TunedRule:
+    """A rule whose parameters are chosen."""
+
+    rule: Rule
+    setting: Setting
+    margin: float
+    """Servers added, or the factor; 0 for a rule without a margin."""
+    training_cost: float
+    """Cost per step on what it was tuned on."""
+
+    def decisions(self, history: History, parameters: FleetParameters) -> FloatArray:
+        """Servers asked for after each row, before they are clipped to the limits."""
+        forecast = self.rule.forecast(history, parameters, **self.setting)
+        return with_margin(forecast, self.rule.margin, self.margin)
+
+
+def grid(**choices: Iterable[Any]) -> tuple[Setting, ...]:
+    """Every combination of the choices, as settings of a rule."""
+    names = tuple(choices)
+    return tuple(dict(zip(names, values, strict=True)) for values in product(*choices.values()))
+
+
+RULES = (
+    Rule("constant", baselines.nothing, "added"),
+    Rule("last_demand", baselines.last_demand),
+    Rule("buffer", baselines.last_demand, "added"),
+    Rule("factor", baselines.last_demand, "times"),
+    Rule(
+        "trend_buffer",
+        baselines.damped_trend,
+        "added",
+        grid(
+            window=(2, 3, 5, 8, 12), damping=(0.25, 0.5, 0.75, 1.0, 1.25), spreads=(0.0, 1.0, 2.0)
+        ),
+    ),
+    Rule(
+        "target_tracking",
+        baselines.target_tracking,
+        "times",  # by 1 / target utilisation
+        grid(cooldown=(0, 1, 3, 6, 12, 24)),
+    ),
+    Rule(
+        "seasonal",
+        baselines.seasonal,
+        "added",
+        grid(period=("day", "week"), weight=(0.25, 0.5, 0.75, 1.0)),
+    ),
+)
+"""The rules that are tuned, from the plainest on."""
+LIVE_RULE = Rule("live_rule", baselines.live_rule)
+"""What the platform runs without a policy; its constants are fixed."""
+
+
+def tune(rule: Rule, training: History, parameters: FleetParameters) -> TunedRule:
+    """The rule with the parameters that cost least on `training`; the first of equals.
+
+    What the policy meets before its first decision could have arrived is not counted, unless
+    there is nothing else.
+    """
+    start = min(parameters.lead_steps, len(training.demands) - 1)
+
+    def tuned(setting: Setting) -> TunedRule:
+        forecast = rule.forecast(training, parameters, **setting)
+        margin = fit_margin(forecast, training.demands, rule.margin, parameters)
+        decisions = with_margin(forecast, rule.margin, margin)
+        cost = score_after(decisions, training.demands, start, parameters).cost_per_step
+        return TunedRule(rule, setting, margin, cost)
+
+    return min(map(tuned, rule.settings), key=lambda candidate: candidate.training_cost)
+
+
+def fit_margin(
+    forecast: FloatArray, demands: FloatArray, margin: Margin, parameters: FleetParameters
+) -> float:
+    """The margin that costs least for forecasts made after each row of `demands`."""
+    lead = parameters.lead_steps
+    ahead, met = forecast[:-lead], demands[lead:]
+    quantile = parameters.over_prov_factor / (1 + parameters.over_prov_factor)
+    if margin == "added" and len(met):
+        return float(np.quantile(met - ahead, quantile, method="inverted_cdf"))
+    if margin == "times":
+        some = ahead > 0
+        if not some.any():
+            return 1.0
+        ratios, weights = met[some] / ahead[some], ahead[some]
+        return float(np.quantile(ratios, quantile, weights=weights, method="inverted_cdf"))
+    return 0.0
+
+
+def with_margin(forecast: FloatArray, margin: Margin, value: float) -> FloatArray:
+    """Servers to ask for."""
+    return forecast * value if margin == "times" else forecast + value

@@ -1,0 +1,126 @@
+"""What is learnt from recorded demand, beside the best rules and a forecaster.
+
+    python tests/bench/learning.py [folder of CSV traces] [--seconds 120] [--seeds 3]
+
+Cost per step (idle servers, and five times the missing ones) on the last 30 % of every trace,
+scaled so that the 99.9th percentile of the first 70 %, which is learnt from, is 90 servers. Rules
+are tuned on that part as well. Lower is better; ratios below 1 are wins. LightGBM needs the extra
+`bench`. Take the machine for yourself: learning has so many seconds, however little they hold.
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.backtest import Case, Outcome, baselines, learnt, prepare
+from services.cli.demand import Source, fleet_settings
+from services.cli.learner import Lesson, trainer
+from shared.core.tuning import LIVE_RULE, RULES
+from shared.settings import load_settings
+
+TRACES = Path(__file__).parents[2].parent / "shared" / "traces"
+TRAIN_FRACTION = 0.7
+WIDTH = 140
+
+
+def best_rule(outcomes: dict[str, Outcome]) -> tuple[str, float]:
+    """The plain rule that cost least in the scored part, in hindsight, and its cost."""
+    rules = [rule.name for rule in (*RULES, LIVE_RULE)]
+    name = min(rules, key=lambda rule: outcomes[rule].score.cost_per_step)
+    return name, outcomes[name].score.cost_per_step
+
+
+def geometric_mean(ratios: list[float]) -> str:
+    return f"{np.exp(np.mean(np.log(ratios))):.3f}" if ratios else ""
+
+
+def print_costs(cases: dict[str, Case], ours: dict[str, list[Outcome]], console: Console) -> None:
+    table = Table(title="cost per step", title_justify="left")
+    for heading in ("trace", "best tuned rule", "", "LightGBM", "autopilot", "min", "max"):
+        table.add_column(heading, justify="left" if heading == "trace" else "right")
+    for heading in ("/ rule", "/ LightGBM"):
+        table.add_column(heading, justify="right")
+    to_rule, to_trees = [], []
+    for name, case in cases.items():
+        others, notes = baselines(case)
+        for note in notes:
+            console.print(f"{name}: {note}")
+        rule, rule_cost = best_rule(others)
+        costs = [outcome.score.cost_per_step for outcome in ours[name]]
+        mean = float(np.mean(costs))
+        to_rule.append(mean / rule_cost)
+        trees = others["lightgbm"].score.cost_per_step if "lightgbm" in others else None
+        if trees is not None:
+            to_trees.append(mean / trees)
+        table.add_row(
+            name,
+            rule,
+            f"{rule_cost:.2f}",
+            "" if trees is None else f"{trees:.2f}",
+            f"{mean:.2f}",
+            f"{min(costs):.2f}",
+            f"{max(costs):.2f}",
+            f"{to_rule[-1]:.3f}",
+            "" if trees is None else f"{to_trees[-1]:.3f}",
+        )
+    table.add_section()
+    blank = [""] * 6
+    table.add_row("geometric mean", *blank, geometric_mean(to_rule), geometric_mean(to_trees))
+    console.print(table)
+
+
+def print_throughput(ours: dict[str, list[Outcome]], console: Console) -> None:
+    """Seconds of each stage, and replayed steps a second of all of them."""
+    table = Table(title="learning, mean over seeds", title_justify="left")
+    table.add_column("trace")
+    for heading in ("environment steps", "steps a second, all stages", "seconds by stage"):
+        table.add_column(heading, justify="right")
+    for name, outcomes in ours.items():
+        stages: dict[str, float] = defaultdict(float)
+        for outcome in outcomes:
+            for stage, seconds in outcome.chosen["stage_seconds"].items():
+                stages[stage] += seconds / len(outcomes)
+        steps = float(np.mean([outcome.chosen["environment_steps"] for outcome in outcomes]))
+        table.add_row(
+            name,
+            f"{steps:,.0f}",
+            f"{steps / sum(stages.values()):,.0f}",
+            ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages.items()),
+        )
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=TRACES)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--peak-servers", type=float, default=90.0)
+    arguments = parser.parse_args()
+    paths = sorted(arguments.folder.glob("*.csv"))
+    if not paths or arguments.seeds < 1:
+        parser.error(f"{arguments.folder} has no *.csv, or --seeds is below 1")
+
+    console = Console(width=WIDTH)
+    fleet = fleet_settings(load_settings())
+    cases = {}
+    for path in paths:
+        source = Source(path, None, peak_servers=arguments.peak_servers)
+        cases[path.stem] = prepare(source, fleet, TRAIN_FRACTION, None)
+    ours: dict[str, list[Outcome]] = {name: [] for name in cases}
+    with trainer():
+        for name, case in cases.items():
+            for seed in range(arguments.seeds):
+                outcome = learnt(case, Lesson(arguments.seconds, fleet.gamma, seed))
+                ours[name].append(outcome)
+                console.print(f"{name}, seed {seed}: {outcome.score.cost_per_step:.3f}")
+    print_costs(cases, ours, console)
+    print_throughput(ours, console)
+
+
+if __name__ == "__main__":
+    main()

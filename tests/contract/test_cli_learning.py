@@ -1,0 +1,295 @@
+"""`backtest`, `train`, `evaluate`: files that agree with each other; a mistake is one line."""
+
+import csv
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from services.cli import __main__ as cli
+from services.cli import learning_commands
+from shared.policy_store import LITERT_MODEL, MANIFEST, PolicyStore
+
+STEP = timedelta(minutes=10)
+WAVE = [40 + 30 * np.sin(row / 12) for row in range(120)]
+FIELDS = ["cost_per_step", "under_steps_pct", "unserved_server_steps", "idle_server_steps"]
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs a command in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(learning_commands, "configure_logs", lambda *_: None)
+    monkeypatch.setattr(learning_commands.signal, "signal", lambda *_: None)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["autopilot", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        out, err = capsys.readouterr()
+        return exit.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def policy(publish_policy, tmp_path):
+    """The folder of a policy that asks for the mean of its ten numbers."""
+    store = PolicyStore(tmp_path / "policies")
+    publish_policy(store, "v1")
+    return store.path("default", "v1")
+
+
+@pytest.fixture
+def trace(tmp_path):
+    def write(demands, name="trace.csv"):
+        start = datetime(2024, 6, 12, tzinfo=UTC)
+        path = tmp_path / name
+        with path.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(("timestamp", "demand"))
+            rows.writerows(((start + n * STEP).isoformat(), d) for n, d in enumerate(demands))
+        return path
+
+    return write
+
+
+def refused(result, says):
+    code, _, err = result
+    assert code == 2, err
+    assert says in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert "Traceback" not in err
+
+
+def commands(path, tmp_path, policy):
+    out = ("--out", tmp_path / "out")
+    return {
+        "backtest": (
+            "backtest",
+            "--trace",
+            path,
+            "--policy",
+            policy,
+            "--json",
+            tmp_path / "b.json",
+        ),
+        "learning backtest": ("backtest", "--trace", path, "--decisions", tmp_path / "d.csv"),
+        "train": ("train", "--trace", path, *out),
+        "evaluate": ("evaluate", "--trace", path, "--policy", policy),
+    }
+
+
+HEAD = "timestamp,demand\n"
+
+
+@pytest.mark.parametrize("command", ["backtest", "learning backtest", "train", "evaluate"])
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (None, "can't read the trace"),
+        ("", "column demand and timestamp is missing"),
+        ("time,demand\n2024-06-12,1\n", "column timestamp is missing"),
+        (HEAD, "no rows"),
+        (HEAD + "2024-06-12,10\n", "has 1 rows"),
+        (HEAD + "2024-06-12,ten\n", "line 2"),
+        (HEAD + "now,10\n", "line 2"),
+        (HEAD + "2024-06-12,\n", "line 2"),
+        (HEAD + "2024-06-12,-1\n", "not negative"),
+        (HEAD + "2024-06-12,nan\n", "must be finite"),
+        (HEAD + "2024-06-12,1\n2024-06-11,1\n", "time runs backwards"),
+        (HEAD + "2024-06-12,10000001\n", "raise --players-per-server"),
+    ],
+)
+def test_a_trace_that_is_none_leaves_nothing_behind(run, tmp_path, policy, command, rows, says):
+    path = tmp_path / "bad.csv"
+    if rows is not None:
+        path.write_text(rows)
+    before = sorted(tmp_path.rglob("*"))
+    refused(run(*commands(path, tmp_path, policy)[command]), says)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "either --trace CSV or --demand"),
+        (("--trace", "trace.csv", "--demand", "sine1h"), "either --trace CSV or --demand"),
+        (("--demand", "square"), "sine1h"),
+        (("--demand", "sine1h", "--peak-servers", "9"), "go with --trace"),
+        (("--trace", "trace.csv", "--players-per-server", "0"), "--players-per-server"),
+        (("--trace", "trace.csv", "--peak-servers", "-1"), "--peak-servers"),
+        (("--trace", "trace.csv", "--peak-servers", "1", "--players-per-server", "1"), "not both"),
+        (("--trace", "trace.csv", "--train-fraction", "1.5"), "--train-fraction"),
+        (("--trace", "trace.csv", "--train-fraction", "0.05"), "to learn from"),
+        (("--trace", "trace.csv", "--seconds", "0"), "--seconds"),
+        (("--trace", "trace.csv", "--history-len", "1"), "HISTORY_LEN"),
+        (("--trace", "trace.csv", "--history-len", "200"), "a longer trace"),
+        (("--trace", "trace.csv", "--json", "nowhere/b.json"), "there is no folder"),
+        (("--trace", "trace.csv", "--decisions", "policies"), "is a folder"),
+        (("--trace", "trace.csv", "--policy", "nowhere"), "no policy.json"),
+        (("--trace", "trace.csv", "--policy", "policies/default/v1", "--history-len", "7"), "v1"),
+    ],
+)
+def test_a_wrong_option_is_named(run, trace, policy, arguments, says):
+    trace(WAVE)
+    refused(run("backtest", *arguments), says)
+
+
+def test_a_setting_that_contradicts_the_data_is_named(run, trace, policy, monkeypatch):
+    monkeypatch.setenv("AUTOPILOT_MIN_SERVERS", "500")
+    refused(run("backtest", "--trace", trace(WAVE), "--policy", policy), "are no range")
+
+
+def test_a_damaged_policy_is_refused(run, trace, policy):
+    (policy / LITERT_MODEL).write_bytes(b"no model")
+    refused(run("backtest", "--trace", trace(WAVE), "--policy", policy), "sha256")
+    (policy / MANIFEST).write_text("{}")
+    refused(run("evaluate", "--policy", policy), "not a policy manifest")
+
+
+def test_the_extra_that_is_missing_is_named(run, trace, tmp_path, monkeypatch):
+    monkeypatch.setattr(learning_commands.learner, "_installed", lambda name: name != "ray")
+    refused(run("backtest", "--trace", trace(WAVE)), "gameserver-autopilot[trainer]")
+    refused(run("train", "--trace", trace(WAVE), "--out", "new"), "learning needs ray")
+    assert not (tmp_path / "new").exists()
+
+
+def test_train_does_not_write_over_what_is_there(run, trace, policy):
+    refused(run("train", "--trace", trace(WAVE), "--out", policy), "is there already")
+
+
+def test_evaluate_names_what_it_can_not_find(run, trace, policy):
+    refused(run("evaluate", "--policy", "v9"), "no such folder, and no such version")
+    refused(run("evaluate", "--policy", policy, "--episodes", "0"), "--episodes")
+    refused(run("evaluate", "--policy", policy, "--trace", trace(WAVE)), "an episode takes")
+
+
+def test_json_and_decisions_agree(run, trace, policy, tmp_path):
+    path = trace(WAVE)
+    code, out, err = run(
+        "backtest", "--trace", path, "--policy", policy, "--json", "b.json", "--decisions", "d.csv"
+    )
+    assert code == 0, err
+    assert "autopilot" in out
+    with (tmp_path / "d.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "timestamp", "demand", "target", "allocation"]
+    assert [int(row["step"]) for row in rows] == list(range(84, 120))
+    demand, target, allocation = (
+        np.array([float(row[name]) for row in rows]) for name in ("demand", "target", "allocation")
+    )
+    assert demand.tolist() == pytest.approx(WAVE[84:])
+    assert allocation[5:].tolist() == target[:-5].tolist()
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert (report["trace"], report["steps"]) == ("trace", 36)
+    assert report["cost_weights"] == {"over": 1, "under": 5}
+    idle, short = np.maximum(allocation - demand, 0), np.maximum(demand - allocation, 0)
+    ours = report["policies"]["autopilot"]
+    assert [ours[name] for name in FIELDS] == pytest.approx(
+        [(idle + 5 * short).mean(), 100 * (short > 0).mean(), short.sum(), idle.sum()]
+    )
+    assert report["policies"]["oracle"]["cost_per_step"] == 0
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "demands",
+    [
+        pytest.param([7.0] * 120, id="constant"),
+        pytest.param([0.0] * 120, id="all zero"),
+        pytest.param([*WAVE[:100], *(1000 * np.array(WAVE[100:]))], id="a jump of 1000 times"),
+        pytest.param([*([0.0] * 100), *WAVE[100:]], id="no demand to learn from"),
+    ],
+)
+def test_odd_demand_has_a_sensible_result(run, trace, policy, tmp_path, demands):
+    code, _, err = run(
+        "backtest", "--trace", trace(demands), "--policy", policy, "--json", "b.json"
+    )
+    assert code == 0, err
+    policies = json.loads((tmp_path / "b.json").read_text())["policies"]
+    assert all(np.isfinite(scores[name]) for scores in policies.values() for name in FIELDS)
+
+
+def test_no_demand_has_no_peak(run, trace, policy):
+    path = trace([0.0] * 120)
+    refused(
+        run("backtest", "--trace", path, "--policy", policy, "--peak-servers", "9"),
+        "--peak-servers",
+    )
+
+
+def test_gaps_in_time_are_steps_like_others(run, tmp_path, policy):
+    path = tmp_path / "gaps.csv"
+    start = datetime(2024, 6, 12, tzinfo=UTC)
+    moments = [start + (number + (number > 60) * 500) * STEP for number in range(120)]
+    path.write_text(
+        HEAD + "".join(f"{m.isoformat()},{d}\n" for m, d in zip(moments, WAVE, strict=True))
+    )
+    code, _, err = run("backtest", "--trace", path, "--policy", policy)
+    assert code == 0, err
+
+
+def test_the_scored_part_changes_no_baseline(run, trace, policy, tmp_path):
+    chosen = []
+    for demands in (WAVE, [*WAVE[:84], *(3 * np.array(WAVE[84:]))]):
+        run("backtest", "--trace", trace(demands), "--policy", policy, "--json", "b.json")
+        report = json.loads((tmp_path / "b.json").read_text())
+        chosen.append([report["parameters"], *(p["chosen"] for p in report["policies"].values())])
+    assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize("name", ["v1", "policies/default/v1"])
+def test_evaluate_prints_the_notebooks_figures(run, policy, monkeypatch, name):
+    monkeypatch.setenv("AUTOPILOT_POLICY_STORE", "policies")
+    code, out, err = run("evaluate", "--policy", name, "--episodes", "2")
+    assert code == 0, err
+    assert "2 episodes of 301 steps" in out
+    assert "mean reward" in out
+
+
+def test_forecasters_beat_nothing_on_a_clean_wave_and_do_not_see_the_future():
+    pytest.importorskip("lightgbm")
+    pytest.importorskip("statsmodels")
+    from services.cli.forecasters import fit_forecasters
+    from shared.core.observation import History
+    from shared.core.parameters import FleetParameters
+
+    parameters = FleetParameters(0.0, 1000.0)
+    demands = 50 + 40 * np.sin(np.arange(480) * 2 * np.pi / 24)
+    times = np.arange(480) * 3600.0
+    training = History(times[:360], demands[:360], 3600.0)
+    fitted, notes = fit_forecasters(training, parameters)
+    assert not notes
+    changed = np.where(np.arange(480) >= 400, 5.0, demands)
+    for name, forecaster in fitted.items():
+        before = forecaster.decisions(History(times, demands, 3600.0), parameters)
+        after = forecaster.decisions(History(times, changed, 3600.0), parameters)
+        assert before[:400].tolist() == after[:400].tolist(), name
+        missed = np.abs(before[360:-6] - demands[366:]).mean()
+        assert missed < 5, name
+
+
+@pytest.mark.slow
+def test_what_train_writes_can_be_replayed(run, trace, tmp_path):
+    path = trace([40 + 30 * np.sin(row / 12) for row in range(400)])
+    code, _, err = run("train", "--trace", path, "--out", "p", "--seconds", "2")
+    assert code == 0, err
+    code, _, err = run("backtest", "--trace", path, "--policy", "p")
+    assert code == 0, err
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_backtest_learns_and_draws(run, trace, tmp_path):
+    path = trace([40 + 30 * np.sin(row / 12) for row in range(190)])
+    code, _, err = run(
+        "backtest", "--trace", path, "--seconds", "2", "--json", "b.json", "--plot", "b.png"
+    )
+    assert code == 0, err
+    policies = json.loads((tmp_path / "b.json").read_text())["policies"]
+    assert policies["autopilot"]["cost_per_step"] < policies["buffer"]["cost_per_step"]
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".*"))

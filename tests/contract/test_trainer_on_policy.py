@@ -1,0 +1,399 @@
+"""`learning=on_policy`: PPO on recorded live transitions, its checkpoints, figures and artefact."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from services.environment.stepping import Due, step_fleet
+from shared.bus import TRAININGS, Bus
+from shared.core.curves import sine1h
+from shared.core.parameters import EPISODE_STEPS, FleetParameters
+from shared.errors import BadInput, PolicyCorrupt, PolicyMissing
+from shared.messages import PolicyManifest, TrainingJob, utc_now
+from shared.policies import RulePolicy, load_policy
+from shared.policy_store import CHECKPOINT, PolicyStore
+from shared.settings import Fleets, FleetSettings
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+PARAMETERS = FleetParameters()
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+METRIC_DEFINITIONS = {
+    name: name + r": ([-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?)"
+    for name in (
+        "episode_reward_mean",
+        "episode_reward_max",
+        "episode_len_mean",
+        "entropy",
+        "episode_reward_min",
+        "vf_loss",
+        "policy_loss",
+    )
+}
+"""The notebook's names and regular expressions."""
+
+KILLED = """
+import os, pickle, signal, sys
+from pathlib import Path
+from services.trainer.quiet import quiet_libraries
+quiet_libraries()
+from services.trainer.on_policy import learn_on_policy
+from shared.logs import configure_logs
+from shared.policy_store import PolicyStore
+
+transitions, job = pickle.loads(sys.stdin.buffer.read())
+formats = iter(["console", None])
+configure_logs("trainer", "json", "info")
+
+def after_batch():
+    log_format = next(formats)
+    if log_format is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    configure_logs("trainer", log_format, "info")
+
+learn_on_policy(transitions, job, PolicyStore(Path(sys.argv[1])), after_batch=after_batch)
+"""
+"""Logs a batch as JSON, one for the console, and is killed before the third."""
+
+
+def commits(steps, first=1):
+    """What the environment worker commits, under the rule, on the notebook's sine."""
+    record = None
+    made = []
+    for number in range(1, first + steps):
+        at = START + timedelta(seconds=65 * number)
+        due = Due(at, 0)
+        policy = RulePolicy(PARAMETERS)
+        commit = step_fleet("default", record, sine1h(number, 90), policy, PARAMETERS, due, at)
+        record = commit.record
+        made.append(commit)
+    return made[first - 1 :]
+
+
+def transitions_of(steps, first=1):
+    return [commit.transition for commit in commits(steps, first)]
+
+
+def changed(transition, **fields):
+    return transition.model_copy(update=fields)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    """The trainer's modules, with Ray running."""
+    from services.trainer import checkpoints, episodes, jobs, on_policy, warmth, working_folder
+
+    warmth.warm_up()
+    yield SimpleNamespace(
+        checkpoints=checkpoints,
+        episodes=episodes,
+        jobs=jobs,
+        on_policy=on_policy,
+        working_folder=working_folder,
+    )
+    warmth.cool_down()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return PolicyStore(tmp_path / "policies")
+
+
+def job_of(trainer, version="v1", **fields):
+    given = {"gamma": 0.9, "batch_size": 128, "seconds": 60.0, "seed": 0, **fields}
+    return trainer.on_policy.Job(fleet="default", version=version, parameters=PARAMETERS, **given)
+
+
+def results(store):
+    lines = (store.root / "default" / ".on_policy" / "results.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def newest(trainer, store):
+    state, _ = trainer.working_folder.WorkingFolder(store, "default").newest()
+    return state
+
+
+def publish(store, version, checkpoint=None):
+    """A champion, with the checkpoint that `checkpoint` writes."""
+    manifest = PolicyManifest(
+        version=version,
+        fleet="default",
+        created_at=utc_now(),
+        observation_fields=PARAMETERS.observation_fields,
+        history_len=PARAMETERS.history_len,
+        min_servers=PARAMETERS.min_servers,
+        max_servers=PARAMETERS.max_servers,
+        action_factor=PARAMETERS.action_factor,
+        scores={},
+        trained_on_steps=0,
+        seed=0,
+        sha256={},
+    )
+    with store.writing("default", version) as folder:
+        if checkpoint is not None:
+            checkpoint(folder / CHECKPOINT)
+        store.publish(manifest, folder)
+    store.set_champion("default", version, utc_now())
+
+
+def weights(module):
+    return np.concatenate([value.ravel() for _, value in sorted(module.get_state().items())])
+
+
+# Which transitions count
+
+
+def test_stale_ones_gaps_and_other_observations_are_left_out(trainer):
+    recorded = transitions_of(6)
+    recorded[1] = changed(recorded[1], stale=True)
+    recorded[3] = changed(recorded[3], gap_steps=2)
+    recorded[5] = changed(recorded[5], observation=(1.0,) * 4)
+    kept = trainer.episodes.usable(recorded, PARAMETERS)
+    assert [transition.step for transition in kept] == [1, 3, 5]
+    assert [len(run) for run in trainer.episodes.runs_of(kept)] == [1, 1, 1]
+
+
+def test_a_run_ends_with_its_episode_and_where_the_state_jumps(trainer):
+    recorded = transitions_of(12, first=EPISODE_STEPS - 4)
+    recorded[8] = changed(recorded[8], observation=(50.0,) * 10)
+    runs = trainer.episodes.runs_of(recorded)
+    assert [[t.step - EPISODE_STEPS for t in run] for run in runs] == [
+        [-4, -3, -2, -1, 0],
+        [1, 2, 3],
+        [4, 5, 6, 7],
+    ]
+    assert trainer.episodes.runs_of([]) == []
+
+
+def test_the_figures_are_those_of_the_runs(trainer):
+    recorded = [changed(t, reward=float(-t.step)) for t in transitions_of(5)]
+    figures = trainer.episodes.figures_of([recorded[:2], recorded[2:]])
+    assert figures == trainer.episodes.EpisodeFigures(-7.5, -3.0, -12.0, 2.5)
+
+
+# The update
+
+
+def test_the_mean_moves_towards_what_was_paid_and_away_when_rewards_are_reversed(trainer, store):
+    """Every other action is above the policy's own, and is paid for; then the reverse."""
+    fresh = trainer.on_policy._fresh_module(transitions_of(256), PARAMETERS, 0)
+    recorded = transitions_of(256)
+    observations = np.array([transition.observation for transition in recorded])
+    before = fresh.decide(observations)
+
+    def moved(sign):
+        made = []
+        for k, transition in enumerate(recorded):
+            side = 1 if k % 2 else -1
+            action = float(before[k, 0]) + side * 0.02
+            made.append(changed(transition, action=action, reward=float(10 * sign * side)))
+        # Without a tomorrow, an action's advantage is its own reward.
+        job = job_of(trainer, f"sign{sign}", gamma=0.0)
+        target = PolicyStore(store.root / str(sign))
+        learnt = trainer.on_policy.learn_on_policy(made, job, target)
+        assert learnt.environment_steps == 256
+        assert learnt.scores["batches"] == 2
+        assert not np.array_equal(weights(learnt.module), weights(fresh))
+        return float(np.mean(learnt.module.decide(observations) - before))
+
+    assert moved(1) > 0 > moved(-1)
+
+
+def test_the_same_transitions_and_seed_give_the_same_policy(trainer, store):
+    def learn(name, seed):
+        job = job_of(trainer, seed=seed)
+        target = PolicyStore(store.root / name)
+        return weights(trainer.on_policy.learn_on_policy(transitions_of(128), job, target).module)
+
+    first = learn("a", 1)
+    assert np.array_equal(first, learn("b", 1))
+    assert not np.array_equal(first, learn("c", 2))
+
+
+def test_what_does_not_fill_a_batch_waits(trainer, store):
+    from services.trainer.replay import TooLittleHistory
+
+    recorded = transitions_of(300)
+    with pytest.raises(TooLittleHistory, match="127 new live transitions can be learnt from"):
+        trainer.on_policy.learn_on_policy(recorded[:127], job_of(trainer), store)
+    trainer.on_policy.learn_on_policy(recorded[:200], job_of(trainer), store)
+    assert newest(trainer, store).used_up_to == recorded[127].at
+    publish(store, "v1")
+    learnt = trainer.on_policy.learn_on_policy(recorded, job_of(trainer, "v2"), store)
+    assert learnt.scores["learnt_transitions"] == 256
+    assert newest(trainer, store).used_up_to == recorded[255].at
+
+
+def test_no_batch_begins_after_time_total_s(trainer, store):
+    job = job_of(trainer, seconds=1e-6)
+    learnt = trainer.on_policy.learn_on_policy(transitions_of(256), job, store)
+    assert learnt.scores["batches"] == 1
+
+
+# Crashes, and the figures in the log
+
+
+def test_a_killed_job_is_gone_on_with_and_its_log_has_the_notebooks_figures(trainer, store):
+    import pickle
+
+    recorded = transitions_of(3 * 128)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, str(store.root)],
+        input=pickle.dumps((recorded, job_of(trainer))),
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    log = ended.stderr.decode()
+    assert ended.returncode == -signal.SIGKILL, log
+    assert newest(trainer, store).batches == 2
+
+    json_line, console_line = (line for line in log.splitlines() if "training_batch" in line)
+    assert json.loads(json_line)["event"] == "training_batch"
+    for line, told in zip((json_line, console_line), results(store), strict=True):
+        for name, regex in METRIC_DEFINITIONS.items():
+            found = re.search(regex, line)
+            assert found is not None, (name, line)
+            assert float(found[1]) == pytest.approx(told[name], rel=1e-4)
+
+    learnt = trainer.on_policy.learn_on_policy(recorded, job_of(trainer, "v2"), store)
+    assert learnt.environment_steps == 128, "the third batch only"
+    assert [result["batch"] for result in results(store)] == [1, 2, 3]
+    assert newest(trainer, store).transitions == 3 * 128
+
+
+def test_a_batch_whose_checkpoint_was_not_completed_is_done_again(trainer, store, monkeypatch):
+    recorded = transitions_of(256)
+    once = store.root.with_name("once")
+    whole = trainer.on_policy.learn_on_policy(recorded, job_of(trainer), PolicyStore(once))
+    save = trainer.on_policy._Learner.save
+
+    def fails(learner, folder):
+        save(learner, folder)
+        if learner.state.batches == 2:
+            raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.on_policy._Learner, "save", fails)
+        with pytest.raises(OSError, match="no space"):
+            trainer.on_policy.learn_on_policy(recorded, job_of(trainer), store)
+    assert newest(trainer, store).batches == 1
+    learnt = trainer.on_policy.learn_on_policy(recorded, job_of(trainer, "v2"), store)
+    assert [result["batch"] for result in results(store)] == [1, 2, 2]
+    assert [path.name for path in (store.root / "default" / ".on_policy").glob("batch-*")] == [
+        "batch-000002"
+    ]
+    assert weights(learnt.module) == pytest.approx(weights(whole.module), abs=1e-2)
+
+
+def test_what_a_job_left_unpublished_needs_no_new_transitions(trainer, store):
+    recorded = transitions_of(128)
+    left = trainer.on_policy.learn_on_policy(recorded, job_of(trainer), store)
+    again = trainer.on_policy.learn_on_policy(recorded, job_of(trainer, "v2"), store)
+    assert again.environment_steps == 0
+    assert again.scores["batches"] == 1
+    assert np.array_equal(weights(again.module), weights(left.module))
+
+
+def test_it_goes_on_from_another_champion_if_there_is_one(trainer, store, tmp_path):
+    """A rollback or a promotion: not from where its own last job has ended."""
+    recorded = transitions_of(256)
+    elsewhere = PolicyStore(tmp_path / "elsewhere")
+    other = trainer.on_policy.learn_on_policy(
+        recorded[:128], job_of(trainer, seed=7), elsewhere, tmp_path / "other"
+    )
+    trainer.on_policy.learn_on_policy(recorded[:128], job_of(trainer), store)
+    publish(store, "v1")
+    publish(store, "other", (tmp_path / "other").rename)
+    working = trainer.working_folder.WorkingFolder(store, "default")
+    start = trainer.on_policy._start(job_of(trainer, "v2"), store, working)
+    assert np.array_equal(weights(start.module), weights(other.module))
+    assert start.checkpoint is None
+    learnt = trainer.on_policy.learn_on_policy(recorded, job_of(trainer, "v2"), store)
+    assert learnt.scores["batches"] == 2
+
+
+# Evaluation
+
+
+def test_evaluation_plays_episodes_from_a_checkpoint(trainer, store, tmp_path):
+    trainer.on_policy.learn_on_policy(
+        transitions_of(128), job_of(trainer), store, tmp_path / "checkpoint"
+    )
+    evaluate = trainer.checkpoints.evaluate_checkpoint
+    one = evaluate(tmp_path / "checkpoint", PARAMETERS, 1)
+    three = evaluate(tmp_path / "checkpoint", PARAMETERS, 3)
+    assert one.mean == one.max == one.min < 0
+    assert three.min <= three.mean <= three.max
+    assert three.min < three.max, "the sine goes on from one episode to the next"
+    steady = evaluate(tmp_path / "checkpoint", PARAMETERS, 2, demand=[40.0])
+    assert steady.mean > one.mean
+    with pytest.raises(BadInput, match="0 episodes"):
+        evaluate(tmp_path / "checkpoint", PARAMETERS, 0)
+    with pytest.raises(BadInput, match="empty"):
+        evaluate(tmp_path / "checkpoint", PARAMETERS, 1, demand=[])
+    with pytest.raises(PolicyMissing, match="AUTOPILOT_SAVE_MODEL"):
+        evaluate(tmp_path / "nowhere", PARAMETERS, 1)
+    broken = next((tmp_path / "checkpoint").rglob("default_policy/class_and_ctor_args.pkl"))
+    broken.write_bytes(b"cut o")
+    with pytest.raises(PolicyCorrupt, match="no checkpoint of a policy"):
+        evaluate(tmp_path / "checkpoint", PARAMETERS, 1)
+
+
+# Jobs
+
+
+@pytest.mark.parametrize("save_model", [True, False])
+def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypatch, save_model):
+    jobs = trainer.jobs
+    context = jobs.Context(
+        redis_url=redis_url,
+        store=store,
+        fleets=Fleets({"default": FleetSettings(learning="on_policy", time_total_s=30)}),
+        save_model=save_model,
+        seed=0,
+        clock=utc_now,
+        stop=jobs.Stop(),
+    )
+    monkeypatch.setattr(jobs, "_contexts", [context])
+    payload = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1).model_dump_json()
+
+    async def commit(made):
+        bus = Bus.connect(redis_url)
+        for each in made:
+            await bus.commit_step(each.record, each.recorded, each.transition, each.decision)
+        outcome = (await bus.latest(TRAININGS)).get("default")
+        await bus.close()
+        return outcome
+
+    asyncio.run(commit(commits(130)))
+    first = jobs.train(payload)
+    policy = load_policy(store, "default", first, PARAMETERS)
+    assert policy.manifest.trained_on_steps == 128
+    assert policy.manifest.scores["batches"] == 1
+    assert np.isfinite(policy.action((40.0,) * 10))
+    checkpoint = store.path("default", first) / CHECKPOINT
+    assert checkpoint.exists() == save_model
+    if save_model:
+        trainer.checkpoints.evaluate_checkpoint(checkpoint, PARAMETERS, 1)
+
+    assert jobs.train(payload) is None
+    outcome = asyncio.run(commit(commits(130, first=131)))
+    assert "2 new live transitions can be learnt from" in outcome.error
+
+    second = jobs.train(payload)
+    assert store.champion("default").version == second
+    assert store.manifest("default", second).trained_on_steps == 256
+    assert store.manifest("default", second).scores["batches"] == 2

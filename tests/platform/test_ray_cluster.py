@@ -1,0 +1,74 @@
+"""A Ray cluster of two nodes on this machine, which the trainer joins."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from shared.messages import RecordedStep
+from tests.contract.test_trainer_on_policy import transitions_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+OBJECT_STORE_BYTES = 80_000_000
+"""Ray's least is 75 MB a node."""
+
+JOINS = """
+import json, pickle, sys
+from pathlib import Path
+from services.trainer.quiet import quiet_libraries
+quiet_libraries()
+import ray
+from services.trainer.on_policy import Job, learn_on_policy
+from services.trainer import learning
+from services.trainer.replay import recorded_of
+from services.trainer.warmth import cool_down, warm_up
+from shared.core.parameters import FleetParameters
+from shared.policy_store import PolicyStore
+
+transitions, steps = pickle.loads(sys.stdin.buffer.read())
+parameters = FleetParameters()
+warm_up()
+nodes = sum(node["Alive"] for node in ray.nodes())
+learning.HINDSIGHT_UPDATES = learning.UPDATES_PER_ROUND
+replayed = learning.learn(
+    recorded_of(steps, 65.0), parameters, gamma=0.9, seconds=60, seed=0, max_steps=1,
+    num_env_runners=1, num_learners=1,
+)
+job = Job("default", "v1", parameters, gamma=0.9, batch_size=64, seconds=30, seed=0, num_learners=1)
+followed = learn_on_policy(transitions, job, PolicyStore(Path(sys.argv[1])))
+cool_down()
+print(json.dumps({"nodes": nodes, "replayed": replayed.environment_steps, **followed.scores}))
+"""
+"""The runner takes one CPU and the learner another: each has to be on its own node."""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    node = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
+    cluster = Cluster(initialize_head=True, head_node_args=dict(node))
+    cluster.add_node(**node)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_the_trainer_joins_the_cluster_and_learns_on_both_nodes(cluster, tmp_path):
+    transitions = transitions_of(128)
+    steps = [RecordedStep(t.step, t.at.timestamp(), t.demand, True, 0) for t in transitions]
+    ended = subprocess.run(
+        [sys.executable, "-c", JOINS, str(tmp_path)],
+        input=pickle.dumps((transitions, steps)),
+        env={**os.environ, "RAY_ADDRESS": cluster.address},
+        capture_output=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr.decode()
+    told = json.loads(ended.stdout.decode().splitlines()[-1])
+    assert told["nodes"] == 2
+    assert told["replayed"] > 0
+    assert told["batches"] == 2
