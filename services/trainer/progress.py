@@ -12,8 +12,6 @@ from services.trainer.module import ResidualModule
 
 PROGRESS_SECONDS = 3.0
 """Between two tales of progress."""
-SMALLEST_UNIT = 0.01
-"""Least `PolicyShape.unit`, as a fraction of `action_factor`: for demand that hardly moves."""
 
 
 @dataclass(frozen=True, slots=True)
