@@ -45,7 +45,7 @@ async def test_demand_goes_round_to_a_decision_of_the_rule(ring):
 
 async def test_steps_are_numbered_without_hole_and_allocation_follows_targets(ring):
     async with ring.demand():
-        await ring.until(lambda answer: answer["allocation"] > 10)
+        await ring.until(lambda answer: (answer["allocation"] or 0) > 10)
         await asyncio.sleep(10 * STEP_SECONDS)
     await ring.bus.open_group("test")
     transitions = [t for _, t in await ring.bus.read_group("test", "test", 1000, 10)]
@@ -108,7 +108,7 @@ async def test_a_late_report_does_not_replace_a_newer_one(ring):
 
 async def test_a_silent_matchmaker_is_held_for_marked_and_not_trained_on(ring):
     async with ring.demand():
-        await ring.until(lambda answer: answer["allocation"] > 10)
+        await ring.until(lambda answer: (answer["allocation"] or 0) > 10)
     silent = await ring.until(lambda answer: answer["fallback"] == "stale_demand")
     await asyncio.sleep(5 * STEP_SECONDS)
     later = await ring.until(lambda answer: answer["decided_at"] > silent["decided_at"])
@@ -124,7 +124,7 @@ async def test_a_silent_matchmaker_is_held_for_marked_and_not_trained_on(ring):
 
 async def test_redis_stopped_and_started_again_costs_a_gap_and_no_step(ring):
     async with ring.demand():
-        await ring.until(lambda answer: answer["allocation"] > 10)
+        await ring.until(lambda answer: (answer["allocation"] or 0) > 10)
         ring.redis.stop()
         await asyncio.sleep(10 * STEP_SECONDS)
         refused = await ring.report(50)
