@@ -204,7 +204,7 @@ class S3Files:
                     Delete={"Objects": [{"Key": self._prefix + name} for name in part]},
                 )
             if refused := answer.get("Errors"):
-                raise StoreAway(f"{self} does not delete: {refused[0].get('Message')}")
+                raise StoreAway(f"{self} does not delete: S3 says {refused[0].get('Code')}")
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
