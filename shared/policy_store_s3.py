@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SCHEME = "s3://"
 CONNECT_SECONDS = 3.0
-READ_SECONDS = 10.0
+READ_SECONDS = 5.0
 ATTEMPTS = 3
 CHANGES_AT_ONCE = 20
 """Writers of one file that may come between before a change is given up."""
