@@ -141,11 +141,11 @@ class S3Files:
         names = [path.relative_to(draft).as_posix() for path in files]
         for path, file in zip(files, names, strict=True):
             if file != mark:
-                self._put(f"{name}/{file}", path.read_bytes(), {"IfNoneMatch": "*"})
+                self._put_new(f"{name}/{file}", path.read_bytes())
         # Whoever was away for long may have been swept meanwhile.
         if {*self._names(name), mark} != set(names):
             raise FileNotFoundError(f"{name} in {self} was swept while it was uploaded")
-        self._put(f"{name}/{mark}", (draft / mark).read_bytes(), {"IfNoneMatch": "*"})
+        self._put_new(f"{name}/{mark}", (draft / mark).read_bytes())
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
@@ -188,6 +188,14 @@ class S3Files:
         with self._asking():
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
             return answer["Body"].read(), answer["ETag"]
+
+    def _put_new(self, name: str, content: bytes) -> None:
+        try:
+            self._put(name, content, {"IfNoneMatch": "*"})
+        except FileExistsError:
+            # A call whose answer was lost is sent again, and then finds its own file.
+            if self.read(name) != content:
+                raise
 
     def _put(self, name: str, content: bytes, only: dict[str, Any]) -> None:
         with self._asking():

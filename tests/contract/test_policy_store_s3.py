@@ -156,6 +156,22 @@ def test_a_pointer_that_moves_under_a_writer_is_read_again(store):
     assert store.champion("eu") == champion
 
 
+def test_an_upload_whose_answers_get_lost_is_complete(store):
+    """boto3 sends the call again, which then finds that what it would make is there already."""
+    put = store.files._client.put_object
+
+    def put_twice(**request):
+        put(**request)
+        return put(**request)
+
+    store.files._client.put_object = put_twice
+    manifest = publish(store, "v1")
+    champion = store.set_champion("eu", "v1", NOW)
+    assert store.champion("eu") == champion
+    assert store.versions("eu") == ["v1"]
+    assert store.read(manifest, LITERT_MODEL) == b"a model"
+
+
 def test_of_two_that_publish_the_same_version_one_is_refused(store, bucket):
     """Not even a file of the other's gets in."""
     publish(store, "v1", model=b"the first")
