@@ -231,17 +231,30 @@ class TrainingJob(Message):
 
 
 class TrainingOutcome(Message):
-    """How a training job ended, and how the gate decided."""
+    """How a training job ended, and how the gate decided: a verdict."""
 
     fleet: FleetId
     at: Utc
-    outcome: Literal["published", "kept", "failed"]
-    """`published`: a new version serves; `kept`: the champion stays, nothing did better."""
+    outcome: Literal["published", "kept", "demoted", "failed"]
+    """`published`: a new version serves; `kept`: the champion stays, nothing did better;
+    `demoted`: the champion has lost live for long, so another serves."""
     version: Label | None = None
     """The version that serves now."""
+    champion: Label | None = None
+    """The version that served before."""
+    runner_up: Label | None = None
+    """The version that served before that one."""
+    winner: Label | None = None
+    """The contender that won, by its name in `costs`."""
     costs: dict[str, float] = Field(default_factory=dict)
     """What the gate found, by contender: servers per step on demand kept from all of them."""
     scored_steps: Count = 0
+    live_costs: dict[str, float] = Field(default_factory=dict)
+    """Servers per step since the champion serves: of what it has really had up, and of what the
+    runner-up would have had up on the same demand."""
+    live_steps: Count = 0
+    reason: str | None = None
+    """Why, where the costs of the gate don't say it."""
     error: str | None = None
     seconds: Annotated[float, Field(ge=0)]
     environment_steps: Count

@@ -94,16 +94,18 @@ app.command()(learning_commands.evaluate)
 
 
 @policies.command("list")
-def policies_list() -> None:
-    """Every version with its scores, the champions, and how training goes."""
+def policies_list(
+    verdicts: Annotated[int, typer.Option(help="Newest verdicts of a fleet's gate.", min=0)] = 10,
+) -> None:
+    """Every version with its scores, the champions, how the gate decided and training goes."""
     settings = load_settings()
-    list_policies(settings, load_fleets(settings), Console())
+    list_policies(settings, load_fleets(settings), verdicts, Console())
 
 
 @policies.command("show")
 def policies_show(version: str, fleet: FleetOption = "default") -> None:
-    """One version's manifest, as JSON."""
-    show_policy(load_settings(), fleet, version, Console())
+    """One version's manifest, and the gate's verdicts on it, as JSON."""
+    show_policy(load_settings(), fleet, version, Console(), Console(stderr=True))
 
 
 @policies.command("promote")
