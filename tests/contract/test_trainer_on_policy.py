@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from services.environment.stepping import Due, step_fleet
+from services.trainer.stop import Stop
 from shared.bus import TRAININGS, Bus
 from shared.core.curves import sine1h
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
@@ -365,7 +366,7 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
         save_model=save_model,
         seed=0,
         clock=utc_now,
-        stop=jobs.Stop(),
+        stop=Stop(),
     )
     monkeypatch.setattr(jobs, "_contexts", [context])
     payload = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1).model_dump_json()
@@ -394,6 +395,9 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
     assert "2 new live transitions can be learnt from" in outcome.error
 
     second = jobs.train(payload)
+    told = asyncio.run(commit([]))
+    assert (told.outcome, told.version, told.costs) == ("published", second, {})
+    assert "not gated" in told.reason
     assert store.champion("default").version == second
     assert store.manifest("default", second).trained_on_steps == 256
     assert store.manifest("default", second).scores["batches"] == 2
