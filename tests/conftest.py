@@ -1,11 +1,12 @@
 """Fixtures that every layer shares: a real Redis, and HTTP clients of apps."""
 
+import csv
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -93,6 +94,26 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
 def unused_port() -> Callable[[], int]:
     """Finds a port that nothing listens on."""
     return free_port
+
+
+STEP = timedelta(minutes=10)
+"""From row to row of a trace."""
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a trace of these demands."""
+
+    def write(demands: Iterable[float], name: str = "trace.csv") -> Path:
+        start = datetime(2024, 6, 12, tzinfo=UTC)
+        path = tmp_path / name
+        with path.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(("timestamp", "demand"))
+            rows.writerows(((start + n * STEP).isoformat(), d) for n, d in enumerate(demands))
+        return path
+
+    return write
 
 
 class ClientOf(Protocol):

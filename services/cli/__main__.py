@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from services.cli import learning_commands
+from services.cli.interrupts import Interrupted
 from services.cli.play import Matchmaker, sine_demands, trace_demands
 from services.cli.policies import list_policies, promote, retire, rollback, show_policy
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
@@ -133,6 +134,9 @@ def main() -> None:
     except AutopilotError as error:
         sys.stderr.write(f"autopilot: {error}\n")
         sys.exit(EXIT_BAD_INPUT if isinstance(error, USERS_MISTAKES) else 1)
+    except Interrupted as stopped:
+        sys.stderr.write(f"autopilot: {stopped}\n")
+        sys.exit(stopped.exit_code)
 
 
 if __name__ == "__main__":

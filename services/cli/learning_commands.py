@@ -1,8 +1,6 @@
 """The commands that learn from recorded demand, or replay it: options in, files out."""
 
 import math
-import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +35,10 @@ PeakServers = Annotated[
 Seconds = Annotated[
     float | None, typer.Option(help="Time to learn [default: AUTOPILOT_TIME_TOTAL_S, 60].")
 ]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Environment steps to learn for, not by time: the same policy again."),
+]
 Seed = Annotated[int | None, typer.Option(help="Of all randomness [default: AUTOPILOT_SEED, 0].")]
 HistoryLen = Annotated[
     int | None,
@@ -51,6 +53,7 @@ def backtest(
     peak_servers: PeakServers = None,
     train_fraction: Annotated[float, typer.Option(help="Part of the rows to learn from.")] = 0.7,
     seconds: Seconds = None,
+    steps: Steps = None,
     policy: Annotated[
         Path | None, typer.Option(help="A policy's folder, to replay it instead of learning.")
     ] = None,
@@ -68,13 +71,13 @@ def backtest(
         check_can_write(path, option)
     if plot is not None:
         check_can_plot()
-    lesson = _lesson(settings, fleet, seconds, seed)
+    lesson = _lesson(settings, fleet, seconds, steps, seed)
     source = Source(trace, demand, players_per_server, peak_servers)
     case = prepare(source, fleet, train_fraction, history_len)
     if policy is not None:
         case, outcome = replayed(case, policy, history_len)
     else:
-        with learner.trainer(), learner.progress_bar(lesson.seconds) as tell:
+        with learner.trainer(), learner.progress_bar() as tell:
             outcome = learnt(case, lesson, tell)
     others, notes = baselines(case)
     report = Report(case, {AUTOPILOT: outcome, **others}, notes)
@@ -94,14 +97,14 @@ def train(
     players_per_server: PlayersPerServer = None,
     peak_servers: PeakServers = None,
     seconds: Seconds = None,
+    steps: Steps = None,
     history_len: HistoryLen = None,
     seed: Seed = None,
 ) -> None:
     """Learn a policy from all of the recorded demand, and write it to a folder."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     settings, fleet = _settings("train")
     check_new_folder(out, "--out")
-    lesson = _lesson(settings, fleet, seconds, seed)
+    lesson = _lesson(settings, fleet, seconds, steps, seed)
     recorded = Source(trace, demand, players_per_server, peak_servers).read(fleet)
     rows = len(recorded.history.demands)
     parameters = parameters_for(recorded, rows, fleet, history_len)
@@ -111,7 +114,7 @@ def train(
             f"{recorded.name} has {rows} rows, and a lead time of {parameters.history_len} steps "
             f"needs {least} to learn from: give a longer trace"
         )
-    with learner.trainer(), learner.progress_bar(lesson.seconds) as tell:
+    with learner.trainer(), learner.progress_bar() as tell:
         manifest = learner.write_artefact(
             out,
             recorded.history,
@@ -152,9 +155,17 @@ def _settings(command: str) -> tuple[Settings, FleetSettings]:
 
 
 def _lesson(
-    settings: Settings, fleet: FleetSettings, seconds: float | None, seed: int | None
+    settings: Settings,
+    fleet: FleetSettings,
+    seconds: float | None,
+    steps: int | None,
+    seed: int | None,
 ) -> Lesson:
     time = fleet.time_total_s if seconds is None else seconds
     if not (math.isfinite(time) and time > 0):
         raise BadInput(f"--seconds is {time:g}: give a number above 0")
-    return Lesson(time, fleet.gamma, settings.seed if seed is None else seed)
+    if steps is not None and seconds is not None:
+        raise BadInput("give --seconds or --steps, not both: learning ends by one of them")
+    if steps is not None and steps < 1:
+        raise BadInput(f"--steps is {steps}: give 1 or more")
+    return Lesson(time, fleet.gamma, settings.seed if seed is None else seed, steps)
