@@ -19,7 +19,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """The block is ended by a signal, with `Interrupted`; further ones don't disturb its end."""
+    """A command that a signal ends, with `Interrupted`; further ones don't disturb its end."""
     before = {number: signal.signal(number, _interrupt) for number in SIGNALS}
     try:
         yield

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.cli.files import hidden_folder
-from services.cli.interrupts import interruptible
 from services.trainer.quiet import quiet_libraries
 from shared.core.backtest import FloatArray
 from shared.core.observation import History
@@ -51,17 +50,16 @@ def check_trainer() -> None:
 
 @contextmanager
 def trainer() -> Iterator[None]:
-    """Ray runs in the block, which a signal ends. Raises `BadInput` without the extra."""
+    """Ray runs in the block. Raises `BadInput` when the extra is not installed."""
     check_trainer()
     quiet_libraries()
-    with interruptible():
-        from services.trainer.warmth import cool_down, warm_up
+    from services.trainer.warmth import cool_down, warm_up
 
-        try:
-            warm_up()
-            yield
-        finally:
-            cool_down()
+    try:
+        warm_up()
+        yield
+    finally:
+        cool_down()
 
 
 def learn(

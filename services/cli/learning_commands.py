@@ -13,6 +13,7 @@ from services.cli.backtest import AUTOPILOT, Report, baselines, learnt, prepare,
 from services.cli.demand import Source, fleet_settings, parameters_for
 from services.cli.evaluate import episode_rewards, print_rewards
 from services.cli.files import check_can_write, check_new_folder
+from services.cli.interrupts import interruptible
 from services.cli.learner import Lesson
 from services.cli.plots import check_can_plot, write_plot
 from services.cli.report import print_report, write_decisions, write_json
@@ -26,26 +27,27 @@ Trace = Annotated[
 ]
 Curve = Annotated[str | None, typer.Option("--demand", help="A curve instead of a trace: sine1h.")]
 PlayersPerServer = Annotated[
-    float | None, typer.Option(help="Demand in the trace that one server takes [default: 1].")
+    float | None, typer.Option(help="Demand in the trace that one server takes, by default 1.")
 ]
 PeakServers = Annotated[
     float | None,
     typer.Option(help="Scale so that the learning part's 99.9th percentile is so many servers."),
 ]
 Seconds = Annotated[
-    float | None, typer.Option(help="Time to learn [default: AUTOPILOT_TIME_TOTAL_S, 60].")
+    float | None, typer.Option(help="Time to learn, by default AUTOPILOT_TIME_TOTAL_S, 60.")
 ]
 Steps = Annotated[
     int | None,
     typer.Option(help="Environment steps to learn for, not by time: the same policy again."),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of all randomness [default: AUTOPILOT_SEED, 0].")]
+Seed = Annotated[int | None, typer.Option(help="Of all randomness, by default AUTOPILOT_SEED, 0.")]
 HistoryLen = Annotated[
     int | None,
-    typer.Option(help="Steps a server takes to come up [default: AUTOPILOT_HISTORY_LEN, 5]."),
+    typer.Option(help="Steps a server takes to come up, by default AUTOPILOT_HISTORY_LEN, 5."),
 ]
 
 
+@interruptible()
 def backtest(
     trace: Trace = None,
     demand: Curve = None,
@@ -90,6 +92,7 @@ def backtest(
         write_plot(report, plot)
 
 
+@interruptible()
 def train(
     out: Annotated[Path, typer.Option(help="A new folder for the policy.")],
     trace: Trace = None,

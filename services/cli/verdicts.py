@@ -22,6 +22,7 @@ HEADINGS = (
     "runner-up",
     "best rule",
     "steps",
+    "live: champion, runner-up",
     "why",
 )
 
@@ -40,7 +41,7 @@ def read_verdicts(redis_url: str, fleets: Iterable[str], newest: int = ALL) -> V
 
 
 def verdicts_table(fleet: str, verdicts: Sequence[TrainingOutcome]) -> Table:
-    """A row a verdict; costs in servers per step on the demand that the gate has kept."""
+    """A row a verdict; costs are those on the demand that the gate has kept, unless live."""
     table = Table(title=f"the gate's verdicts on fleet {fleet}, cost a step", title_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
@@ -54,6 +55,7 @@ def verdicts_table(fleet: str, verdicts: Sequence[TrainingOutcome]) -> Table:
             _cost(verdict.costs, verdict.runner_up),
             _best_rule(verdict.costs),
             str(verdict.scored_steps),
+            _live(verdict),
             _why(verdict),
         )
     return table
@@ -77,6 +79,13 @@ def _best_rule(costs: Mapping[str, float]) -> str:
     rules = {name: cost for name, cost in costs.items() if name.startswith("rule:")}
     best = min(rules, key=rules.__getitem__, default=None)
     return "" if best is None else f"{rules[best]:.3f} {best.removeprefix('rule:')}"
+
+
+def _live(verdict: TrainingOutcome) -> str:
+    if not verdict.live_steps:
+        return ""
+    pair = (_cost(verdict.live_costs, who) for who in (verdict.champion, verdict.runner_up))
+    return f"{', '.join(pair)} in {verdict.live_steps} steps"
 
 
 def _why(verdict: TrainingOutcome) -> str:

@@ -146,7 +146,13 @@ def gated(redis_url, tmp_path, publish_policy):
         redis_url,
         a_verdict(outcome="failed", version=None, error="no space left"),
         a_verdict(
-            winner="candidate", costs=CONTEST, scored_steps=77, champion="v1", runner_up="v0"
+            winner="candidate",
+            costs=CONTEST,
+            scored_steps=77,
+            champion="v1",
+            runner_up="v0",
+            live_costs={"v1": 5.0, "v0": 6.0},
+            live_steps=300,
         ),
         a_verdict(
             outcome="kept", winner="v2", costs={"candidate": 3.125, "v2": 3.0}, champion="v2"
@@ -156,14 +162,15 @@ def gated(redis_url, tmp_path, publish_policy):
 
 
 def test_policies_list_shows_every_verdict_with_its_scores(run, gated):
-    out = run("policies", "list", COLUMNS="160", **gated).stdout
+    out = run("policies", "list", COLUMNS="200", **gated).stdout
     (row,) = [line for line in out.splitlines() if "3.250" in line]
-    assert [cell.strip() for cell in row.split("│")[2:10]] == [
-        *("published", "candidate", "3.250", "4.500", "5.750", "6.500 buffer", "77", "")
+    assert [cell.strip() for cell in row.split("│")[2:11]] == [
+        *("published", "candidate", "3.250", "4.500", "5.750", "6.500 buffer", "77"),
+        *("5.000, 6.000 in 300 steps", ""),
     ]
     assert "no space left" in out
     assert "last job kept v2" in out
-    newest = run("policies", "list", "--verdicts", "1", COLUMNS="160", **gated).stdout
+    newest = run("policies", "list", "--verdicts", "1", COLUMNS="200", **gated).stdout
     assert "3.125" in newest
     assert "3.250" not in newest
     assert "3.125" not in run("policies", "list", "--verdicts", "0", **gated).stdout
