@@ -13,6 +13,7 @@ from services.trainer.export import check_agreement, export, write
 from services.trainer.gate import CANDIDATE, UNGATED, Verdict
 from services.trainer.learning import Learnt
 from services.trainer.lessons import lesson_of, rivals_of
+from services.trainer.on_policy import exploration_of
 from services.trainer.progress import Stages
 from services.trainer.replay import TooLittleHistory
 from services.trainer.rule_graph import RuleGraph
@@ -79,16 +80,21 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
         with context.stop.interrupts():
             learnt, trained_on = learning(folder / CHECKPOINT if context.save_model else None)
             stages.include(learnt.stage_seconds)
-            rivals = rivals_of(context, fleet, settings.parameters)
-            verdict = UNGATED if contest is None else contest.verdict(learnt.module, rivals)
-            rule = None if contest is None else contest.rules.get(verdict.winner)
+            before = context.store.champion(fleet)
+            verdict, rule = UNGATED, None
+            if contest is not None:
+                rivals = rivals_of(context, fleet, before, settings.parameters)
+                verdict = contest.verdict(learnt.module, rivals)
+                rule = contest.rules.get(verdict.winner)
             stages.done("gate")
             draft = _draft(context, fleet, version, learnt, trained_on, verdict)
+            if contest is None:
+                draft = draft.model_copy(update={"exploration": exploration_of(learnt.module)})
             written = _write_winner(context, draft, verdict, learnt, rule, folder)
             stages.done("export")
         serves = _crown(context, fleet, verdict.winner, written, folder)
     stages.done("publish")
-    _tell(context, rivals.champion, serves, verdict, learnt, stages)
+    _tell(context, before, serves, verdict, learnt, stages)
     return serves.version
 
 

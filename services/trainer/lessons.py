@@ -21,7 +21,7 @@ from services.trainer.progress import Progress
 from services.trainer.replay import recorded_of
 from shared.bus import TRAININGS, Bus
 from shared.core.parameters import FleetParameters
-from shared.messages import TrainingOutcome, Transition
+from shared.messages import Champion, TrainingOutcome, Transition
 from shared.settings import FleetSettings
 
 Learning = Callable[[Path | None], tuple[Learnt, int]]
@@ -42,9 +42,10 @@ def lesson_of(
     return _replay(context, fleet, settings)
 
 
-def rivals_of(context: Context, fleet: str, parameters: FleetParameters) -> Rivals:
-    """Who serves by now, and how that went."""
-    champion = context.store.champion(fleet)
+def rivals_of(
+    context: Context, fleet: str, champion: Champion | None, parameters: FleetParameters
+) -> Rivals:
+    """The champion and the runner-up, and how the champion has done."""
 
     async def read(bus: Bus) -> tuple[list[TrainingOutcome], list[Transition]]:
         verdicts = await bus.newest_changes(TRAININGS, fleet, REMEMBERED_VERDICTS)
