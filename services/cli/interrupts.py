@@ -14,7 +14,7 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int) -> None:
         self.exit_code = 128 + number
-        super().__init__(f"stopped by {signal.Signals(number).name}: nothing is written")
+        super().__init__(f"stopped by {signal.Signals(number).name}; nothing is left half-written")
 
 
 @contextmanager

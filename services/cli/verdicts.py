@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
+from rich import box
 from rich.table import Table
 
 from shared.bus import TRAININGS, Bus
@@ -16,13 +17,13 @@ ALL = 10_000
 HEADINGS = (
     "ended (UTC)",
     "outcome",
-    "winner",
+    "serves now",
     "candidate",
     "champion",
     "runner-up",
     "best rule",
     "steps",
-    "live: champion, runner-up",
+    "live",
     "why",
 )
 
@@ -42,14 +43,15 @@ def read_verdicts(redis_url: str, fleets: Iterable[str], newest: int = ALL) -> V
 
 def verdicts_table(fleet: str, verdicts: Sequence[TrainingOutcome]) -> Table:
     """A row a verdict; costs are those on the demand that the gate has kept, unless live."""
-    table = Table(title=f"the gate's verdicts on fleet {fleet}, cost a step", title_justify="left")
+    title = f"the gate's verdicts on fleet {fleet}, cost a step"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
     for verdict in verdicts:
         table.add_row(
             f"{verdict.at:%Y-%m-%d %H:%M:%S}",
             verdict.outcome,
-            verdict.winner or "",
+            _serves(verdict),
             _cost(verdict.costs, "candidate"),
             _cost(verdict.costs, verdict.champion),
             _cost(verdict.costs, verdict.runner_up),
@@ -70,6 +72,12 @@ def concerning(version: str, verdicts: Iterable[TrainingOutcome]) -> list[Traini
     ]
 
 
+def _serves(verdict: TrainingOutcome) -> str:
+    if verdict.winner in (None, verdict.version):
+        return verdict.version or ""
+    return f"{verdict.version}, the {verdict.winner}"
+
+
 def _cost(costs: Mapping[str, float], contender: str | None) -> str:
     cost = None if contender is None else costs.get(contender)
     return "" if cost is None else f"{cost:.3f}"
@@ -84,8 +92,8 @@ def _best_rule(costs: Mapping[str, float]) -> str:
 def _live(verdict: TrainingOutcome) -> str:
     if not verdict.live_steps:
         return ""
-    pair = (_cost(verdict.live_costs, who) for who in (verdict.champion, verdict.runner_up))
-    return f"{', '.join(pair)} in {verdict.live_steps} steps"
+    own, other = (_cost(verdict.live_costs, who) for who in (verdict.champion, verdict.runner_up))
+    return f"{own}, runner-up {other}, {verdict.live_steps} steps"
 
 
 def _why(verdict: TrainingOutcome) -> str:

@@ -123,7 +123,8 @@ def judge(
     }
     if not costs:
         stays = CANDIDATE if incumbent is None else incumbent
-        return Verdict(stays, {}, 0, live, reason="no demand could be kept to score on")
+        reason = "nobody gives a number" if len(rows) else "no demand could be kept to score on"
+        return Verdict(stays, {}, 0, live, reason=reason)
     winner = min(costs, key=costs.__getitem__)
     if incumbent not in costs or costs[winner] < (1 - MARGIN) * costs[incumbent]:
         return Verdict(winner, costs, len(rows), live)

@@ -78,7 +78,7 @@ def test_a_signal_in_mid_learning_ends_with_one_line(trace, tmp_path, number, ar
     ours = [
         line for line in told.splitlines() if "cudart_stub" not in line and "absl::" not in line
     ]
-    assert ours == [f"autopilot: stopped by {number.name}: nothing is written"]
+    assert ours == [f"autopilot: stopped by {number.name}; nothing is left half-written"]
     assert sorted(tmp_path.rglob("*")) == before
     _, alive = psutil.wait_procs(of_ray, timeout=20)
     assert [child.name() for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
