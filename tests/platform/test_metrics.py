@@ -14,6 +14,7 @@ from services.metrics.fleet_metrics import FleetMetrics
 from shared.bus import TRAININGS, Bus
 from shared.errors import BusAway
 from shared.settings import Fleets, FleetSettings
+from tests.conftest import TEN as TEN
 from tests.conftest import a_step, a_verdict
 
 START = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=1)
