@@ -142,7 +142,7 @@ CONTEST = {"candidate": 3.25, "v1": 4.5, "v0": 5.75, "rule:buffer": 6.5, "rule:c
 @pytest.fixture
 def gated(redis_url, tmp_path, publish_policy):
     """A store with a champion, and what the gate has decided; the environment to run with."""
-    publish_policy(PolicyStore(tmp_path / "policies"), "v2", scores={"gate_cost v1": 4.5})
+    publish_policy(PolicyStore.at(str(tmp_path / "policies")), "v2", scores={"gate_cost v1": 4.5})
     tell(
         redis_url,
         a_verdict(outcome="failed", version=None, error="no space left"),

@@ -237,7 +237,7 @@ def test_a_stop_in_mid_job_puts_it_back_with_all_its_retries(jobs, redis_url, mo
 
 
 @pytest.mark.parametrize("step", ["export", "check_agreement", "publish"])
-def test_a_stop_reaches_writing_and_spares_publishing(jobs, redis_url, monkeypatch, step):
+def test_a_stop_reaches_writing_and_spares_publishing(jobs, redis_url, tmp_path, monkeypatch, step):
     """Real learning and files; SIGTERM as the step begins."""
     from services.trainer import warmth
     from services.trainer.worker import TrainingWorker
@@ -267,7 +267,7 @@ def test_a_stop_reaches_writing_and_spares_publishing(jobs, redis_url, monkeypat
     assert len(store.versions("default")) == published
     assert (store.champion("default") is not None) == published
     assert queue.status("default") == (None if published else "scheduled")
-    assert list(store.root.glob("default/.*.partial")) == []
+    assert list(tmp_path.glob("default/.*.partial")) == []
     queue.connection.close()
 
 

@@ -75,7 +75,7 @@ def jobs(redis_url, tmp_path, monkeypatch):
 
     context = Context(
         redis_url=redis_url,
-        store=PolicyStore(tmp_path),
+        store=PolicyStore.at(str(tmp_path)),
         fleets=Fleets({"default": SETTINGS}),
         save_model=False,
         seed=0,
@@ -89,7 +89,7 @@ def jobs(redis_url, tmp_path, monkeypatch):
 
 
 def test_a_champion_that_loses_live_is_demoted_and_does_not_come_back(jobs, redis_url, tmp_path):
-    store = PolicyStore(tmp_path)
+    store = PolicyStore.at(str(tmp_path))
     publish_constant(store, "v1", BEST, BEGAN - timedelta(days=1))
     before = publish_constant(store, "v2", BEST + 0.05, BEGAN)
     payload = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1).model_dump_json()
