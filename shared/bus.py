@@ -277,21 +277,25 @@ class Bus:
         backwards and no further than that.
         """
         found: list[Transition] = []
+        async for transition in self._backwards(_TRANSITIONS, Transition, fleet):
+            if len(found) == count or (after is not None and transition.at <= after):
+                break
+            found.append(transition)
+        return found[::-1]
+
+    async def _backwards(self, stream: str, message: type[M], fleet: str) -> AsyncIterator[M]:
+        """A fleet's messages in a stream, newest first, a page at a time."""
         end = "+"
         while True:
             with _asking():
-                page: Any = await self._client.xrevrange(_TRANSITIONS, max=end, count=PAGE)
+                page: Any = await self._client.xrevrange(stream, max=end, count=PAGE)
             for _, fields in page:
-                if fields.get(b"fleet") != fleet.encode():
-                    continue
-                transition = _readable(Transition, fields.get(b"message", b""))
-                if transition is None:
-                    continue
-                if len(found) == count or (after is not None and transition.at <= after):
-                    return found[::-1]
-                found.append(transition)
+                if fields.get(b"fleet") == fleet.encode():
+                    found = _readable(message, fields.get(b"message", b""))
+                    if found is not None:
+                        yield found
             if len(page) < PAGE:
-                return found[::-1]
+                return
             end = f"({page[-1][0].decode()}"
 
     # Transitions and ended trainings, through consumer groups
@@ -357,6 +361,15 @@ class Bus:
             state: dict[Any, Any] = await self._client.hgetall(feed.state)
         messages = {k.decode(): _readable(feed.message, v) for k, v in state.items()}
         return {fleet: message for fleet, message in messages.items() if message is not None}
+
+    async def newest_changes(self, feed: Feed[M], fleet: str, count: int) -> list[M]:
+        """A fleet's newest changes that the stream still has, at most `count`, oldest first."""
+        found: list[M] = []
+        async for change in self._backwards(feed.changes, feed.message, fleet):
+            if len(found) == count:
+                break
+            found.append(change)
+        return found[::-1]
 
     async def _latest(self, feed: Feed[M], fleet: str) -> M | None:
         with _asking():

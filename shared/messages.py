@@ -39,6 +39,8 @@ Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Utc = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
+Behaviour = tuple[Finite, Positive]
+"""Mean and standard deviation that an action was drawn with."""
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 
 Fallback = Literal["no_policy", "stale_decision", "stale_demand"]
@@ -133,6 +135,8 @@ class Transition(Message):
     done: bool = False
     """Last step of an episode of 301."""
     policy_version: str
+    behaviour: Behaviour | None = None
+    """What the action was drawn from, where the fleet explores; None: it was not drawn."""
     stale: bool = False
     """No fresh demand: the last one was held. Never trained on."""
     gap_steps: Count = 0
@@ -172,6 +176,8 @@ class FleetRecord(Message):
     next_action: Finite
     """Decided after that step, asked for at the next."""
     next_policy_version: str
+    next_behaviour: Behaviour | None = None
+    """What that action was drawn from, if it was."""
     untrained_steps: Count
     """Steps that count for training, since the last job was queued."""
 
@@ -213,6 +219,8 @@ class PolicyManifest(Message):
     min_servers: Servers
     max_servers: Servers
     action_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    exploration: NotNegative = 0.0
+    """Standard deviation of the action, for a fleet that learns from what it does live."""
     scores: dict[str, float]
     """Figures of the training, by name; costs in servers per step."""
     trained_on_steps: Count
@@ -231,17 +239,30 @@ class TrainingJob(Message):
 
 
 class TrainingOutcome(Message):
-    """How a training job ended, and how the gate decided."""
+    """How a training job ended, and how the gate decided: a verdict."""
 
     fleet: FleetId
     at: Utc
-    outcome: Literal["published", "kept", "failed"]
-    """`published`: a new version serves; `kept`: the champion stays, nothing did better."""
+    outcome: Literal["published", "kept", "demoted", "failed"]
+    """`published`: a new version serves; `kept`: the champion stays, nothing did better;
+    `demoted`: the champion has lost live for long, so another serves."""
     version: Label | None = None
     """The version that serves now."""
+    champion: Label | None = None
+    """The version that served before."""
+    runner_up: Label | None = None
+    """The version that served before that one."""
+    winner: Label | None = None
+    """The contender that won, by its name in `costs`."""
     costs: dict[str, float] = Field(default_factory=dict)
     """What the gate found, by contender: servers per step on demand kept from all of them."""
     scored_steps: Count = 0
+    live_costs: dict[str, float] = Field(default_factory=dict)
+    """Servers per step since the champion serves: of what it has really had up, and of what the
+    runner-up would have had up on the same demand."""
+    live_steps: Count = 0
+    reason: str | None = None
+    """Why, where the costs of the gate don't say it."""
     error: str | None = None
     seconds: Annotated[float, Field(ge=0)]
     environment_steps: Count

@@ -30,6 +30,11 @@ class Policy(Protocol):
     @property
     def fields(self) -> tuple[str, ...]: ...
 
+    @property
+    def exploration(self) -> float:
+        """Standard deviation of the action where a fleet explores; 0: it has none."""
+        ...
+
     def action(self, observation: Sequence[float]) -> float: ...
 
 
@@ -38,6 +43,7 @@ class RulePolicy:
 
     version = "rule:trend"
     learnt = False
+    exploration = 0.0
 
     def __init__(self, parameters: FleetParameters) -> None:
         self._parameters = parameters
@@ -86,6 +92,10 @@ class LearntPolicy:
     @property
     def fields(self) -> tuple[str, ...]:
         return self.manifest.observation_fields
+
+    @property
+    def exploration(self) -> float:
+        return self.manifest.exploration
 
     def action(self, observation: Sequence[float] | NDArray[np.floating[Any]]) -> float:
         """The action for one observation in servers, in the manifest's field order."""

@@ -1,13 +1,15 @@
 """Fixtures that every layer shares: a real Redis, and HTTP clients of apps."""
 
+import csv
 import os
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 import pytest
@@ -18,7 +20,16 @@ from hypothesis import settings
 from services.cli.supervision import redis_command
 from shared.bus import wait_for_redis
 from shared.core.parameters import FleetParameters
-from shared.messages import Champion, PolicyManifest, utc_now
+from shared.messages import (
+    Champion,
+    Decision,
+    FleetRecord,
+    PolicyManifest,
+    RecordedStep,
+    TrainingOutcome,
+    Transition,
+    utc_now,
+)
 from shared.policy_store import LITERT_MODEL, PolicyStore
 
 # A busy machine is no failure.
@@ -84,6 +95,26 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
 def unused_port() -> Callable[[], int]:
     """Finds a port that nothing listens on."""
     return free_port
+
+
+STEP = timedelta(minutes=10)
+"""From row to row of a trace."""
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a trace of these demands."""
+
+    def write(demands: Iterable[float], name: str = "trace.csv") -> Path:
+        start = datetime(2024, 6, 12, tzinfo=UTC)
+        path = tmp_path / name
+        with path.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(("timestamp", "demand"))
+            rows.writerows(((start + n * STEP).isoformat(), d) for n, d in enumerate(demands))
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -191,3 +222,103 @@ def publish_policy() -> PublishPolicy:
         return store.set_champion(fleet, version, now)
 
     return publish
+
+
+NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)
+TEN = (10.0,) * 10
+
+
+class Step(NamedTuple):
+    """What the environment commits for a step, in the order of `Bus.commit_step`."""
+
+    record: FleetRecord
+    recorded: RecordedStep
+    transition: Transition
+    decision: Decision
+
+
+def a_step(
+    step: int = 1,
+    fleet: str = "default",
+    servers: float = 50.0,
+    at: datetime = NOW,
+    **transition: Any,
+) -> Step:
+    """A step that needed `servers` and asked for as many; changes of its transition go on."""
+    made = Transition(
+        **{
+            "fleet": fleet,
+            "step": step,
+            "at": at,
+            "observation": TEN,
+            "action": 0.5,
+            "target": servers,
+            "demand": servers,
+            "reported_demand": servers,
+            "allocation": 10.0,
+            "reward": -1.0,
+            "next_observation": TEN,
+            "policy_version": "v1",
+            **transition,
+        }
+    )
+    reported, version = made.reported_demand, made.policy_version
+    return Step(
+        record=FleetRecord(
+            fleet=fleet,
+            step=step,
+            due_at=at,
+            demands=TEN[:5],
+            targets=TEN[:5],
+            reported_demand=reported,
+            next_action=made.action,
+            next_policy_version=version,
+            untrained_steps=step,
+        ),
+        recorded=RecordedStep(step, at.timestamp(), reported, True, 0),
+        transition=made,
+        decision=a_decision(
+            fleet=fleet,
+            step=step + 1,
+            target=made.target,
+            allocation=made.allocation,
+            curr_demand=reported,
+            action=made.action,
+            observation=TEN,
+            policy_version=version,
+            decided_at=at,
+        ),
+    )
+
+
+def a_decision(**changes: Any) -> Decision:
+    """83.2 servers for a demand of 79.5, by v1."""
+    return Decision(
+        **{
+            "fleet": "default",
+            "step": 7,
+            "target": 83.2,
+            "allocation": 80,
+            "curr_demand": 79.5,
+            "action": 0.832,
+            "observation": (50.5,) * 10,
+            "policy_version": "v1",
+            "decided_at": NOW,
+            **changes,
+        }
+    )
+
+
+def a_verdict(**changes: Any) -> TrainingOutcome:
+    """A job that has learnt v2, which serves instead of v1."""
+    return TrainingOutcome(
+        **{
+            "fleet": "default",
+            "at": NOW,
+            "outcome": "published",
+            "version": "v2",
+            "seconds": 5.0,
+            "environment_steps": 1_000,
+            **changes,
+        }
+    )

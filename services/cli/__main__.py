@@ -10,6 +10,7 @@ from rich.console import Console
 
 from services.cli import learning_commands
 from services.cli.export import export_policy
+from services.cli.interrupts import Interrupted
 from services.cli.play import Matchmaker, sine_demands, trace_demands
 from services.cli.policies import list_policies, promote, retire, rollback, show_policy
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
@@ -95,16 +96,18 @@ app.command()(learning_commands.evaluate)
 
 
 @policies.command("list")
-def policies_list() -> None:
-    """Every version with its scores, the champions, and how training goes."""
+def policies_list(
+    verdicts: Annotated[int, typer.Option(help="Newest verdicts of a fleet's gate.", min=0)] = 10,
+) -> None:
+    """Every version with its scores, the champions, how the gate decided and training goes."""
     settings = load_settings()
-    list_policies(settings, load_fleets(settings), Console())
+    list_policies(settings, load_fleets(settings), verdicts, Console())
 
 
 @policies.command("show")
 def policies_show(version: str, fleet: FleetOption = "default") -> None:
-    """One version's manifest, as JSON."""
-    show_policy(load_settings(), fleet, version, Console())
+    """One version's manifest, and the gate's verdicts on it, as JSON."""
+    show_policy(load_settings(), fleet, version, Console(), Console(stderr=True))
 
 
 @policies.command("promote")
@@ -149,6 +152,9 @@ def main() -> None:
     except AutopilotError as error:
         sys.stderr.write(f"autopilot: {error}\n")
         sys.exit(EXIT_BAD_INPUT if isinstance(error, USERS_MISTAKES) else 1)
+    except Interrupted as stopped:
+        sys.stderr.write(f"autopilot: {stopped}\n")
+        sys.exit(stopped.exit_code)
 
 
 if __name__ == "__main__":

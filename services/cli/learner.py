@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from services.trainer.learning import Learnt
 
 Told = Callable[[float, str], None]
-"""How far learning has come: seconds, and the figures in words."""
+"""How far learning has come: the part that is done, 0 to 1, and the figures in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class Lesson:
     seconds: float
     gamma: float
     seed: int
+    steps: int | None = None
+    """Environment steps to replay instead, for the same policy again from the same seed."""
 
 
 def check_trainer() -> None:
@@ -53,8 +55,8 @@ def trainer() -> Iterator[None]:
     quiet_libraries()
     from services.trainer.warmth import cool_down, warm_up
 
-    warm_up()
     try:
+        warm_up()
         yield
     finally:
         cool_down()
@@ -69,20 +71,27 @@ def learn(
 ) -> "Learnt":
     """Learn from all of a history, every row a step; within `trainer`."""
     from services.trainer import learning
+    from services.trainer.algorithm import STEPS_PER_SECOND
     from services.trainer.progress import Progress as Reached
     from services.trainer.replay import Recorded
+
+    seconds, steps = lesson.seconds, lesson.steps
+    if steps is not None:
+        seconds = steps / STEPS_PER_SECOND  # the learning rate falls by it
 
     def on_progress(progress: Reached) -> None:
         cost = progress.held_out_cost
         words = "" if cost is None else f", held-out cost {cost:.3g}"
-        tell(progress.seconds, f"{progress.environment_steps:,} steps replayed{words}")
+        done = progress.seconds / seconds if steps is None else progress.environment_steps / steps
+        tell(done, f"{progress.environment_steps:,} steps replayed{words}")
 
     return learning.learn(
         Recorded.unbroken(history),
         parameters,
         gamma=lesson.gamma,
-        seconds=lesson.seconds,
+        seconds=seconds,
         seed=lesson.seed,
+        max_steps=steps,
         checkpoint=checkpoint,
         on_progress=on_progress,
     )
@@ -137,7 +146,7 @@ def write_artefact(
 
 
 @contextmanager
-def progress_bar(seconds: float) -> Iterator[Told]:
+def progress_bar() -> Iterator[Told]:
     """A bar on standard error while learning runs; nothing where that is no terminal."""
     console = Console(stderr=True)
     columns = (
@@ -149,10 +158,10 @@ def progress_bar(seconds: float) -> Iterator[Told]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
-        task = progress.add_task("starting", total=seconds)
+        task = progress.add_task("starting", total=1.0)
 
         def tell(done: float, words: str) -> None:
-            progress.update(task, completed=min(done, seconds), description=words)
+            progress.update(task, completed=min(done, 1.0), description=words)
 
         yield tell
 

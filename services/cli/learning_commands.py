@@ -1,8 +1,6 @@
 """The commands that learn from recorded demand, or replay it: options in, files out."""
 
 import math
-import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +13,7 @@ from services.cli.backtest import AUTOPILOT, Report, baselines, learnt, prepare,
 from services.cli.demand import Source, fleet_settings, parameters_for
 from services.cli.evaluate import episode_rewards, print_rewards
 from services.cli.files import check_can_write, check_new_folder
+from services.cli.interrupts import interruptible
 from services.cli.learner import Lesson
 from services.cli.plots import check_can_plot, write_plot
 from services.cli.report import print_report, write_decisions, write_json
@@ -28,22 +27,27 @@ Trace = Annotated[
 ]
 Curve = Annotated[str | None, typer.Option("--demand", help="A curve instead of a trace: sine1h.")]
 PlayersPerServer = Annotated[
-    float | None, typer.Option(help="Demand in the trace that one server takes [default: 1].")
+    float | None, typer.Option(help="Demand in the trace that one server takes, by default 1.")
 ]
 PeakServers = Annotated[
     float | None,
     typer.Option(help="Scale so that the learning part's 99.9th percentile is so many servers."),
 ]
 Seconds = Annotated[
-    float | None, typer.Option(help="Time to learn [default: AUTOPILOT_TIME_TOTAL_S, 60].")
+    float | None, typer.Option(help="Time to learn, by default AUTOPILOT_TIME_TOTAL_S, 60.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Of all randomness [default: AUTOPILOT_SEED, 0].")]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Environment steps to learn for, not by time: the same policy again."),
+]
+Seed = Annotated[int | None, typer.Option(help="Of all randomness, by default AUTOPILOT_SEED, 0.")]
 HistoryLen = Annotated[
     int | None,
-    typer.Option(help="Steps a server takes to come up [default: AUTOPILOT_HISTORY_LEN, 5]."),
+    typer.Option(help="Steps a server takes to come up, by default AUTOPILOT_HISTORY_LEN, 5."),
 ]
 
 
+@interruptible()
 def backtest(
     trace: Trace = None,
     demand: Curve = None,
@@ -51,6 +55,7 @@ def backtest(
     peak_servers: PeakServers = None,
     train_fraction: Annotated[float, typer.Option(help="Part of the rows to learn from.")] = 0.7,
     seconds: Seconds = None,
+    steps: Steps = None,
     policy: Annotated[
         Path | None, typer.Option(help="A policy's folder, to replay it instead of learning.")
     ] = None,
@@ -68,13 +73,13 @@ def backtest(
         check_can_write(path, option)
     if plot is not None:
         check_can_plot()
-    lesson = _lesson(settings, fleet, seconds, seed)
+    lesson = _lesson(settings, fleet, seconds, steps, seed)
     source = Source(trace, demand, players_per_server, peak_servers)
     case = prepare(source, fleet, train_fraction, history_len)
     if policy is not None:
         case, outcome = replayed(case, policy, history_len)
     else:
-        with learner.trainer(), learner.progress_bar(lesson.seconds) as tell:
+        with learner.trainer(), learner.progress_bar() as tell:
             outcome = learnt(case, lesson, tell)
     others, notes = baselines(case)
     report = Report(case, {AUTOPILOT: outcome, **others}, notes)
@@ -87,6 +92,7 @@ def backtest(
         write_plot(report, plot)
 
 
+@interruptible()
 def train(
     out: Annotated[Path, typer.Option(help="A new folder for the policy.")],
     trace: Trace = None,
@@ -94,14 +100,14 @@ def train(
     players_per_server: PlayersPerServer = None,
     peak_servers: PeakServers = None,
     seconds: Seconds = None,
+    steps: Steps = None,
     history_len: HistoryLen = None,
     seed: Seed = None,
 ) -> None:
     """Learn a policy from all of the recorded demand, and write it to a folder."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     settings, fleet = _settings("train")
     check_new_folder(out, "--out")
-    lesson = _lesson(settings, fleet, seconds, seed)
+    lesson = _lesson(settings, fleet, seconds, steps, seed)
     recorded = Source(trace, demand, players_per_server, peak_servers).read(fleet)
     rows = len(recorded.history.demands)
     parameters = parameters_for(recorded, rows, fleet, history_len)
@@ -111,7 +117,7 @@ def train(
             f"{recorded.name} has {rows} rows, and a lead time of {parameters.history_len} steps "
             f"needs {least} to learn from: give a longer trace"
         )
-    with learner.trainer(), learner.progress_bar(lesson.seconds) as tell:
+    with learner.trainer(), learner.progress_bar() as tell:
         manifest = learner.write_artefact(
             out,
             recorded.history,
@@ -152,9 +158,17 @@ def _settings(command: str) -> tuple[Settings, FleetSettings]:
 
 
 def _lesson(
-    settings: Settings, fleet: FleetSettings, seconds: float | None, seed: int | None
+    settings: Settings,
+    fleet: FleetSettings,
+    seconds: float | None,
+    steps: int | None,
+    seed: int | None,
 ) -> Lesson:
     time = fleet.time_total_s if seconds is None else seconds
     if not (math.isfinite(time) and time > 0):
         raise BadInput(f"--seconds is {time:g}: give a number above 0")
-    return Lesson(time, fleet.gamma, settings.seed if seed is None else seed)
+    if steps is not None and seconds is not None:
+        raise BadInput("give --seconds or --steps, not both: learning ends by one of them")
+    if steps is not None and steps < 1:
+        raise BadInput(f"--steps is {steps}: give 1 or more")
+    return Lesson(time, fleet.gamma, settings.seed if seed is None else seed, steps)

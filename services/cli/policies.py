@@ -2,24 +2,25 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from shared.bus import CHAMPIONS, TRAININGS, Bus, TrainingQueue
+from services.cli.verdicts import concerning, read_verdicts, verdicts_table
+from shared.bus import CHAMPIONS, Bus, TrainingQueue
 from shared.errors import BusAway, PolicyError, PolicyMissing
 from shared.messages import Champion, PolicyManifest, TrainingOutcome
 from shared.policies import load_policy
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, Settings, load_fleets
 
-AWAY = "unknown: Redis is away"
+AWAY = "unknown, and so are the gate's verdicts: Redis is away, check AUTOPILOT_REDIS_URL"
 
 
-def list_policies(settings: Settings, fleets: Fleets, console: Console) -> None:
-    """A table of every version, and a line a fleet on its training."""
+def list_policies(settings: Settings, fleets: Fleets, newest: int, console: Console) -> None:
+    """A table of every version; a fleet's `newest` verdicts, and a line on its training."""
     store = PolicyStore.at(settings.policy_store)
     table = Table(title="policies", title_justify="left")
     for heading in ("fleet", "version", "kind", "champion", "trained on", "scores"):
@@ -41,14 +42,40 @@ def list_policies(settings: Settings, fleets: Fleets, console: Console) -> None:
                 _scores(manifest),
             )
     console.print(table)
-    for fleet, line in _training(settings, fleets).items():
-        console.print(f"training of {fleet}: {line}", markup=False, soft_wrap=True)
+    try:
+        queue = TrainingQueue(settings.redis_url)
+        status = {fleet: queue.status(fleet) or "nothing queued" for fleet in fleets.names}
+        verdicts = read_verdicts(settings.redis_url, fleets.names, max(newest, 1))
+    except BusAway:
+        for fleet in fleets.names:
+            console.print(f"training of {fleet}: {AWAY}", markup=False, soft_wrap=True)
+        return
+    for fleet, ended in verdicts.items():
+        if ended and newest:
+            console.print(verdicts_table(fleet, ended[-newest:]))
+        line = f"training of {fleet}: {status[fleet]}; {_last(ended)}"
+        console.print(line, markup=False, soft_wrap=True)
 
 
-def show_policy(settings: Settings, fleet: str, version: str, console: Console) -> None:
-    """The manifest of one version, as JSON."""
+def show_policy(
+    settings: Settings, fleet: str, version: str, console: Console, errors: Console
+) -> None:
+    """The manifest of one version, as JSON, with `verdicts`: those of the gate that concern it.
+
+    They are null, and that is said on `errors`, while Redis is away.
+    """
     manifest = PolicyStore.at(settings.policy_store).manifest(fleet, version)
-    console.print_json(json.dumps(manifest.model_dump(mode="json")))
+    document = manifest.model_dump(mode="json")
+    try:
+        verdicts = read_verdicts(settings.redis_url, [fleet])[fleet]
+    except BusAway as away:
+        document["verdicts"] = None
+        errors.print(f"the gate's verdicts are unknown: {away}", markup=False, soft_wrap=True)
+    else:
+        document["verdicts"] = [
+            verdict.model_dump(mode="json") for verdict in concerning(version, verdicts)
+        ]
+    console.print_json(json.dumps(document))
 
 
 def _place(champion: Champion | None, version: str) -> str:
@@ -61,37 +88,12 @@ def _scores(manifest: PolicyManifest) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in manifest.scores.items())
 
 
-def _training(settings: Settings, fleets: Fleets) -> dict[str, str]:
-    """What is queued or running, and how the last job of each fleet ended."""
-    try:
-        queue = TrainingQueue(settings.redis_url)
-        outcomes = asyncio.run(_outcomes(settings.redis_url))
-        return {
-            fleet: f"{queue.status(fleet) or 'nothing queued'}; {_outcome(outcomes.get(fleet))}"
-            for fleet in fleets.names
-        }
-    except BusAway:
-        return dict.fromkeys(fleets.names, AWAY)
-
-
-async def _outcomes(redis_url: str) -> dict[str, TrainingOutcome]:
-    bus = Bus.connect(redis_url)
-    try:
-        return await bus.latest(TRAININGS)
-    finally:
-        await bus.close()
-
-
-def _outcome(outcome: TrainingOutcome | None) -> str:
-    if outcome is None:
+def _last(ended: Sequence[TrainingOutcome]) -> str:
+    if not ended:
         return "no job has ended yet"
-    what: Any = outcome.version if outcome.error is None else outcome.error
-    line = f"last job {outcome.outcome} {what} at {outcome.at:%Y-%m-%d %H:%M:%S} UTC"
-    if not outcome.costs:
-        return line
-    costs = sorted(outcome.costs.items(), key=lambda contender: contender[1])
-    told = ", ".join(f"{name} {cost:.3f}" for name, cost in costs)
-    return f"{line}; cost per step over {outcome.scored_steps} kept decisions: {told}"
+    last = ended[-1]
+    what = last.version if last.error is None else last.error
+    return f"last job {last.outcome} {what} at {last.at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def promote(settings: Settings, fleet: str, version: str, now: datetime, console: Console) -> None:

@@ -44,6 +44,7 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
                 bus,
                 queue,
                 utc_now,
+                settings.seed,
             )
             for index, fleet in enumerate(fleets.names)
         ]

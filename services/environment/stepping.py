@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,14 @@ from services.environment.history import empty_history, with_row
 from shared.core.dynamics import FleetState, initial_state, observe, step
 from shared.core.observation import Encoder, History, from_notebook, notebook_fields
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
-from shared.messages import Decision, Fallback, FleetRecord, RecordedStep, Transition
+from shared.messages import (
+    Behaviour,
+    Decision,
+    Fallback,
+    FleetRecord,
+    RecordedStep,
+    Transition,
+)
 from shared.policies import Policy, RulePolicy
 
 
@@ -38,6 +46,15 @@ class Commit:
     recorded: RecordedStep
     transition: Transition
     decision: Decision
+
+
+class Choice(NamedTuple):
+    """An action, and how it came about."""
+
+    action: float
+    version: str
+    fallback: Fallback | None = None
+    behaviour: Behaviour | None = None
 
 
 def next_due(last: datetime | None, period_s: float, phase: float, now: datetime) -> Due:
@@ -66,6 +83,7 @@ def step_fleet(
     due: Due,
     now: datetime,
     history: History | None = None,
+    draw: float | None = None,
 ) -> Commit | None:
     """Meet the demand with what was decided before, then decide for the next step.
 
@@ -73,6 +91,8 @@ def step_fleet(
     the last target are held, and the step is marked stale. None comes back when nothing was ever
     known: there is nothing to hold. `history` is the fleet's recorded demand before this step,
     for a policy that sees more than the notebook's numbers; without one its history begins here.
+    `draw`, a standard normal number, makes the next action one from the policy's distribution;
+    without it the action is the mean.
     """
     if demand is None and record is None:
         return None
@@ -80,24 +100,25 @@ def step_fleet(
     observation = _floats(observe(before))
     before_this = empty_history(0.0) if history is None else history
     if record is None:
-        action, version, _ = _decide(policy, observation, before_this, parameters)
+        chosen = _decide(policy, observation, before_this, parameters)
     else:
-        action, version = record.next_action, record.next_policy_version
+        chosen = Choice(
+            record.next_action, record.next_policy_version, behaviour=record.next_behaviour
+        )
     stale = demand is None
     reported = record.reported_demand if demand is None and record is not None else demand
     assert reported is not None
-    outcome = step(before, action, reported, parameters)
+    outcome = step(before, chosen.action, reported, parameters)
     next_observation = _floats(observe(outcome.state))
 
-    fallback: Fallback | None
     if stale:
-        next_action, next_version, fallback = action, version, "stale_demand"
+        then = Choice(chosen.action, chosen.version, "stale_demand")
     else:
         assert demand is not None
         by_now = before_this
         if policy.fields != notebook_fields(parameters.history_len):
             by_now = with_row(before_this, due.at.timestamp(), demand, parameters)
-        next_action, next_version, fallback = _decide(policy, next_observation, by_now, parameters)
+        then = _decide(policy, next_observation, by_now, parameters, draw)
     number = 1 if record is None else record.step + 1
     return Commit(
         record=FleetRecord(
@@ -107,8 +128,9 @@ def step_fleet(
             demands=_floats(outcome.state.demands),
             targets=_floats(outcome.state.targets),
             reported_demand=reported,
-            next_action=next_action,
-            next_policy_version=next_version,
+            next_action=then.action,
+            next_policy_version=then.version,
+            next_behaviour=then.behaviour,
             untrained_steps=(0 if record is None else record.untrained_steps) + (not stale),
         ),
         recorded=RecordedStep(number, due.at.timestamp(), reported, not stale, due.gap_steps),
@@ -117,7 +139,7 @@ def step_fleet(
             step=number,
             at=due.at,
             observation=observation,
-            action=action,
+            action=chosen.action,
             target=float(outcome.target),
             demand=float(outcome.demand),
             reported_demand=reported,
@@ -125,7 +147,8 @@ def step_fleet(
             reward=float(outcome.reward),
             next_observation=next_observation,
             done=number % EPISODE_STEPS == 0,
-            policy_version=version,
+            policy_version=chosen.version,
+            behaviour=chosen.behaviour,
             stale=stale,
             gap_steps=due.gap_steps,
         ),
@@ -134,18 +157,18 @@ def step_fleet(
             step=number + 1,
             target=float(
                 np.clip(
-                    next_action * parameters.action_factor,
+                    then.action * parameters.action_factor,
                     parameters.min_servers,
                     parameters.max_servers,
                 )
             ),
             allocation=float(outcome.allocation),
             curr_demand=reported,
-            action=next_action,
+            action=then.action,
             observation=next_observation,
-            policy_version=next_version,
+            policy_version=then.version,
             decided_at=now,
-            fallback=fallback,
+            fallback=then.fallback,
         ),
     )
 
@@ -168,8 +191,9 @@ def _decide(
     observation: tuple[float, ...],
     history: History,
     parameters: FleetParameters,
-) -> tuple[float, str, Fallback | None]:
-    """Action, policy version and fallback; the rule decides where a policy gives no number.
+    draw: float | None = None,
+) -> Choice:
+    """What a policy decides; the rule does where it gives no number.
 
     `observation` is the notebook's; what a policy sees beside it comes from `history`.
     """
@@ -177,7 +201,11 @@ def _decide(
     if not math.isfinite(action):
         policy = RulePolicy(parameters)
         action = policy.action(observation)
-    return action, policy.version, None if policy.learnt else "no_policy"
+    fallback: Fallback | None = None if policy.learnt else "no_policy"
+    if draw is None or not policy.exploration:
+        return Choice(action, policy.version, fallback)
+    behaviour = (action, policy.exploration)
+    return Choice(action + draw * policy.exploration, policy.version, fallback, behaviour)
 
 
 def _seen_by(

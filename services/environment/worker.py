@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
+import numpy as np
 import structlog
 
 from services.environment.demand_source import DemandSource
@@ -51,6 +52,7 @@ class FleetStepper:
         bus: Bus,
         queue: TrainingQueue,
         clock: Callable[[], datetime],
+        seed: int = 0,
     ) -> None:
         self._fleet = fleet
         self._settings = settings
@@ -61,6 +63,7 @@ class FleetStepper:
         self._bus = bus
         self._queue = queue
         self._clock = clock
+        self._seed = seed
         self._record: FleetRecord | None = None
         self._history = empty_history(settings.learning_freq)
         self._encoder = encoder_of(self._parameters.observation_fields, self._parameters.lead_steps)
@@ -105,6 +108,7 @@ class FleetStepper:
             due,
             self._clock(),
             self._history,
+            self._draw(),
         )
         if commit is None:
             return
@@ -117,6 +121,17 @@ class FleetStepper:
             return  # equal: the commit went through, only its answer was lost
         self._remember(commit)
         self._record = await self._ask_for_training(commit.record)
+
+    def _draw(self) -> float | None:
+        """A number of the step's own: a step that is done again draws the same.
+
+        None where the fleet learns on replay: it has no need to try out anything live.
+        """
+        if self._settings.learning != "on_policy":
+            return None
+        step = 0 if self._record is None else self._record.step
+        rng = np.random.default_rng([self._seed, step, *self._fleet.encode()])
+        return float(rng.standard_normal())
 
     async def _resume(self) -> None:
         """Read the last committed step, and the history that a policy of this fleet may see."""

@@ -30,7 +30,9 @@ def main(settings: Settings, fleets: Fleets) -> None:
     os.nice(NICENESS)
     quiet_libraries()
     # Here and not above: they import ray, torch and tensorflow, which read the environment.
-    from services.trainer.jobs import Context, Stop, set_context
+    from services.trainer.context import Context
+    from services.trainer.jobs import set_context
+    from services.trainer.stop import Stop
     from services.trainer.warmth import cool_down, warm_up
     from services.trainer.worker import TrainingWorker
 

@@ -1,5 +1,6 @@
 """Recorded live transitions as the episodes that RLlib learns from."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -58,11 +59,11 @@ def episodes_of(
 ) -> list[SingleAgentEpisode]:
     """Each run as an RLlib episode, whose last observation bootstraps the rest of its return.
 
-    PPO compares what the policy does now with what the behaviour policy did. Live actions are
-    not drawn: they are the mean of a policy, or the rule's. So the behaviour policy is taken to
-    be `module` as it is before the update: its distribution at each observation, and the
-    log-probability of the recorded action in it. The ratio begins at 1, a better action than
-    expected draws the mean towards it, and one that equals the mean has no pull on it.
+    PPO compares what the policy does now with what the behaviour policy did. A drawn action has
+    the distribution that it was drawn from recorded with it. The rule's actions, and those of a
+    policy that does not explore, are not drawn: their behaviour policy is taken to be `module` as
+    it is before the update, its distribution at each observation. Their ratio begins at 1, a
+    better action than expected draws the mean towards it, one that equals the mean does not.
     """
     return [_episode(run, module, reward_scale) for run in runs]
 
@@ -85,6 +86,10 @@ def _episode(run: Run, module: ResidualModule, reward_scale: float) -> SingleAge
     with torch.no_grad():
         answer = module.forward_train({Columns.OBS: torch.from_numpy(observations[:-1])})
         inputs = answer[Columns.ACTION_DIST_INPUTS]
+        for at, transition in enumerate(run):
+            if transition.behaviour is not None:
+                mean, deviation = transition.behaviour
+                inputs[at] = torch.tensor([mean, math.log(deviation)])
         behaviour = module.get_train_action_dist_cls().from_logits(inputs)
         logp = behaviour.logp(torch.from_numpy(actions))
     episode = SingleAgentEpisode(

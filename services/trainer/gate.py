@@ -4,10 +4,13 @@ Demand is exogenous, so what any of them would have cost on it is exact. The new
 history is kept from the candidate's learning and from the rules' tuning; the champion and the
 runner-up are older than most of it. Every job asks again, so a champion that comes to lose is
 replaced by whoever does better, a rule or the one before it included.
+
+That is a replay. What the champion has really had up since it serves is watched beside it: one
+that has lost to the runner-up for long is out of the contest, whatever the replay says of it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +22,7 @@ from services.trainer.rules import SERVED_RULES, ServedRule
 from shared.core.observation import History, IntArray
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import tune
+from shared.messages import Transition
 
 FloatArray = NDArray[np.float64]
 
@@ -28,8 +32,26 @@ LEAST_STEPS = 20
 """Decisions that a verdict needs; with fewer, a candidate serves if nobody does."""
 MARGIN = 0.01
 """How much less than the champion's a cost must be to take over, so that equals don't alternate."""
+LEAST_LIVE_STEPS = 256
+"""Live decisions of a champion before it can lose: two batches of new steps."""
+MOST_LIVE_STEPS = 1_000
+"""The newest that are looked at: 18 hours at 65 s. A good past does not excuse a bad present."""
+LIVE_MARGIN = 0.05
+"""How much more than the runner-up a champion may cost live; its better replay put it there."""
 
 CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a champion has cost live, and the runner-up would have cost on the same demand."""
+
+    champion: float
+    """Servers per step, of what was really up."""
+    runner_up: float
+    steps: int
+    lost: bool
+    """For long, and still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +62,16 @@ class Verdict:
     costs: dict[str, float]
     """By contender: servers per step on the kept demand; lower is better."""
     steps: int
+    live: Live | None = None
+    demoted: bool = False
+    """The champion would have stayed, had it not lost live."""
+    reason: str | None = None
+    """Why, where the costs don't say it."""
+
+
+UNGATED = Verdict(
+    CANDIDATE, {}, 0, reason="on_policy is not gated: what is learnt serves, as in the notebook"
+)
 
 
 def keep_for_gate(recorded: Recorded, parameters: FleetParameters) -> tuple[Recorded, IntArray]:
@@ -74,11 +106,13 @@ def judge(
     history: History,
     parameters: FleetParameters,
     rows: IntArray,
+    live: Live | None = None,
 ) -> Verdict:
     """Score every contender's targets after `rows`, in servers, on the demand that they meet.
 
-    The cheapest wins; an incumbent loses only to one that is `MARGIN` cheaper. Without rows to
-    score on, the incumbent stays, or else the candidate serves.
+    The cheapest wins; an incumbent loses only to one that is `MARGIN` cheaper, or when it has
+    lost live: then to the cheapest of the others. Without rows to score on, the incumbent stays,
+    or else the candidate serves.
     """
     scored = {name: evaluate(asked, history, parameters, rows) for name, asked in targets.items()}
     # What gives no number can't win, nor stay.
@@ -88,8 +122,70 @@ def judge(
         if held_out is not None and math.isfinite(held_out.cost)
     }
     if not costs:
-        return Verdict(CANDIDATE if incumbent is None else incumbent, {}, 0)
+        stays = CANDIDATE if incumbent is None else incumbent
+        reason = "nobody gives a number" if len(rows) else "no demand could be kept to score on"
+        return Verdict(stays, {}, 0, live, reason=reason)
     winner = min(costs, key=costs.__getitem__)
-    if incumbent in costs and costs[winner] >= (1 - MARGIN) * costs[incumbent]:
-        winner = incumbent
-    return Verdict(winner, costs, len(rows))
+    if incumbent not in costs or costs[winner] < (1 - MARGIN) * costs[incumbent]:
+        return Verdict(winner, costs, len(rows), live)
+    others = {name: cost for name, cost in costs.items() if name != incumbent}
+    if live is None or not live.lost or not others:
+        return Verdict(incumbent, costs, len(rows), live)
+    return Verdict(
+        min(others, key=others.__getitem__),
+        costs,
+        len(rows),
+        live,
+        demoted=True,
+        reason=f"{incumbent} has cost {live.champion:.3f} a step live, where the runner-up would "
+        f"have cost {live.runner_up:.3f}, over {live.steps} steps",
+    )
+
+
+def served_by(
+    version: str,
+    transitions: Sequence[Transition],
+    recorded: Recorded,
+    parameters: FleetParameters,
+) -> tuple[IntArray, FloatArray]:
+    """The newest rows after which `version` has decided live, and what was up in consequence.
+
+    `MOST_LIVE_STEPS` of them at most. A row's decision is asked for one step later, and up when
+    it meets its demand, `lead_steps` later.
+    """
+    by_time = {transition.at.timestamp(): transition for transition in transitions}
+    times = recorded.history.times.tolist()
+    rows: list[int] = []
+    up: list[float] = []
+    for row in decision_rows(recorded, parameters).tolist():
+        asked = by_time.get(times[row + 1])
+        met = by_time.get(times[row + parameters.lead_steps])
+        if asked is not None and met is not None and asked.policy_version == version:
+            rows.append(row)
+            up.append(met.allocation)
+    return np.array(rows[-MOST_LIVE_STEPS:], dtype=np.int64), np.array(up[-MOST_LIVE_STEPS:])
+
+
+def watch(
+    up: FloatArray,
+    runner_up: FloatArray,
+    history: History,
+    parameters: FleetParameters,
+    rows: IntArray,
+) -> Live | None:
+    """The champion's live allocations beside the runner-up's targets, after the same rows.
+
+    The champion has lost when it costs `LIVE_MARGIN` more over all of at least
+    `LEAST_LIVE_STEPS` steps, and over the newer half of them: one bad hour is no reason, nor is
+    one that is over. None without a step.
+    """
+    lost = len(rows) >= LEAST_LIVE_STEPS
+    costs: list[tuple[float, float]] = []
+    for part in (slice(None), slice(len(rows) // 2, None)):
+        pair = [evaluate(asked[part], history, parameters, rows[part]) for asked in (up, runner_up)]
+        if pair[0] is None or pair[1] is None:
+            return None
+        costs.append((pair[0].cost, pair[1].cost))
+        lost = lost and pair[0].cost > (1 + LIVE_MARGIN) * pair[1].cost
+    champion, other = costs[0]
+    return Live(champion, other, len(rows), lost)

@@ -5,8 +5,9 @@ at 65 s are more than two hours. `learning=replay` gets further with the same de
 this is for who wants the notebook's way, or does not trust a replay. Its settings are those of
 `get_experiment_config` in the notebook's train_gameserver_ppo.py (RLlib 0.6.5), named below.
 
-A limit: the live fleet does not explore. It learns from actions that differ from what the policy
-would do now, such as the rule's or an older policy's; from its own newest ones hardly anything.
+The live fleet explores, as the notebook's runner does: its worker draws each action from the
+policy's distribution, whose standard deviation the artefact carries, and records what it was
+drawn from. So servers come and go by a few for the sake of learning, and by less as it settles.
 """
 
 import math
@@ -73,6 +74,11 @@ def used_up_to(store: PolicyStore, fleet: str) -> datetime | None:
     """When the newest transition that the fleet has learnt from was due."""
     state = WorkingFolder(store, fleet).state()
     return None if state is None else state.used_up_to
+
+
+def exploration_of(module: ResidualModule) -> float:
+    """Standard deviation of the action, which is the same for all of the notebook's numbers."""
+    return float(module.log_std.detach().exp()) * module.shape.unit / module.shape.action_factor
 
 
 def learn_on_policy(

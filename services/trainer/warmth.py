@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 
 import ray
 import torch
@@ -35,7 +36,10 @@ def warm_up() -> None:
             "include_dashboard": False,
         }
     )
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **own)
+    # Ray's own prints a stack trace of its C++, and aborts.
+    signal.signal(signal.SIGTERM, handler)
     build_once()
 
 

@@ -12,7 +12,8 @@ from rq.registry import ScheduledJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 
-from services.trainer.jobs import Stop, TrainingStopped, tell_abandoned
+from services.trainer.jobs import tell_abandoned
+from services.trainer.stop import Stop, TrainingStopped
 from shared.bus import TrainingQueue
 from shared.errors import BusAway
 

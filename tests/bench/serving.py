@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from services.cli.supervision import redis_command
 from shared.bus import DECISIONS, Bus, wait_for_redis
 from shared.core.parameters import FleetParameters
-from shared.messages import Decision, PolicyManifest, utc_now
+from shared.messages import PolicyManifest, utc_now
 from shared.policies import load_policy
 from shared.policy_store import LITERT_MODEL, PolicyStore
 from tests.bench.load import Target, latencies_at, near_rate, saturate
-from tests.conftest import MEAN_MODEL, free_port
+from tests.conftest import MEAN_MODEL, a_decision, free_port
 
 ROUNDS = 5
 ROUND_SECONDS = 2
@@ -100,17 +100,7 @@ def publish_policy(store: PolicyStore) -> None:
 
 async def publish_decision(redis_url: str) -> None:
     bus = Bus.connect(redis_url)
-    decision = Decision(
-        fleet="default",
-        step=1,
-        target=83.2,
-        allocation=80,
-        curr_demand=79.5,
-        action=0.832,
-        observation=(50.5,) * 10,
-        policy_version=VERSION,
-        decided_at=utc_now(),
-    )
+    decision = a_decision(policy_version=VERSION, decided_at=utc_now())
     await bus.publish(DECISIONS, "default", decision)
     await bus.close()
 

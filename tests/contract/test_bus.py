@@ -1,7 +1,7 @@
 """The bus on a real Redis: what is committed once, kept in order, followed and queued."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 import redis
@@ -18,19 +18,9 @@ from shared.bus import (
     wait_for_redis,
 )
 from shared.errors import BadSetting, BusAway, StepConflict
-from shared.messages import (
-    Champion,
-    Decision,
-    Demand,
-    FleetRecord,
-    RecordedStep,
-    TrainingJob,
-    TrainingOutcome,
-    Transition,
-)
-
-NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)
-TEN = (10.0,) * 10
+from shared.messages import Champion, Demand, TrainingJob
+from tests import conftest
+from tests.conftest import NOW, a_verdict
 
 
 def later(seconds):
@@ -42,46 +32,8 @@ def demand(servers, seconds=0, fleet="eu"):
 
 
 def a_step(step, fleet="eu", servers=50.0):
-    """What the environment commits for a step."""
-    return (
-        FleetRecord(
-            fleet=fleet,
-            step=step,
-            due_at=later(step),
-            demands=TEN[:5],
-            targets=TEN[:5],
-            reported_demand=servers,
-            next_action=0.5,
-            next_policy_version="v1",
-            untrained_steps=step,
-        ),
-        RecordedStep(step, later(step).timestamp(), servers, True, 0),
-        Transition(
-            fleet=fleet,
-            step=step,
-            at=later(step),
-            observation=TEN,
-            action=0.5,
-            target=servers,
-            demand=servers,
-            reported_demand=servers,
-            allocation=10.0,
-            reward=-1.0,
-            next_observation=TEN,
-            policy_version="v1",
-        ),
-        Decision(
-            fleet=fleet,
-            step=step + 1,
-            target=servers,
-            allocation=10.0,
-            curr_demand=servers,
-            action=0.5,
-            observation=TEN,
-            policy_version="v1",
-            decided_at=later(step),
-        ),
-    )
+    """One a second."""
+    return conftest.a_step(step, fleet, servers, at=later(step))
 
 
 @pytest.fixture
@@ -366,12 +318,20 @@ class TestFollow:
         await follower.until(demand(10))
         await bus.commit_step(*a_step(1))
         await follower.until(demand(10), a_step(1)[3])
-        outcome = TrainingOutcome(
-            fleet="eu", at=NOW, outcome="failed", error="no", seconds=1.5, environment_steps=0
-        )
+        outcome = a_verdict(fleet="eu", outcome="failed", version=None, error="no")
         await bus.publish(TRAININGS, "eu", outcome)
         await follower.until(demand(10), a_step(1)[3], outcome)
         assert await bus.latest(TRAININGS) == {"eu": outcome}
+
+    async def test_the_newest_changes_of_a_fleet_come_oldest_first(self, bus, raw):
+        ended = [a_verdict(fleet="eu", at=later(number)) for number in range(5)]
+        for verdict in ended:
+            await bus.publish(TRAININGS, "eu", verdict)
+            await bus.publish(TRAININGS, "us", verdict.model_copy(update={"fleet": "us"}))
+        raw.xadd(TRAININGS.changes, {"fleet": "eu", "message": '{"version": 1}'})
+        assert await bus.newest_changes(TRAININGS, "eu", 3) == ended[2:]
+        assert await bus.newest_changes(TRAININGS, "eu", 100) == ended
+        assert await bus.newest_changes(TRAININGS, "nowhere", 3) == []
 
     async def test_what_can_not_be_read_is_left_out(self, bus, raw, following):
         raw.hset(CHAMPIONS.state, "xx", "{")

@@ -1,6 +1,9 @@
 """What a user gets wrong is one line, exit code 2, and nothing half-written."""
 
+import asyncio
+import json
 import os
+import re
 import socket
 import subprocess
 import time
@@ -9,8 +12,9 @@ import httpx
 import pytest
 
 from services.cli.supervision import service_command
+from shared.bus import TRAININGS, Bus
 from shared.policy_store import PolicyStore
-from tests.conftest import free_port
+from tests.conftest import a_verdict, free_port
 
 START_SECONDS = 30.0
 ROWS = "timestamp,demand\n2024-06-12T16:50:00Z,10\n2024-06-12T17:00:00Z,12\n"
@@ -122,10 +126,76 @@ def test_policies_list_shows_champions_and_training(run, redis_url, tmp_path, pu
     assert "no job has ended yet" in result.stdout
 
 
-def test_policies_list_goes_without_redis(run):
-    result = run("policies", "list", AUTOPILOT_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
-    assert result.returncode == 0, result.stderr
-    assert "Redis is away" in result.stdout
+def tell(redis_url, *verdicts):
+    async def publish():
+        bus = Bus.connect(redis_url)
+        for verdict in verdicts:
+            await bus.publish(TRAININGS, verdict.fleet, verdict)
+        await bus.close()
+
+    asyncio.run(publish())
+
+
+CONTEST = {"candidate": 3.25, "v1": 4.5, "v0": 5.75, "rule:buffer": 6.5, "rule:constant": 9.0}
+
+
+@pytest.fixture
+def gated(redis_url, tmp_path, publish_policy):
+    """A store with a champion, and what the gate has decided; the environment to run with."""
+    publish_policy(PolicyStore.at(str(tmp_path / "policies")), "v2", scores={"gate_cost v1": 4.5})
+    tell(
+        redis_url,
+        a_verdict(outcome="failed", version=None, error="no space left"),
+        a_verdict(
+            winner="candidate",
+            costs=CONTEST,
+            scored_steps=77,
+            champion="v1",
+            runner_up="v0",
+            live_costs={"v1": 5.0, "v0": 6.0},
+            live_steps=300,
+        ),
+        a_verdict(
+            outcome="kept", winner="v2", costs={"candidate": 3.125, "v2": 3.0}, champion="v2"
+        ),
+    )
+    return {"AUTOPILOT_REDIS_URL": redis_url, "AUTOPILOT_POLICY_STORE": "policies"}
+
+
+def test_policies_list_shows_every_verdict_with_its_scores(run, gated):
+    out = run("policies", "list", COLUMNS="200", **gated).stdout
+    (row,) = [line for line in out.splitlines() if "3.250" in line]
+    assert re.split(r"\s{2,}", row.strip())[1:] == [
+        *("published", "v2, the candidate", "3.250", "4.500", "5.750", "6.500 buffer", "77"),
+        "5.000, runner-up 6.000, 300 steps",
+    ]
+    assert "no space left" in out
+    assert "last job kept v2" in out
+    newest = run("policies", "list", "--verdicts", "1", COLUMNS="200", **gated).stdout
+    assert "3.125" in newest
+    assert "3.250" not in newest
+    assert "3.125" not in run("policies", "list", "--verdicts", "0", **gated).stdout
+
+
+def test_policies_show_adds_the_verdicts_on_a_version(run, gated):
+    shown = json.loads(run("policies", "show", "v2", **gated).stdout)
+    assert shown["version"] == "v2"
+    assert [verdict["outcome"] for verdict in shown["verdicts"]] == ["published", "kept"]
+    assert shown["verdicts"][0]["costs"] == CONTEST
+
+
+def test_policies_go_without_redis(run, gated):
+    gated["AUTOPILOT_REDIS_URL"] = f"redis://127.0.0.1:{free_port()}/0"
+    listed = run("policies", "list", **gated)
+    assert listed.returncode == 0, listed.stderr
+    assert "v2" in listed.stdout
+    assert "Redis is away" in listed.stdout
+    shown = run("policies", "show", "v2", **gated)
+    document = json.loads(shown.stdout)
+    assert document["scores"] == {"gate_cost v1": 4.5}
+    assert document["verdicts"] is None
+    assert "verdicts are unknown: Redis does not answer" in shown.stderr
+    assert len(shown.stderr.strip().splitlines()) == 1
 
 
 def test_policies_show_names_a_version_that_is_not_there(run):

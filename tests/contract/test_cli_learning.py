@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ import pytest
 from services.cli import __main__ as cli
 from services.cli import learning_commands
 from shared.policy_store import LITERT_MODEL, MANIFEST, PolicyStore
+from tests.conftest import STEP
 
-STEP = timedelta(minutes=10)
 WAVE = [40 + 30 * np.sin(row / 12) for row in range(120)]
 FIELDS = ["cost_per_step", "under_steps_pct", "unserved_server_steps", "idle_server_steps"]
 
@@ -22,7 +22,6 @@ def run(monkeypatch, tmp_path, capsys):
     """Runs a command in this process: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(learning_commands, "configure_logs", lambda *_: None)
-    monkeypatch.setattr(learning_commands.signal, "signal", lambda *_: None)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["autopilot", *map(str, arguments)])
@@ -40,20 +39,6 @@ def policy(publish_policy, tmp_path):
     store = PolicyStore.at(tmp_path / "policies")
     publish_policy(store, "v1")
     return store.files.root.joinpath("default", "v1")
-
-
-@pytest.fixture
-def trace(tmp_path):
-    def write(demands, name="trace.csv"):
-        start = datetime(2024, 6, 12, tzinfo=UTC)
-        path = tmp_path / name
-        with path.open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(("timestamp", "demand"))
-            rows.writerows(((start + n * STEP).isoformat(), d) for n, d in enumerate(demands))
-        return path
-
-    return write
 
 
 def refused(result, says):
@@ -94,12 +79,15 @@ HEAD = "timestamp,demand\n"
         ("time,demand\n2024-06-12,1\n", "column timestamp is missing"),
         (HEAD, "no rows"),
         (HEAD + "2024-06-12,10\n", "has 1 rows"),
+        ("timestamp,players\n2024-06-12,1\n", "column demand is missing"),
         (HEAD + "2024-06-12,ten\n", "line 2"),
         (HEAD + "now,10\n", "line 2"),
         (HEAD + "2024-06-12,\n", "line 2"),
         (HEAD + "2024-06-12,-1\n", "not negative"),
         (HEAD + "2024-06-12,nan\n", "must be finite"),
+        (HEAD + "2024-06-12\n", "line 2"),
         (HEAD + "2024-06-12,1\n2024-06-11,1\n", "time runs backwards"),
+        (HEAD + "2024-06-12,1\n2024-06-12,1\n", "time runs backwards"),
         (HEAD + "2024-06-12,10000001\n", "raise --players-per-server"),
     ],
 )
@@ -125,6 +113,8 @@ def test_a_trace_that_is_none_leaves_nothing_behind(run, tmp_path, policy, comma
         (("--trace", "trace.csv", "--train-fraction", "1.5"), "--train-fraction"),
         (("--trace", "trace.csv", "--train-fraction", "0.05"), "to learn from"),
         (("--trace", "trace.csv", "--seconds", "0"), "--seconds"),
+        (("--trace", "trace.csv", "--steps", "0"), "--steps"),
+        (("--trace", "trace.csv", "--steps", "9", "--seconds", "9"), "--seconds or --steps"),
         (("--trace", "trace.csv", "--history-len", "1"), "HISTORY_LEN"),
         (("--trace", "trace.csv", "--history-len", "200"), "a longer trace"),
         (("--trace", "trace.csv", "--json", "nowhere/b.json"), "there is no folder"),
@@ -195,7 +185,7 @@ def test_json_and_decisions_agree(run, trace, policy, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize(
+ODD = pytest.mark.parametrize(
     "demands",
     [
         pytest.param([7.0] * 120, id="constant"),
@@ -204,13 +194,41 @@ def test_json_and_decisions_agree(run, trace, policy, tmp_path):
         pytest.param([*([0.0] * 100), *WAVE[100:]], id="no demand to learn from"),
     ],
 )
+
+
+def is_sensible(report):
+    policies = json.loads(report.read_text())["policies"]
+    assert all(np.isfinite(scores[name]) for scores in policies.values() for name in FIELDS)
+
+
+@ODD
 def test_odd_demand_has_a_sensible_result(run, trace, policy, tmp_path, demands):
     code, _, err = run(
         "backtest", "--trace", trace(demands), "--policy", policy, "--json", "b.json"
     )
     assert code == 0, err
-    policies = json.loads((tmp_path / "b.json").read_text())["policies"]
-    assert all(np.isfinite(scores[name]) for scores in policies.values() for name in FIELDS)
+    is_sensible(tmp_path / "b.json")
+
+
+@ODD
+def test_odd_demand_has_sensible_rewards(run, trace, policy, demands):
+    code, out, err = run("evaluate", "--trace", trace(3 * demands), "--policy", policy)
+    assert code == 0, err
+    rewards = [float(cell) for cell in out.splitlines()[-2].strip("│").split("│")]
+    assert len(rewards) == 3
+    assert np.isfinite(rewards).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@ODD
+def test_odd_demand_can_be_learnt_from(run, trace, tmp_path, demands):
+    path = trace(demands)
+    code, _, err = run("train", "--trace", path, "--out", "p", "--seconds", "1")
+    assert code == 0, err
+    code, _, err = run("backtest", "--trace", path, "--policy", "p", "--json", "b.json")
+    assert code == 0, err
+    is_sensible(tmp_path / "b.json")
 
 
 def test_no_demand_has_no_peak(run, trace, policy):
@@ -221,14 +239,15 @@ def test_no_demand_has_no_peak(run, trace, policy):
     )
 
 
-def test_gaps_in_time_are_steps_like_others(run, tmp_path, policy):
+@pytest.mark.parametrize("command", ["backtest", "evaluate"])
+def test_gaps_in_time_are_steps_like_others(run, tmp_path, policy, command):
     path = tmp_path / "gaps.csv"
     start = datetime(2024, 6, 12, tzinfo=UTC)
-    moments = [start + (number + (number > 60) * 500) * STEP for number in range(120)]
+    moments = [start + (number + (number > 60) * 500) * STEP for number in range(360)]
     path.write_text(
-        HEAD + "".join(f"{m.isoformat()},{d}\n" for m, d in zip(moments, WAVE, strict=True))
+        HEAD + "".join(f"{m.isoformat()},{d}\n" for m, d in zip(moments, 3 * WAVE, strict=True))
     )
-    code, _, err = run("backtest", "--trace", path, "--policy", policy)
+    code, _, err = run(command, "--trace", path, "--policy", policy)
     assert code == 0, err
 
 

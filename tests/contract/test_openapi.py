@@ -23,9 +23,10 @@ from services.matchmaking.app import create_app as create_matchmaking
 from services.prediction.app import create_app as create_prediction
 from shared.bus import DECISIONS, Bus
 from shared.http import HttpService
-from shared.messages import Decision, Demand, utc_now
+from shared.messages import Demand, utc_now
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, FleetSettings
+from tests.conftest import a_decision
 
 EXAMPLES = 100
 """Of each operation."""
@@ -70,17 +71,7 @@ async def seed(redis_url: str) -> None:
     bus = Bus.connect(redis_url)
     now = utc_now()
     await bus.record_demands([Demand(fleet="default", demand=79.5, observed_at=now)], [None])
-    decision = Decision(
-        fleet="default",
-        step=1,
-        target=83.2,
-        allocation=80,
-        curr_demand=79.5,
-        action=0.832,
-        observation=(50.0,) * 10,
-        policy_version="v1",
-        decided_at=now,
-    )
+    decision = a_decision(decided_at=now)
     await bus.publish(DECISIONS, "default", decision)
     await bus.close()
 

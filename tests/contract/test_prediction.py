@@ -5,7 +5,6 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -20,8 +19,8 @@ from shared.errors import BadInput
 from shared.messages import Champion, Decision, Demand
 from shared.policy_store import LITERT_MODEL, PolicyStore
 from shared.settings import Fleets, FleetSettings
+from tests.conftest import NOW, a_decision
 
-NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)
 FLEETS = Fleets({"default": FleetSettings(), "eu-west": FleetSettings(history_len=3)})
 WITHIN_SECONDS = 1.0
 ROW = [50.0] * 10
@@ -58,14 +57,11 @@ def assert_problem(answer: httpx.Response, status: int, detail: str) -> None:
 
 
 def decision(target: float = 83.2, fleet: str = "default", version: str = "v1") -> Decision:
-    return Decision(
+    return a_decision(
         fleet=fleet,
-        step=7,
         target=target,
-        allocation=80,
-        curr_demand=79.5,
         action=target / 100,
-        observation=tuple(ROW),
+        observation=ROW,
         policy_version=version,
         decided_at=NOW,
     )

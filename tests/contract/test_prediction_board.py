@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,27 +12,15 @@ from services.prediction.board import Board
 from shared.errors import DemandMissing, UnknownFleet
 from shared.messages import Champion, Decision, Demand
 from shared.settings import Fleets, FleetSettings
+from tests.conftest import NOW, a_decision
 
-NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)
 SETTINGS = FleetSettings(demand_ttl=60, decision_ttl=100)
 OBSERVATION = (50.0, 51, 52, 53, 54, 60, 61, 62, 63, 64)
 
 
 def decision(age_s: float = 1.3, **changes: Any) -> Decision:
-    return Decision(
-        **{
-            "fleet": "default",
-            "step": 7,
-            "target": 83.2,
-            "allocation": 80,
-            "curr_demand": 79.5,
-            "action": 0.832,
-            "observation": OBSERVATION,
-            "policy_version": "v1",
-            "decided_at": NOW - timedelta(seconds=age_s),
-            **changes,
-        }
-    )
+    decided_at = NOW - timedelta(seconds=age_s)
+    return a_decision(**{"observation": OBSERVATION, "decided_at": decided_at, **changes})
 
 
 def demand(servers: float, age_s: float = 0.0, fleet: str = "default") -> Demand:

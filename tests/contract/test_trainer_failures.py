@@ -9,6 +9,7 @@ import time
 import pytest
 import structlog
 
+from services.trainer.stop import Stop, TrainingStopped
 from shared.bus import TRAINING_RETRIES, TRAININGS, Bus, TrainingQueue
 from shared.errors import PolicyDisagrees
 from shared.messages import RecordedStep, TrainingJob, utc_now
@@ -30,7 +31,7 @@ def jobs(redis_url, tmp_path, monkeypatch):
         save_model=False,
         seed=0,
         clock=utc_now,
-        stop=jobs.Stop(),
+        stop=Stop(),
     )
     monkeypatch.setattr(jobs, "_contexts", [context])
     return jobs
@@ -41,7 +42,7 @@ def worker(redis_url, jobs):
     from services.trainer.worker import TrainingWorker
 
     queue = TrainingQueue(redis_url)
-    yield TrainingWorker(queue, jobs.Stop())
+    yield TrainingWorker(queue, Stop())
     queue.connection.close()
 
 
@@ -60,13 +61,13 @@ def outcome(redis_url, fleet="default"):
     return asyncio.run(read())
 
 
-def with_history(jobs, monkeypatch):
+def with_history(monkeypatch):
     steps = [RecordedStep(k, 65.0 * k, 10.0 + k % 7, True, 0) for k in range(1, 101)]
 
     async def recorded_steps(*_):
         return steps
 
-    monkeypatch.setattr(jobs.Bus, "recorded_steps", recorded_steps)
+    monkeypatch.setattr(Bus, "recorded_steps", recorded_steps)
 
 
 def test_too_little_history_is_told_and_not_retried(jobs, redis_url, tmp_path, publish_policy):
@@ -94,7 +95,7 @@ def test_forms_that_disagree_are_not_published(
     from services.trainer import export, warmth
 
     before = publish_policy(PolicyStore.at(tmp_path), "v1")
-    with_history(jobs, monkeypatch)
+    with_history(monkeypatch)
 
     class Biased(export.ServedPolicy):
         def __init__(self, module):
@@ -120,12 +121,12 @@ def test_a_job_that_raises_is_told_and_retried(
     jobs, worker, redis_url, tmp_path, publish_policy, monkeypatch
 ):
     before = publish_policy(PolicyStore.at(tmp_path), "v1")
-    with_history(jobs, monkeypatch)
+    with_history(monkeypatch)
 
     def broken(*_, **__):
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(jobs, "learn", broken)
+    monkeypatch.setattr("services.trainer.lessons.learn", broken)
     queue = TrainingQueue(redis_url)
     job = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=100)
     assert queue.enqueue(job, timeout_s=60)
@@ -140,14 +141,14 @@ def test_a_job_that_raises_is_told_and_retried(
 
 def test_due_retries_are_put_back_once(jobs, worker, redis_url, monkeypatch):
     """RQ's scheduler is not running; the worker's upkeep does its work."""
-    with_history(jobs, monkeypatch)
+    with_history(monkeypatch)
     tries = []
 
     def broken(*_, **__):
         tries.append(1)
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(jobs, "learn", broken)
+    monkeypatch.setattr("services.trainer.lessons.learn", broken)
     queue = TrainingQueue(redis_url)
     job = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=100)
     queue.enqueue(job, timeout_s=60)
@@ -170,7 +171,7 @@ def test_an_abandoned_job_is_told_retried_and_done_with(jobs, worker, redis_url,
     monkeypatch.setattr(jobs, "_train", lambda *_: "v1")
     queue = TrainingQueue(redis_url)
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
-    dead = worker_module.TrainingWorker(queue, jobs.Stop())
+    dead = worker_module.TrainingWorker(queue, Stop())
     dead.register_birth()
     job, _ = dead.dequeue_job_and_maintain_ttl(None)
     dead.prepare_execution(job)
@@ -192,7 +193,7 @@ def test_an_abandoned_job_is_told_retried_and_done_with(jobs, worker, redis_url,
 def test_a_signal_ends_an_idle_worker(jobs, redis_url, number):
     from services.trainer.worker import TrainingWorker
 
-    stop = jobs.Stop()
+    stop = Stop()
     queue = TrainingQueue(redis_url)
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     timer = threading.Timer(0.5, os.kill, (os.getpid(), number))
@@ -212,13 +213,13 @@ def test_a_signal_ends_an_idle_worker(jobs, redis_url, number):
 def test_a_stop_in_mid_job_puts_it_back_with_all_its_retries(jobs, redis_url, monkeypatch):
     from services.trainer.worker import TrainingWorker
 
-    with_history(jobs, monkeypatch)
+    with_history(monkeypatch)
 
     def endless(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(30)
 
-    monkeypatch.setattr(jobs, "learn", endless)
+    monkeypatch.setattr("services.trainer.lessons.learn", endless)
     queue = TrainingQueue(redis_url)
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
@@ -235,16 +236,51 @@ def test_a_stop_in_mid_job_puts_it_back_with_all_its_retries(jobs, redis_url, mo
     queue.connection.close()
 
 
-def test_a_stop_reaches_learning_and_spares_publishing(jobs):
-    stop = jobs.Stop()
+@pytest.mark.parametrize("step", ["export", "check_agreement", "publish"])
+def test_a_stop_reaches_writing_and_spares_publishing(jobs, redis_url, tmp_path, monkeypatch, step):
+    """Real learning and files; SIGTERM as the step begins."""
+    from services.trainer import warmth
+    from services.trainer.worker import TrainingWorker
+
+    with_history(monkeypatch)
+    holder = PolicyStore if step == "publish" else jobs
+    original = getattr(holder, step)
+
+    def stopped(*arguments, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(holder, step, stopped)
+    queue = TrainingQueue(redis_url)
+    queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    warmth.warm_up()
+    try:
+        TrainingWorker(queue, jobs._contexts[0].stop).work(logging_level="WARNING")
+    finally:
+        warmth.cool_down()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    store = jobs._contexts[0].store
+    published = step == "publish"
+    assert len(store.versions("default")) == published
+    assert (store.champion("default") is not None) == published
+    assert queue.status("default") == (None if published else "scheduled")
+    assert list(tmp_path.glob("default/.*.partial")) == []
+    queue.connection.close()
+
+
+def test_a_stop_is_obeyed_only_where_it_may_be():
+    stop = Stop()
     stop.request()
     stop.check()
-    with pytest.raises(jobs.TrainingStopped), stop.interrupts():
+    with pytest.raises(TrainingStopped), stop.interrupts():
         raise AssertionError("learning began after a stop")
 
-    late = jobs.Stop()
+    late = Stop()
     with late.interrupts():
         late.request()
-        with pytest.raises(jobs.TrainingStopped):
+        with pytest.raises(TrainingStopped):
             late.check()
     late.check()

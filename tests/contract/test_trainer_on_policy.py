@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from services.environment.stepping import Due, step_fleet
+from services.trainer.stop import Stop
 from shared.bus import TRAININGS, Bus
 from shared.core.curves import sine1h
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
@@ -180,10 +182,29 @@ def test_the_figures_are_those_of_the_runs(trainer):
     assert figures == trainer.episodes.EpisodeFigures(-7.5, -3.0, -12.0, 2.5)
 
 
+def test_a_drawn_action_keeps_the_distribution_that_it_was_drawn_from(trainer):
+    fresh = trainer.on_policy._fresh_module(transitions_of(64), PARAMETERS, 0)
+    run = transitions_of(8)
+    run[3] = changed(run[3], action=0.5, behaviour=(0.4, 0.05))
+    (episode,) = trainer.episodes.episodes_of([run], fresh, 1.0)
+    outputs = episode.extra_model_outputs
+    inputs, logp = outputs["action_dist_inputs"], outputs["action_logp"]
+    assert inputs[3].tolist() == pytest.approx([0.4, math.log(0.05)])
+    assert logp[3] == pytest.approx(-2 - math.log(0.05 * math.sqrt(2 * math.pi)))
+    others = np.delete(inputs, 3, axis=0)
+    assert np.exp(others[:, 1]) == pytest.approx(trainer.on_policy.exploration_of(fresh))
+    assert others[:, 0] == pytest.approx(
+        [transition.observation[4] / 100 for n, transition in enumerate(run) if n != 3]
+    )
+
+
 # The update
 
 
-def test_the_mean_moves_towards_what_was_paid_and_away_when_rewards_are_reversed(trainer, store):
+@pytest.mark.parametrize("drawn", [False, True])
+def test_the_mean_moves_towards_what_was_paid_and_away_when_rewards_are_reversed(
+    trainer, store, drawn
+):
     """Every other action is above the policy's own, and is paid for; then the reverse."""
     fresh = trainer.on_policy._fresh_module(transitions_of(256), PARAMETERS, 0)
     recorded = transitions_of(256)
@@ -196,6 +217,8 @@ def test_the_mean_moves_towards_what_was_paid_and_away_when_rewards_are_reversed
             side = 1 if k % 2 else -1
             action = float(before[k, 0]) + side * 0.02
             made.append(changed(transition, action=action, reward=float(10 * sign * side)))
+            if drawn:
+                made[-1] = changed(made[-1], behaviour=(float(before[k, 0]), 0.02))
         # Without a tomorrow, an action's advantage is its own reward.
         job = job_of(trainer, f"sign{sign}", gamma=0.0)
         target = PolicyStore.at(store.files.root / str(sign))
@@ -365,7 +388,7 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
         save_model=save_model,
         seed=0,
         clock=utc_now,
-        stop=jobs.Stop(),
+        stop=Stop(),
     )
     monkeypatch.setattr(jobs, "_contexts", [context])
     payload = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1).model_dump_json()
@@ -383,6 +406,7 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
     policy = load_policy(store, "default", first, PARAMETERS)
     assert policy.manifest.trained_on_steps == 128
     assert policy.manifest.scores["batches"] == 1
+    assert 0 < policy.exploration < 0.2
     assert np.isfinite(policy.action((40.0,) * 10))
     checkpoint = store.files.root.joinpath("default", first) / CHECKPOINT
     assert checkpoint.exists() == save_model
@@ -394,6 +418,9 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
     assert "2 new live transitions can be learnt from" in outcome.error
 
     second = jobs.train(payload)
+    told = asyncio.run(commit([]))
+    assert (told.outcome, told.version, told.costs) == ("published", second, {})
+    assert "not gated" in told.reason
     assert store.champion("default").version == second
     assert store.manifest("default", second).trained_on_steps == 256
     assert store.manifest("default", second).scores["batches"] == 2

@@ -13,68 +13,23 @@ from services.metrics.consumer import Consumer
 from services.metrics.fleet_metrics import FleetMetrics
 from shared.bus import TRAININGS, Bus
 from shared.errors import BusAway
-from shared.messages import (
-    Decision,
-    FleetRecord,
-    RecordedStep,
-    TrainingOutcome,
-    Transition,
-)
 from shared.settings import Fleets, FleetSettings
+from tests.conftest import TEN as TEN
+from tests.conftest import a_step, a_verdict
 
 START = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=1)
 """A real time, since the process has a real clock and CloudWatch takes nothing old."""
-TEN = (10.0,) * 10
 FLEETS = Fleets({name: FleetSettings() for name in ("default", "eu")})
 
 
 async def commit(bus, step, fleet="default", **changes):
     """Commit a step as the environment does; return its transition."""
-    numbers = {
-        "target": 50.0 + step,
-        "demand": 40.0 + step,
-        "reported_demand": 40.0 + step,
-        "allocation": 30.0,
-        "reward": -1.5 * step,
-        "stale": False,
-        "gap_steps": 0,
-        "observation": TEN,
-        "next_observation": TEN,
-        "policy_version": "v1",
-    }
+    numbers = {"target": 50.0 + step, "allocation": 30.0, "reward": -1.5 * step, **changes}
     at = START + timedelta(seconds=65 * step)
-    transition = Transition(
-        fleet=fleet,
-        step=step,
-        at=at,
-        action=0.5,
-        **(numbers | changes),
-    )
-    record = FleetRecord(
-        fleet=fleet,
-        step=step,
-        due_at=at,
-        demands=TEN[:5],
-        targets=TEN[:5],
-        reported_demand=transition.reported_demand,
-        next_action=0.5,
-        next_policy_version="v1",
-        untrained_steps=step,
-    )
-    decision = Decision(
-        fleet=fleet,
-        step=step + 1,
-        target=transition.target + 0.4,
-        allocation=transition.allocation,
-        curr_demand=transition.reported_demand,
-        action=0.5,
-        observation=TEN,
-        policy_version="v1",
-        decided_at=at,
-    )
-    recorded = RecordedStep(step, at.timestamp(), transition.reported_demand, True, 0)
-    await bus.commit_step(record, recorded, transition, decision)
-    return transition
+    made = a_step(step, fleet, 40.0 + step, at, **numbers)
+    asked = made.decision.model_copy(update={"target": made.transition.target + 0.4})
+    await bus.commit_step(*made._replace(decision=asked))
+    return made.transition
 
 
 def sidecar(url, put_to_cloudwatch=None, registry=None, started_at=START):
@@ -189,13 +144,8 @@ async def test_trainings_are_counted_once_and_those_before_the_start_are_not(
     bus, redis_url, client_of
 ):
     def outcome(minutes, outcome, seconds):
-        return TrainingOutcome(
-            fleet="eu",
-            at=START + timedelta(minutes=minutes),
-            outcome=outcome,
-            seconds=seconds,
-            environment_steps=1_000,
-        )
+        at = START + timedelta(minutes=minutes)
+        return a_verdict(fleet="eu", at=at, outcome=outcome, seconds=seconds)
 
     await bus.publish(TRAININGS, "eu", outcome(-1, "published", 99.0))
     async with client_of(sidecar(redis_url)) as client:

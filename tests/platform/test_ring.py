@@ -70,6 +70,27 @@ async def test_a_new_champion_decides_and_answers_within_a_second(ring, publish_
     assert took < 5, "a second, and what a busy test machine adds"
 
 
+@pytest.mark.parametrize("learning", ["on_policy", "replay"])
+async def test_a_fleet_that_learns_on_policy_explores(tmp_path, publish_policy, learning):
+    async with running(tmp_path, settings(learning=learning)) as ring, ring.demand():
+        champion = publish_policy(ring.store, "v1", exploration=0.05)
+        await ring.bus.publish(CHAMPIONS, "default", champion)
+        await ring.until(lambda answer: answer["policy_version"] == "v1")
+        await ring.steps(len(await ring.committed_steps()) + 12)
+        newest = await ring.bus.newest_transitions("default", 10)
+    assert {transition.policy_version for transition in newest} == {"v1"}
+    if learning == "replay":
+        assert {transition.behaviour for transition in newest} == {None}
+        return
+    of_mean = [sum(before.next_observation) / 10 / 100 for before in newest[:-1]]  # what v1 answers
+    drawn = newest[1:]
+    assert [t.behaviour[0] for t in drawn] == pytest.approx(of_mean, abs=1e-5)
+    assert {t.behaviour[1] for t in drawn} == {0.05}
+    tried = [t.action - t.behaviour[0] for t in drawn]
+    assert len({round(by, 6) for by in tried}) == len(drawn)
+    assert max(map(abs, tried)) < 0.3
+
+
 async def test_a_corrupt_champion_is_refused_and_the_one_before_goes_on(ring, publish_policy):
     async with ring.demand():
         await promote(ring, publish_policy, "v1")

@@ -16,17 +16,11 @@ import redis
 
 from shared.bus import CHAMPIONS, TRAININGS, Bus, TrainingQueue
 from shared.core.curves import sine1h
-from shared.messages import (
-    Decision,
-    FleetRecord,
-    RecordedStep,
-    TrainingJob,
-    Transition,
-    utc_now,
-)
+from shared.messages import TrainingJob, utc_now
 from shared.policies import load_policy
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
 from shared.settings import FleetSettings
+from tests.conftest import a_step
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,48 +38,9 @@ STEPS = 200
 async def record(url, demands, fleet="default"):
     """Commit steps with these demands, as the environment worker does."""
     bus = Bus.connect(url)
-    now = utc_now()
-    ten = (10.0,) * 10
     for number, demand in enumerate(demands, start=1):
-        await bus.commit_step(
-            FleetRecord(
-                fleet=fleet,
-                step=number,
-                due_at=now,
-                demands=ten[:5],
-                targets=ten[:5],
-                reported_demand=demand,
-                next_action=0.1,
-                next_policy_version="rule:trend",
-                untrained_steps=number,
-            ),
-            RecordedStep(step=number, at=65.0 * number, demand=demand, usable=True, gap_steps=0),
-            Transition(
-                fleet=fleet,
-                step=number,
-                at=now,
-                observation=ten,
-                action=0.1,
-                target=10.0,
-                demand=demand,
-                reported_demand=demand,
-                allocation=10.0,
-                reward=0.0,
-                next_observation=ten,
-                policy_version="rule:trend",
-            ),
-            Decision(
-                fleet=fleet,
-                step=number,
-                target=10.0,
-                allocation=10.0,
-                curr_demand=demand,
-                action=0.1,
-                observation=ten,
-                policy_version="rule:trend",
-                decided_at=now,
-            ),
-        )
+        made = a_step(number, fleet, demand, utc_now(), policy_version="rule:trend")
+        await bus.commit_step(*made._replace(recorded=made.recorded._replace(at=65.0 * number)))
     await bus.close()
 
 

@@ -1,13 +1,27 @@
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
 from services.trainer.evaluation import observations_after
-from services.trainer.gate import CANDIDATE, LEAST_STEPS, judge, keep_for_gate, tuned_rules
-from services.trainer.replay import Recorded
+from services.trainer.gate import (
+    CANDIDATE,
+    LEAST_LIVE_STEPS,
+    LEAST_STEPS,
+    MOST_LIVE_STEPS,
+    Live,
+    judge,
+    keep_for_gate,
+    served_by,
+    tuned_rules,
+    watch,
+)
+from services.trainer.replay import Recorded, recorded_of
 from services.trainer.rules import SERVED_RULES, ServedRule
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import tune
+from tests.conftest import a_step
 
 PARAMETERS = FleetParameters(observation="calendar")
 DAY_STEPS = 144
@@ -107,3 +121,106 @@ def test_without_anything_to_score_on_the_champion_stays():
     contenders = {CANDIDATE: np.empty(0), "v1": np.empty(0)}
     assert judge(contenders, "v1", history, PARAMETERS, none).winner == "v1"
     assert judge(contenders, None, history, PARAMETERS, none).winner == CANDIDATE
+
+
+LOST = Live(champion=9.0, runner_up=3.0, steps=500, lost=True)
+HELD = Live(champion=9.0, runner_up=3.0, steps=20, lost=False)
+
+
+@pytest.mark.parametrize(
+    ("what", "contenders", "live", "winner", "demoted"),
+    [
+        ("it stays while it does not lose", {CANDIDATE: 44.0, "v2": 41.0}, HELD, "v2", False),
+        (
+            "it goes where it has lost, to the cheapest other",
+            {CANDIDATE: 44.0, "v2": 41.0, "v1": 43.0, "rule:buffer": 45.0},
+            LOST,
+            "v1",
+            True,
+        ),
+        ("a winner of the gate is no demotion", {CANDIDATE: 41.0, "v2": 44.0}, LOST, None, False),
+        ("nobody else can serve", {"v2": 41.0}, LOST, "v2", False),
+    ],
+)
+def test_a_champion_that_has_lost_live(what, contenders, live, winner, demoted):
+    history, rows = flat(40.0)
+    targets = {name: np.full(len(rows), servers) for name, servers in contenders.items()}
+    verdict = judge(targets, "v2", history, PARAMETERS, rows, live)
+    assert (verdict.winner, verdict.demoted) == (winner or CANDIDATE, demoted), what
+    assert verdict.live == live
+    assert ("has cost 9.000 a step live" in (verdict.reason or "")) == demoted
+
+
+ENOUGH = LEAST_LIVE_STEPS
+
+
+@pytest.mark.parametrize(
+    ("what", "up", "runner_up", "lost"),
+    [
+        ("it costs less", [45.0] * ENOUGH, [46.0] * ENOUGH, False),
+        ("it costs more for long", [46.0] * ENOUGH, [45.0] * ENOUGH, True),
+        ("not for long enough", [46.0] * (ENOUGH - 1), [45.0] * (ENOUGH - 1), False),
+        ("not by enough", [45.2] * ENOUGH, [45.0] * ENOUGH, False),
+        ("one bad hour", [40.0] * (ENOUGH - 9) + [90.0] * 9, [42.0] * ENOUGH, False),
+        ("that is over", [90.0] * 99 + [41.0] * ENOUGH, [42.0] * (ENOUGH + 99), False),
+        ("missing servers cost five times", [39.0] * ENOUGH, [44.0] * ENOUGH, True),
+        ("the runner-up gives no number", [46.0] * ENOUGH, [np.nan] * ENOUGH, False),
+    ],
+)
+def test_when_a_champion_has_lost_live(what, up, runner_up, lost):
+    history, _ = flat(40.0, rows=600)
+    rows = np.arange(100, 100 + len(up))
+    live = watch(np.array(up), np.array(runner_up), history, PARAMETERS, rows)
+    assert live.lost == lost, what
+    assert live.steps == len(up)
+    assert live.champion == pytest.approx(np.mean([x - 40 if x > 40 else 5 * (40 - x) for x in up]))
+
+
+def test_nothing_is_told_of_a_champion_that_has_not_served():
+    none = np.empty(0, dtype=np.int64)
+    assert watch(np.empty(0), np.empty(0), flat(40.0)[0], PARAMETERS, none) is None
+
+
+def live_steps(count, version_from, gap=None):
+    """Steps of which those from `version_from` on were asked for by v2; `gap` one is missing."""
+    return [
+        a_step(
+            number,
+            at=datetime.fromtimestamp(65.0 * number, UTC),
+            servers=30.0 + number % 7,
+            allocation=float(number),
+            policy_version="v2" if number >= version_from else "v1",
+            gap_steps=int(number == gap),
+        )
+        for number in range(1, count + 1)
+    ]
+
+
+def rows_and_allocations(steps):
+    recorded = recorded_of(
+        [made.recorded._replace(gap_steps=made.transition.gap_steps) for made in steps],
+        65.0,
+    )
+    transitions = [made.transition for made in steps]
+    rows, up = served_by("v2", transitions, recorded, PARAMETERS)
+    return rows.tolist(), up.tolist()
+
+
+def test_a_champion_answers_for_what_it_has_asked_for_itself():
+    rows, up = rows_and_allocations(live_steps(40, version_from=21))
+    # Row 19 is step 20: what is decided after it is asked for at step 21 and up at step 26.
+    assert (rows[0], up[0]) == (19, 26.0)
+    assert (rows[-1], up[-1]) == (33, 40.0)
+    assert len(rows) == 15
+
+
+def test_no_gap_is_between_a_live_decision_and_its_demand():
+    rows, _ = rows_and_allocations(live_steps(60, version_from=21, gap=40))
+    assert not {row for row in rows if row < 39 <= row + PARAMETERS.lead_steps}
+    assert {19, 32, 43} <= set(rows)
+
+
+def test_only_the_newest_live_steps_count():
+    rows, _ = rows_and_allocations(live_steps(MOST_LIVE_STEPS + 100, version_from=2))
+    assert len(rows) == MOST_LIVE_STEPS
+    assert rows[-1] == MOST_LIVE_STEPS + 99 - PARAMETERS.lead_steps

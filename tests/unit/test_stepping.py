@@ -6,11 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.environment.stepping import Commit, Due, next_due, step_fleet
+from services.environment.worker import FleetStepper
 from shared.core.gameserver_env import GameServerEnv
 from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
-from shared.messages import FleetRecord
+from shared.messages import FleetRecord, utc_now
 from shared.policies import RulePolicy
+from shared.settings import FleetSettings
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 PARAMETERS = FleetParameters()
@@ -21,6 +23,7 @@ class Constant:
     """A learnt policy that always says the same."""
 
     learnt = True
+    exploration = 0.05
     fields = notebook_fields(PARAMETERS.history_len)
 
     def __init__(self, action: float, version: str = "v1") -> None:
@@ -31,12 +34,12 @@ class Constant:
         return self._action
 
 
-def run(demands, policy=RULE, parameters=PARAMETERS) -> list[Commit]:
+def run(demands, policy=RULE, parameters=PARAMETERS, draw=None) -> list[Commit]:
     commits: list[Commit] = []
     record: FleetRecord | None = None
     for number, demand in enumerate(demands):
         due = Due(NOON + timedelta(seconds=65 * number), 0)
-        commit = step_fleet("default", record, demand, policy, parameters, due, due.at)
+        commit = step_fleet("default", record, demand, policy, parameters, due, due.at, draw=draw)
         assert commit is not None
         commits.append(commit)
         record = commit.record
@@ -147,3 +150,44 @@ def test_the_clock_of_a_fleet_does_not_drift(what, last_s, now_s, due_s, gap):
 
 def test_new_fleets_start_spread_over_a_period():
     assert next_due(None, 60, 0.25, NOON) == Due(NOON + timedelta(seconds=15), 0)
+
+
+def test_a_drawn_action_is_asked_for_with_what_it_was_drawn_from():
+    first, second = run([50.0, 60.0], Constant(0.5), draw=2.0)
+    assert first.decision.action == first.record.next_action == pytest.approx(0.6)
+    assert first.decision.target == pytest.approx(60)
+    assert second.transition.action == first.decision.action
+    assert second.transition.target == pytest.approx(60)
+    assert second.transition.behaviour == first.record.next_behaviour == (0.5, 0.05)
+    assert first.transition.behaviour is None, "what was before the first step was not drawn"
+
+
+@pytest.mark.parametrize(("policy", "draw"), [(Constant(0.5), None), (RULE, 2.0)])
+def test_nothing_is_drawn_without_a_number_or_a_distribution(policy, draw):
+    assert {commit.record.next_behaviour for commit in run([50.0] * 3, policy, draw=draw)} == {None}
+
+
+def test_a_held_action_was_not_drawn():
+    held, after = run([50.0, None, 70.0], Constant(0.5), draw=2.0)[1:]
+    assert held.record.next_action == pytest.approx(0.6)
+    assert after.transition.behaviour is None
+
+
+def draws(seed=0, fleet="eu"):
+    settings = FleetSettings(learning="on_policy")
+    stepper = FleetStepper(fleet, settings, 0.0, None, None, None, None, utc_now, seed)
+    found = []
+    for commit in run([50.0] * 4):
+        stepper._record = commit.record
+        found.append(stepper._draw())
+    return found
+
+
+def test_a_step_that_is_done_again_draws_the_same():
+    assert draws() == draws()
+    assert len(set(draws() + draws(seed=1) + draws(fleet="us"))) == 12
+
+
+def test_a_fleet_that_learns_on_replay_tries_nothing_out():
+    stepper = FleetStepper("eu", FleetSettings(), 0.0, None, None, None, None, utc_now, 0)
+    assert stepper._draw() is None

@@ -1,0 +1,119 @@
+"""The contest of a training job: who is in it, what they ask for, and so who wins."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from services.trainer.evaluation import Seeing, targets_after
+from services.trainer.gate import CANDIDATE, Live, Verdict, judge, served_by, watch
+from services.trainer.replay import Recorded
+from services.trainer.rules import ServedRule
+from shared.core.backtest import decide
+from shared.core.observation import IntArray, notebook_fields
+from shared.core.parameters import FleetParameters
+from shared.errors import PolicyError
+from shared.messages import Champion, Transition
+from shared.policies import LearntPolicy, load_policy
+from shared.policy_store import PolicyStore
+
+FloatArray = NDArray[np.float64]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """Who serves a fleet, who did before, and what came of it."""
+
+    champion: Champion | None
+    policies: Mapping[str, LearntPolicy]
+    """The champion and the runner-up, of those that can serve, by version."""
+    transitions: Sequence[Transition]
+    """What the fleet has done live since the champion serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """A fleet's demand, what of it decides, and the rules that are in."""
+
+    recorded: Recorded
+    rows: IntArray
+    """Decisions that are kept from all contenders."""
+    parameters: FleetParameters
+    rules: Mapping[str, ServedRule]
+
+    def verdict(self, candidate: Seeing, rivals: Rivals) -> Verdict:
+        """Who wins, by the demand that is kept and by how the champion does live."""
+        targets = {CANDIDATE: self._targets(candidate)}
+        for version, policy in rivals.policies.items():
+            targets[version] = self._stepped(policy, self.rows)
+        for name, rule in self.rules.items():
+            targets[name] = self._targets(rule)
+        champion = None if rivals.champion is None else rivals.champion.version
+        return judge(
+            targets,
+            champion if champion in rivals.policies else None,
+            self.recorded.history,
+            self.parameters,
+            self.rows,
+            self._live(rivals),
+        )
+
+    def _live(self, rivals: Rivals) -> Live | None:
+        """The champion's live cost beside the runner-up's; None without a step or a runner-up."""
+        champion = rivals.champion
+        if champion is None or champion.runner_up is None:
+            return None
+        runner_up = rivals.policies.get(champion.runner_up)
+        if runner_up is None:
+            return None
+        rows, up = served_by(champion.version, rivals.transitions, self.recorded, self.parameters)
+        counterfactual = self._stepped(runner_up, rows)
+        return watch(up, counterfactual, self.recorded.history, self.parameters, rows)
+
+    def _targets(self, policy: Seeing) -> FloatArray:
+        """What a policy would have asked for after each row, in servers."""
+        notebook = policy.fields == notebook_fields(self.parameters.history_len)
+        seen = replace(self.parameters, observation="notebook" if notebook else "calendar")
+        return targets_after(policy.decide, self.recorded.history, seen, self.rows)
+
+    def _stepped(self, policy: LearntPolicy, rows: IntArray) -> FloatArray:
+        """As `_targets`, one step after the other: an artefact may read what it asked before."""
+        if not len(rows):
+            return np.empty(0)
+        first = int(rows[0])
+        decisions = decide(
+            policy.action,
+            policy.fields,
+            self.recorded.history,
+            self.parameters,
+            first,
+            int(rows[-1]) + 1,
+        )
+        stepped: FloatArray = decisions[rows - first]
+        return stepped
+
+
+def who_serves(
+    store: PolicyStore,
+    champion: Champion | None,
+    demoted: Collection[str | None],
+    parameters: FleetParameters,
+) -> dict[str, LearntPolicy]:
+    """The champion and the runner-up, of those that can serve, by version.
+
+    A runner-up that was demoted before does not come back by itself.
+    """
+    found: dict[str, LearntPolicy] = {}
+    if champion is None:
+        return found
+    runner_up = None if champion.runner_up in demoted else champion.runner_up
+    for version in filter(None, (champion.version, runner_up)):
+        try:
+            found[version] = load_policy(store, champion.fleet, version, parameters)
+        except PolicyError as error:
+            _log.warning("contender_refused", fleet=champion.fleet, reason=str(error))
+    return found

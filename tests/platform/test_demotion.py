@@ -1,0 +1,127 @@
+"""A champion that has lost live for long goes, though its replay still looks well."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from shared.bus import CHAMPIONS, TRAININGS, Bus
+from shared.messages import PolicyManifest, TrainingJob, utc_now
+from shared.policy_store import PolicyStore
+from shared.settings import Fleets, FleetSettings
+from tests.conftest import a_step
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+SETTINGS = FleetSettings(time_total_s=1, learning_freq=65)
+STEPS = 400
+BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
+KEPT = STEPS // 5
+NOISE = np.random.default_rng(0).integers(40, 61, STEPS) + np.repeat(
+    [0.0, 9.0], [STEPS - KEPT, KEPT]
+)
+"""Demand that nobody can foresee: a constant is the best there is."""
+BEST = float(np.quantile(NOISE[-KEPT:], 5 / 6, method="inverted_cdf"))
+"""Of the constants, on what the gate keeps; what is learnt before that can't know it."""
+
+
+def publish_constant(store, version, servers, since):
+    """A plain rule as the trainer writes it."""
+    from services.trainer.export import write
+    from services.trainer.rule_graph import RuleGraph
+    from services.trainer.rules import ServedRule
+
+    parameters = SETTINGS.parameters
+    rule = ServedRule(0.0, servers, {}, (), 0.0, parameters)
+    draft = PolicyManifest(
+        version=version,
+        fleet="default",
+        created_at=since,
+        kind="rule:constant",
+        observation_fields=rule.fields,
+        history_len=parameters.history_len,
+        min_servers=parameters.min_servers,
+        max_servers=parameters.max_servers,
+        action_factor=parameters.action_factor,
+        scores={},
+        trained_on_steps=0,
+        seed=0,
+        sha256={},
+    )
+    with store.writing("default", version) as folder:
+        write(RuleGraph(rule), len(rule.fields), folder)
+        store.publish(draft, folder)
+    return store.set_champion("default", version, since)
+
+
+async def commit(bus, first, demands, version, allocation):
+    """Steps as the environment commits them; what is up is not what the policy asks for."""
+    for number, demand in enumerate(demands, start=first):
+        at = BEGAN + timedelta(seconds=65 * number)
+        made = a_step(number, at=at, servers=demand, allocation=allocation, policy_version=version)
+        await bus.commit_step(*made)
+
+
+async def told(bus):
+    return (await bus.latest(TRAININGS))["default"], (await bus.latest(CHAMPIONS))["default"]
+
+
+@pytest.fixture
+def jobs(redis_url, tmp_path, monkeypatch):
+    from services.trainer import jobs, warmth
+    from services.trainer.context import Context
+    from services.trainer.stop import Stop
+
+    context = Context(
+        redis_url=redis_url,
+        store=PolicyStore.at(str(tmp_path)),
+        fleets=Fleets({"default": SETTINGS}),
+        save_model=False,
+        seed=0,
+        clock=utc_now,
+        stop=Stop(),
+    )
+    monkeypatch.setattr(jobs, "_contexts", [context])
+    warmth.warm_up()
+    yield jobs
+    warmth.cool_down()
+
+
+def test_a_champion_that_loses_live_is_demoted_and_does_not_come_back(jobs, redis_url, tmp_path):
+    store = PolicyStore.at(str(tmp_path))
+    publish_constant(store, "v1", BEST, BEGAN - timedelta(days=1))
+    before = publish_constant(store, "v2", BEST + 0.05, BEGAN)
+    payload = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1).model_dump_json()
+
+    def on_bus(use):
+        async def run():
+            bus = Bus.connect(redis_url)
+            try:
+                return await use(bus)
+            finally:
+                await bus.close()
+
+        return asyncio.run(run())
+
+    on_bus(lambda bus: commit(bus, 1, NOISE, "v2", allocation=20.0))
+    served = jobs.train(payload)
+    outcome, champion = on_bus(told)
+    assert outcome.costs["v2"] < 0.99 * outcome.costs["candidate"], "the candidate does not win"
+    assert (outcome.outcome, outcome.champion, outcome.runner_up) == ("demoted", "v2", "v1")
+    assert outcome.version == served == outcome.winner == "v1"
+    assert outcome.live_steps > 256
+    assert outcome.live_costs["v2"] == pytest.approx(5 * (NOISE - 20).mean(), rel=0.02)
+    assert outcome.live_costs["v1"] < 15
+    assert "v2 has cost" in outcome.reason
+    assert champion == store.champion("default")
+    assert (champion.version, champion.runner_up) == ("v1", before.version)
+    assert store.versions("default") == ["v1", "v2"], "nothing new was published"
+
+    on_bus(lambda bus: commit(bus, STEPS + 1, NOISE, "v1", allocation=BEST))
+    jobs.train(payload)
+    outcome, champion = on_bus(told)
+    assert champion.version != "v2"
+    assert (outcome.champion, outcome.runner_up) == ("v1", "v2")
+    assert "v1" in outcome.costs
+    assert "v2" not in outcome.costs, "who was demoted does not come back by itself"
