@@ -6,7 +6,7 @@ import structlog
 
 from shared.errors import PolicyCorrupt, PolicyError, StoreAway, UnknownFleet
 from shared.messages import Champion
-from shared.policies import LearntPolicy, Policy, RulePolicy, load_policy
+from shared.policies import LearntPolicy, Policy, first_policy, load_policy
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets
 
@@ -17,7 +17,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Champions:
-    """Every fleet's policy: its champion, or the plain rule while it has none.
+    """Every fleet's policy: its champion, or `first_policy` while it has none.
 
     The store's pointer is the truth; a message on the bus only says that it moved. A policy that
     can't serve is refused, logged and counted, and the one before goes on. Nothing raises.
@@ -27,7 +27,7 @@ class Champions:
         self._store = store
         self._fleets = fleets
         self._serving: dict[str, Policy] = {
-            name: RulePolicy(settings.parameters) for name, settings in fleets.by_name.items()
+            name: first_policy(settings.parameters) for name, settings in fleets.by_name.items()
         }
         self._refused: dict[str, str] = {}
         self._loading = asyncio.Lock()

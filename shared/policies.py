@@ -1,6 +1,8 @@
-"""Run a policy: a learnt one from its artefact (LiteRT), or the plain rule."""
+"""Run a policy: a learnt one from its artefact (LiteRT), the general one, or the plain rule."""
 
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +15,11 @@ from shared.core.parameters import FleetParameters
 from shared.errors import PolicyCorrupt
 from shared.messages import PolicyManifest
 from shared.policy_store import LITERT_MODEL, PolicyStore
+
+GENERAL = "general"
+"""The made-up fleet whose policy serves those that have none of their own."""
+GENERAL_STORE = PolicyStore.at(Path(__file__).parent / "bundled_policies")
+"""Comes with the package; `autopilot train --demand synthetic` makes what is in it."""
 
 
 class Policy(Protocol):
@@ -103,6 +110,47 @@ class LearntPolicy:
         self._interpreter.set_tensor(self._input, self._buffer)
         self._interpreter.invoke()
         return float(self._interpreter.get_tensor(self._output)[0, 0])
+
+
+class GeneralPolicy:
+    """The general policy, which has no scale, for a fleet of any size."""
+
+    learnt = True
+    exploration = 0.0
+
+    def __init__(self, policy: LearntPolicy, parameters: FleetParameters) -> None:
+        self._policy = policy
+        self._scale = policy.manifest.action_factor / parameters.action_factor
+        self.version = policy.version
+        self.fields = policy.fields
+
+    def action(self, observation: Sequence[float] | NDArray[np.floating[Any]]) -> float:
+        """The action for one observation in servers, by the fleet's own `action_factor`."""
+        return self._scale * self._policy.action(observation)
+
+
+def first_policy(parameters: FleetParameters) -> Policy:
+    """What serves a fleet that has no champion: the general policy where it fits, else the rule."""
+    manifest = general_manifest(parameters)
+    if manifest is None:
+        return RulePolicy(parameters)
+    return GeneralPolicy(_loaded(manifest.version), parameters)
+
+
+def general_manifest(parameters: FleetParameters) -> PolicyManifest | None:
+    """Of the general policy that sees what the fleet can show; None where there is none."""
+    for version in GENERAL_STORE.versions(GENERAL):
+        manifest = GENERAL_STORE.manifest(GENERAL, version)
+        if manifest.observation_fields == parameters.observation_fields:
+            return manifest
+    return None
+
+
+@cache
+def _loaded(version: str) -> LearntPolicy:
+    """One interpreter for all fleets."""
+    manifest = GENERAL_STORE.manifest(GENERAL, version)
+    return LearntPolicy(GENERAL_STORE.read(manifest, LITERT_MODEL), manifest)
 
 
 def load_policy(

@@ -19,6 +19,7 @@ from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput
 from shared.messages import PolicyManifest
+from shared.policies import GENERAL
 from shared.policy_store import CHECKPOINT, new_version, seal
 
 if TYPE_CHECKING:
@@ -128,21 +129,55 @@ def write_artefact(
             parameters,
             np.random.default_rng(lesson.seed),
         )
-        draft = PolicyManifest(
-            version=new_version(now),
-            fleet="default",
-            created_at=now,
-            observation_fields=parameters.observation_fields,
-            history_len=parameters.history_len,
-            min_servers=parameters.min_servers,
-            max_servers=parameters.max_servers,
-            action_factor=parameters.action_factor,
-            scores=learnt.scores,
-            trained_on_steps=len(history.demands),
-            seed=lesson.seed,
-            sha256={},
-        )
-        return seal(draft, hidden, folder)
+        draft = _draft(learnt, parameters, lesson.seed, now)
+        trained_on = {"trained_on_steps": len(history.demands)}
+        return seal(draft.model_copy(update=trained_on), hidden, folder)
+
+
+def write_general(
+    folder: Path, history_len: int, seed: int, now: datetime, tell: Told
+) -> PolicyManifest:
+    """Learn the general policy from made-up demand, and put its artefact at `folder`, whole."""
+    check_trainer()
+    quiet_libraries()
+    from services.trainer import pretraining
+    from services.trainer.export import check_agreement, export
+
+    parameters = pretraining.general_parameters(history_len)
+    # The forms are compared in fleets of the usual size: their numbers have so many digits.
+    usual = FleetParameters(history_len=history_len, observation="calendar")
+    with hidden_folder(folder) as hidden:
+        learnt = pretraining.learn_general(history_len, seed, tell)
+        export(learnt.module, hidden)
+        pretraining.write_nets(learnt.module, hidden)
+        check_agreement(learnt.module, hidden, usual, np.random.default_rng(seed))
+        draft = _draft(learnt, parameters, seed, now)
+        made_up = {
+            "version": f"{GENERAL}-{history_len}-{draft.version}",
+            "fleet": GENERAL,
+            "kind": GENERAL,
+            "trained_on_steps": pretraining.SERIES * pretraining.OF_EACH,
+        }
+        return seal(draft.model_copy(update=made_up), hidden, folder)
+
+
+def _draft(
+    learnt: "Learnt", parameters: FleetParameters, seed: int, now: datetime
+) -> PolicyManifest:
+    return PolicyManifest(
+        version=new_version(now),
+        fleet="default",
+        created_at=now,
+        observation_fields=parameters.observation_fields,
+        history_len=parameters.history_len,
+        min_servers=parameters.min_servers,
+        max_servers=parameters.max_servers,
+        action_factor=parameters.action_factor,
+        scores=learnt.scores,
+        trained_on_steps=0,
+        seed=seed,
+        sha256={},
+    )
 
 
 @contextmanager

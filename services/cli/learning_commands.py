@@ -19,8 +19,11 @@ from services.cli.plots import check_can_plot, write_plot
 from services.cli.report import print_report, write_decisions, write_json
 from shared.errors import BadInput
 from shared.logs import configure_logs
-from shared.messages import utc_now
+from shared.messages import PolicyManifest, utc_now
 from shared.settings import FleetSettings, Settings, load_settings
+
+SYNTHETIC = "synthetic"
+"""Made-up demand: what `--demand` takes for `train` beside a curve."""
 
 Trace = Annotated[
     Path | None, typer.Option(help="CSV with the columns timestamp and demand; a row is a step.")
@@ -104,9 +107,26 @@ def train(
     history_len: HistoryLen = None,
     seed: Seed = None,
 ) -> None:
-    """Learn a policy from all of the recorded demand, and write it to a folder."""
+    """Learn a policy from all of the recorded demand, and write it to a folder.
+
+    `--demand synthetic` makes the general policy, which serves fleets without a history.
+    """
     settings, fleet = _settings("train")
     check_new_folder(out, "--out")
+    if demand == SYNTHETIC:
+        others = (trace, players_per_server, peak_servers, seconds, steps)
+        if any(option is not None for option in others):
+            raise BadInput("--demand synthetic takes --out, --history-len and --seed, no others")
+        with learner.progress_bar() as tell:
+            manifest = learner.write_general(
+                out,
+                fleet.history_len if history_len is None else history_len,
+                settings.seed if seed is None else seed,
+                utc_now(),
+                tell,
+            )
+        _print_scores(manifest, out)
+        return
     lesson = _lesson(settings, fleet, seconds, steps, seed)
     recorded = Source(trace, demand, players_per_server, peak_servers).read(fleet)
     rows = len(recorded.history.demands)
@@ -127,8 +147,7 @@ def train(
             tell,
             save_model=settings.save_model,
         )
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in manifest.scores.items())
-    Console().print(f"policy {manifest.version} in {out}: {scores}", markup=False, soft_wrap=True)
+    _print_scores(manifest, out)
 
 
 def evaluate(
@@ -149,6 +168,11 @@ def evaluate(
         found, recorded, own.parameters, episodes, settings.seed if seed is None else seed
     )
     print_rewards(found, recorded.name, rewards, Console())
+
+
+def _print_scores(manifest: PolicyManifest, out: Path) -> None:
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in manifest.scores.items())
+    Console().print(f"policy {manifest.version} in {out}: {scores}", markup=False, soft_wrap=True)
 
 
 def _settings(command: str) -> tuple[Settings, FleetSettings]:

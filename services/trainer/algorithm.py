@@ -3,16 +3,15 @@
 import copy
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from services.trainer.hindsight import HindsightLearner
-from services.trainer.module import PolicyShape, ResidualModule
-from services.trainer.replay import Recorded, decision_rows, highest_action, make_replay
-from services.trainer.rllib import Algorithm, PPOConfig, RLModuleSpec, register_env
+from services.trainer.module import ResidualModule, spec_of
+from services.trainer.replay import Recorded, decision_rows, make_replay
+from services.trainer.rllib import Algorithm, PPOConfig, register_env
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 
@@ -20,8 +19,8 @@ NUM_ENVS = 256
 """Replayed fleets in the runner: what a step costs hardly depends on how many there are."""
 STEPS_PER_SECOND = 10_000
 """About what PPO replays and learns on one core; the learning rate's schedule is spread by it."""
-SMALLEST_UNIT = 0.01
-"""Least `PolicyShape.unit`, as a fraction of `action_factor`: for demand that hardly moves."""
+SMALLEST_MOVE = 0.01
+"""Least `usual_move`, as a fraction of `action_factor`: for demand that hardly moves."""
 
 _ENVIRONMENT = "autopilot-replay"
 _RLLIB_GYM_NAME = "rllib-single-agent-env-v0"
@@ -37,7 +36,6 @@ def build(
     num_learners: int = 0,
 ) -> Algorithm:
     """PPO over the replay: runners and learners are Ray actors, or with 0 in this process."""
-    shape = shape_of(recorded, parameters)
     register_env(_ENVIRONMENT, make_replay)
     # RLlib registers every environment under this name; Gymnasium warns about the second.
     gym.registry.pop(_RLLIB_GYM_NAME, None)
@@ -49,7 +47,7 @@ def build(
                 "recorded": recorded,
                 "parameters": parameters,
                 # Rewards of about 1: a decision that ignores the future misses by a unit.
-                "reward_scale": 1.0 / shape.unit,
+                "reward_scale": 1.0 / usual_move(recorded, parameters),
             },
             # The module's action is already that of the environment, which clips it itself.
             normalize_actions=False,
@@ -79,11 +77,7 @@ def build(
             # Returns reach -100 when demand jumps; RLlib's 10 would cut off what they teach.
             vf_clip_param=1e4,
         )
-        .rl_module(
-            rl_module_spec=RLModuleSpec(
-                module_class=ResidualModule, model_config={"shape": asdict(shape)}
-            )
-        )
+        .rl_module(rl_module_spec=spec_of(parameters))
         .debugging(seed=seed)
     )
     return config.build_algo()
@@ -124,19 +118,9 @@ def build_once() -> None:
     close(build(Recorded.unbroken(history), FleetParameters(), gamma=0.9, seconds=1.0, seed=0))
 
 
-def shape_of(recorded: Recorded, parameters: FleetParameters) -> PolicyShape:
-    """The numbers of a policy's graph that depend on the fleet and on its demand."""
+def usual_move(recorded: Recorded, parameters: FleetParameters) -> float:
+    """How far demand moves in a lead time, root mean square, in servers."""
     rows = decision_rows(recorded, parameters)
     demands = recorded.history.demands
     moves = demands[rows + parameters.lead_steps] - demands[rows]
-    smallest = SMALLEST_UNIT * parameters.action_factor
-    return PolicyShape(
-        fields=parameters.observation_fields,
-        lead_steps=parameters.lead_steps,
-        action_factor=parameters.action_factor,
-        unit=max(float(np.sqrt(np.mean(moves**2))), smallest),
-        level=max(float(np.median(demands)), smallest),
-        peak=max(float(np.percentile(demands, 99)), smallest),
-        lowest_action=0.0,
-        highest_action=highest_action(parameters),
-    )
+    return max(float(np.sqrt(np.mean(moves**2))), SMALLEST_MOVE * parameters.action_factor)

@@ -8,7 +8,8 @@ import structlog
 from numpy.typing import NDArray
 
 from services.trainer.evaluation import Seeing, targets_after
-from services.trainer.gate import CANDIDATE, Live, Verdict, judge, served_by, watch
+from services.trainer.gate import CANDIDATE, GENERAL, Live, Verdict, judge, served_by, watch
+from services.trainer.module import ResidualModule
 from services.trainer.replay import Recorded
 from services.trainer.rules import ServedRule
 from shared.core.backtest import decide
@@ -44,6 +45,8 @@ class Contest:
     """Decisions that are kept from all contenders."""
     parameters: FleetParameters
     rules: Mapping[str, ServedRule]
+    general: ResidualModule | None
+    """The general policy, if it serves fleets of this observation."""
 
     def verdict(self, candidate: Seeing, rivals: Rivals) -> Verdict:
         """Who wins, by the demand that is kept and by how the champion does live."""
@@ -52,15 +55,22 @@ class Contest:
             targets[version] = self._stepped(policy, self.rows)
         for name, rule in self.rules.items():
             targets[name] = self._targets(rule)
-        champion = None if rivals.champion is None else rivals.champion.version
+        incumbent = None if rivals.champion is None else rivals.champion.version
+        if self.general is not None:
+            targets[GENERAL] = self._targets(self.general)
+            incumbent = incumbent or GENERAL
         return judge(
             targets,
-            champion if champion in rivals.policies else None,
+            incumbent if incumbent in targets else None,
             self.recorded.history,
             self.parameters,
             self.rows,
             self._live(rivals),
         )
+
+    def made_for(self, winner: str) -> ServedRule | ResidualModule | None:
+        """What the store does not have of a winner; None for a version and the candidate."""
+        return self.general if winner == GENERAL else self.rules.get(winner)
 
     def _live(self, rivals: Rivals) -> Live | None:
         """The champion's live cost beside the runner-up's; None without a step or a runner-up."""

@@ -13,7 +13,13 @@ from torch import Tensor, block_diag
 
 from services.trainer.evaluation import Seeing
 from services.trainer.layout import Layout
-from services.trainer.module import LIMIT, LOG_OFFSET, PolicyShape, ResidualModule
+from services.trainer.module import (
+    LIMIT,
+    SMALLEST_UNIT,
+    USUAL_MOVE,
+    PolicyShape,
+    ResidualModule,
+)
 from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyDisagrees
@@ -68,7 +74,7 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
 
     def _features(self, observation: Any) -> tuple[Any, Any, Any]:
         """`ResidualModule.features` again."""
-        plan, shape = self._layout, self._shape
+        plan = self._layout
         is_there = tf.equal(observation, observation)
         there = tf.cast(is_there, tf.float32)
         known = tf.where(is_there, observation, tf.zeros_like(observation))
@@ -81,9 +87,7 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
         if plan.spreads:
             parts.append(_pick(known, plan.spreads) / unit)
         parts = [tf.clip_by_value(tf.concat(parts, axis=1), -LIMIT, LIMIT)]
-        parts.append(tf.clip_by_value(last / shape.peak, 0.0, 1.2))
-        parts.append(tf.math.log(unit / shape.unit + LOG_OFFSET))
-        parts.append(tf.clip_by_value(level / shape.level, 0.0, 3.0))
+        parts.append(tf.math.log(unit / tf.maximum(level, SMALLEST_UNIT)))
         if plan.phases:
             field = _at(plan.phases, 0)
             turns = tf.constant([_at(plan.phases, 1)], dtype=tf.float32)
@@ -95,16 +99,22 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
 
     def _local_unit(self, known: Any, there: Any, last: Any) -> tuple[Any, Any]:
         """`ResidualModule._local_unit` again."""
-        plan, shape = self._layout, self._shape
+        plan = self._layout
         if plan.average is None or plan.spread is None:
-            return tf.zeros_like(last) + shape.unit, last
-        averaged = there[:, plan.average : plan.average + 1]
-        spread = there[:, plan.spread : plan.spread + 1]
-        level = averaged * known[:, plan.average : plan.average + 1] + (1 - averaged) * last
-        walk = known[:, plan.spread : plan.spread + 1] * math.sqrt(shape.lead_steps)
-        walk = spread * walk + (1 - spread) * shape.unit
-        by_level = shape.unit * (0.1 + 0.9 * tf.nn.relu(level) / shape.level)
-        return 0.5 * by_level + 0.5 * walk, level
+            window = _pick(known, plan.window)
+            level = tf.reduce_mean(window, axis=1, keepdims=True)
+            changes = window[:, 1:] - window[:, :-1]
+            move = tf.sqrt(tf.reduce_mean(changes * changes, axis=1, keepdims=True))
+            has_move = tf.ones_like(move)
+        else:
+            averaged = there[:, plan.average : plan.average + 1]
+            has_move = there[:, plan.spread : plan.spread + 1]
+            average = known[:, plan.average : plan.average + 1]
+            level = averaged * average + (1 - averaged) * last
+            move = known[:, plan.spread : plan.spread + 1]
+        by_level = USUAL_MOVE * level
+        walk = has_move * move * math.sqrt(self._shape.lead_steps) + (1 - has_move) * by_level
+        return tf.maximum(0.5 * by_level + 0.5 * walk, SMALLEST_UNIT), level
 
 
 def _side_by_side(weights: Tensor) -> NDArray[np.float32]:

@@ -40,6 +40,8 @@ LIVE_MARGIN = 0.05
 """How much more than the runner-up a champion may cost live; its better replay put it there."""
 
 CANDIDATE = "candidate"
+GENERAL = "general"
+"""The policy that serves while there is no champion: it is in every contest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,12 @@ class Hindsight:
     """
 
     def __init__(
-        self, module: ResidualModule, decisions: Decisions, cost_of_missing: float, seed: int
+        self,
+        module: ResidualModule,
+        decisions: Decisions,
+        cost_of_missing: float,
+        seed: int,
+        weight_decay: float = WEIGHT_DECAY,
     ) -> None:
         self._module = module
         self._cost_of_missing = cost_of_missing
@@ -93,11 +98,11 @@ class Hindsight:
             features, last, unit = module.features(torch.from_numpy(decisions.observations))
         self._features = features
         self._wanted = (torch.from_numpy(decisions.outcomes)[:, None] - last) / unit
-        self._weight = unit / module.shape.unit
+        self._weight = unit / unit.mean()
         self._recorded = decisions.recorded
         self._average = copy.deepcopy(module.nets)
         self._optimiser = torch.optim.AdamW(
-            module.nets.parameters(), lr=FIRST_LEARNING_RATE, weight_decay=WEIGHT_DECAY
+            module.nets.parameters(), lr=FIRST_LEARNING_RATE, weight_decay=weight_decay
         )
         self._updates = 0
 

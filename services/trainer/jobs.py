@@ -13,6 +13,7 @@ from services.trainer.export import check_agreement, export, write
 from services.trainer.gate import CANDIDATE, UNGATED, Verdict
 from services.trainer.learning import Learnt
 from services.trainer.lessons import lesson_of, rivals_of
+from services.trainer.module import ResidualModule
 from services.trainer.on_policy import exploration_of
 from services.trainer.progress import Stages
 from services.trainer.replay import TooLittleHistory
@@ -81,16 +82,16 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
             learnt, trained_on = learning(folder / CHECKPOINT if context.save_model else None)
             stages.include(learnt.stage_seconds)
             before = context.store.champion(fleet)
-            verdict, rule = UNGATED, None
+            verdict, other = UNGATED, None
             if contest is not None:
                 rivals = rivals_of(context, fleet, before, settings.parameters)
                 verdict = contest.verdict(learnt.module, rivals)
-                rule = contest.rules.get(verdict.winner)
+                other = contest.made_for(verdict.winner)
             stages.done("gate")
             draft = _draft(context, fleet, version, learnt, trained_on, verdict)
             if contest is None:
                 draft = draft.model_copy(update={"exploration": exploration_of(learnt.module)})
-            written = _write_winner(context, draft, verdict, learnt, rule, folder)
+            written = _write_winner(context, draft, verdict, learnt, other, folder)
             stages.done("export")
         serves = _crown(context, fleet, verdict.winner, written, folder)
     stages.done("publish")
@@ -103,7 +104,7 @@ def _write_winner(
     draft: PolicyManifest,
     verdict: Verdict,
     learnt: Learnt,
-    rule: ServedRule | None,
+    other: ServedRule | ResidualModule | None,
     folder: Path,
 ) -> PolicyManifest | None:
     """Write and check the winner's artefact; None when the store has it already."""
@@ -113,12 +114,15 @@ def _write_winner(
         export(learnt.module, folder)
         check_agreement(learnt.module, folder, parameters, rng)
         return draft
-    if rule is None:
+    if other is None:
         return None
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
-    write(RuleGraph(rule), len(rule.fields), folder)
-    check_agreement(rule, folder, parameters, rng)
-    return draft.model_copy(update={"kind": verdict.winner, "observation_fields": rule.fields})
+    if isinstance(other, ResidualModule):
+        export(other, folder)
+    else:
+        write(RuleGraph(other), len(other.fields), folder)
+    check_agreement(other, folder, parameters, rng)
+    return draft.model_copy(update={"kind": verdict.winner, "observation_fields": other.fields})
 
 
 def _crown(

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 HARMONICS = {"time_of_day": 3, "time_of_week": 2}
 """Sines and cosines of a time: enough for a daily curve with an evening peak."""
-LEVELS = 3
-"""Features that tell the level and how much demand moves: see `ResidualModule.features`."""
+RESTLESS = 1
+"""A feature that tells how much demand moves for its level."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Positions in an observation, and groups of positions among the features.
 
-    Features, in order: differences, spreads, levels, phases (all sines, then all cosines), flags.
+    Features, in order: differences, spreads, restlessness, phases (all sines, then all cosines),
+    flags.
     """
 
     last: int
@@ -29,6 +30,8 @@ class Layout:
     """The longest mean, for the level."""
     spread: int | None
     """The longest spread, for the local unit."""
+    window: tuple[int, ...]
+    """The demand fields, oldest first: for both where there is neither."""
     phases: tuple[tuple[int, int], ...]
     """``(field, harmonic)``."""
     flags: tuple[int, ...]
@@ -67,9 +70,9 @@ def layout_of(fields: Sequence[str], lead_steps: int) -> Layout:
         if field in at
         for harmonic in range(1, highest + 1)
     ]
-    oldest = max(lags, key=lambda field: int(field[len("demand[-") : -1]))
+    oldest = max(lags, key=_age)
     flags = [at[field] for field in (oldest, *met) if field in at] if phases else []
-    first_phase = len(differences) + len(spreads) + LEVELS
+    first_phase = len(differences) + len(spreads) + RESTLESS
     first_flag = first_phase + 2 * len(phases)
     size = first_flag + len(flags)
     return Layout(
@@ -78,6 +81,7 @@ def layout_of(fields: Sequence[str], lead_steps: int) -> Layout:
         spreads=tuple(at[field] for field in spreads),
         average=at[means[-1]] if means else None,
         spread=at[spreads[-1]] if spreads else None,
+        window=tuple(at[field] for field in sorted(lags, key=_age, reverse=True)),
         phases=tuple(phases),
         flags=tuple(flags),
         targets=tuple(at[field] for field in fields if field.startswith("target[")),
@@ -86,3 +90,8 @@ def layout_of(fields: Sequence[str], lead_steps: int) -> Layout:
         calendar=tuple(range(first_phase, first_flag)),
         size=size,
     )
+
+
+def _age(field: str) -> int:
+    """Of ``demand[-k]``, in rows."""
+    return int(field[len("demand[-") : -1])

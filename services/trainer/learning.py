@@ -19,6 +19,7 @@ from services.trainer.algorithm import (
 )
 from services.trainer.decisions import decisions_of
 from services.trainer.evaluation import BestSoFar, HeldOut, evaluate_rule
+from services.trainer.general import begun_from, general_nets
 from services.trainer.module import ResidualModule
 from services.trainer.progress import Progress, Stages, Watch
 from services.trainer.replay import Recorded, hold_out, replayable
@@ -67,6 +68,8 @@ def learn(
     """Learn for about `seconds`; or, with `max_steps`, a fixed number of updates and PPO's steps.
 
     Only the latter gives the same policy for the same seed, whatever else the machine does.
+    Half of the nets begin as the general policy's, where there is one for the observation: they
+    bring what a short history does not show.
     Early stopping picks the best weights on the held-out part, of the hindsight start and then of
     PPO, and their scores are told. Where PPO has not done much better than its start, the weights
     returned are those of a new start that learns from the held-out part as well: the newest
@@ -81,9 +84,10 @@ def learn(
     try:
         stages.done("build")
         module = copy_of_module(algorithm)
+        begun = begun_from(module.get_state(), general_nets(parameters))
+        put_weights(algorithm, begun)
+        module.set_state(begun)
         watch = Watch(BestSoFar(usable.history, parameters, held_out), on_progress)
-        # A copy: RLlib's answer is the weights themselves.
-        untrained = {name: value.copy() for name, value in module.get_state().items()}
         updates = 0
         timed = None if max_steps is not None else min(HINDSIGHT_PART * seconds, HINDSIGHT_SECONDS)
         if parameters.reward == "asymmetric":
@@ -113,7 +117,7 @@ def learn(
         put_weights(algorithm, watch.best.state)
         stages.done("ppo")
         if updates and len(held_out) and not _much_better(watch.best.held_out, started):
-            nets = {name: value for name, value in untrained.items() if name.startswith("nets.")}
+            nets = {name: value for name, value in begun.items() if name.startswith("nets.")}
             put_weights(algorithm, {**watch.best.state, **nets})
             _begin_hindsight(algorithm, usable, parameters, seed)
             for done in range(0, updates, UPDATES_PER_ROUND):

@@ -9,6 +9,7 @@ import structlog
 from services.trainer.contest import Contest, Rivals, who_serves
 from services.trainer.context import Context
 from services.trainer.gate import MOST_LIVE_STEPS, keep_for_gate, tuned_rules
+from services.trainer.general import general_module
 from services.trainer.learning import Learnt, learn
 from services.trainer.on_policy import (
     LEARNT_TRANSITIONS,
@@ -93,7 +94,7 @@ def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Lear
         )
         return learnt, len(training.history.demands)
 
-    return learning, Contest(recorded, rows, parameters, rules)
+    return learning, Contest(recorded, rows, parameters, rules, general_module(parameters))
 
 
 def _on_policy(context: Context, fleet: str, version: str, settings: FleetSettings) -> Learning:

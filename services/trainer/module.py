@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.trainer.layout import layout_of
-from services.trainer.rllib import Columns, TorchRLModule, ValueFunctionAPI
+from services.trainer.replay import action_space, highest_action, observation_space
+from services.trainer.rllib import Columns, RLModuleSpec, TorchRLModule, ValueFunctionAPI
+from shared.core.parameters import FleetParameters
 
 MEMBERS = 4
 """Nets whose answers are averaged: each alone fits the noise of a short history its own way."""
@@ -25,8 +27,10 @@ Exploration has to be small beside the changes of demand, or PPO unlearns what i
 """
 LIMIT = 10.0
 """Features are cut off at so many local units: a jump says no more than that it is one."""
-LOG_OFFSET = 0.05
-"""Keeps the logarithm of a local unit of 0 finite."""
+USUAL_MOVE = 0.1
+"""How far demand usually moves in a lead time, as a fraction of its level."""
+SMALLEST_UNIT = 0.1
+"""Least local unit, in servers: for demand that hardly moves, and for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +41,19 @@ class PolicyShape:
     """What it sees, by name; see `shared.core.observation`."""
     lead_steps: int
     action_factor: float
-    unit: float
-    """How far demand usually moves in a lead time."""
-    level: float
-    """Demand's usual level."""
-    peak: float
-    """What demand hardly ever exceeds."""
     lowest_action: float
     highest_action: float
+
+    @classmethod
+    def of(cls, parameters: FleetParameters) -> "PolicyShape":
+        """Of a fleet's policies: nothing in it comes from demand, so any fleet's nets fit."""
+        return cls(
+            fields=parameters.observation_fields,
+            lead_steps=parameters.lead_steps,
+            action_factor=parameters.action_factor,
+            lowest_action=0.0,
+            highest_action=highest_action(parameters),
+        )
 
 
 class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
@@ -53,7 +62,8 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
     The mean action is ``(last demand + local unit * nets(features)) / action_factor``: the nets
     predict the change from the last demand, so that untrained ones already ask for what is needed
     now and exploration is a few servers. The local unit is large where demand is high or moves
-    much. Past targets can't change what is best next, so the policy does not read them and its
+    much, and everything else is in local units: what is learnt at one scale holds at any. Past
+    targets can't change what is best next, so the policy does not read them and its
     decisions don't depend on each other; the value function, which predicts rewards, reads them.
 
     `model_config["shape"]` has the fields of `PolicyShape`.
@@ -76,14 +86,7 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         of, origin = _columns(plan.differences)
         gaps = (known[..., of] - known[..., origin]) * there[..., of] * there[..., origin] / unit
         spreads = known[..., list(plan.spreads)] / unit
-        levels = torch.cat(
-            (
-                (last / self.shape.peak).clamp(0.0, 1.2),
-                torch.log(unit / self.shape.unit + LOG_OFFSET),
-                (level / self.shape.level).clamp(0.0, 3.0),
-            ),
-            dim=-1,
-        )
+        restless = torch.log(unit / level.clamp(min=SMALLEST_UNIT))
         field, harmonic = _columns(plan.phases)
         angle = known[..., field] * (2 * math.pi * torch.tensor(harmonic, dtype=torch.float32))
         phases = torch.cat(
@@ -91,7 +94,7 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         )
         flags = 1.0 - there[..., list(plan.flags)]
         clipped = torch.cat((gaps, spreads), dim=-1).clamp(-LIMIT, LIMIT)
-        return torch.cat((clipped, levels, phases, flags), dim=-1), last, unit
+        return torch.cat((clipped, restless, phases, flags), dim=-1), last, unit
 
     def mean_action(self, observation: Tensor) -> Tensor:
         """Mean of the action before it is clipped, shape ``(batch, 1)``."""
@@ -134,16 +137,40 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
 
     def _local_unit(self, known: Tensor, there: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """How far demand may move in a lead time from here, and its level here, in servers."""
-        plan, shape = self.layout, self.shape
+        plan = self.layout
         if plan.average is None or plan.spread is None:
-            return torch.full_like(last, shape.unit), last
-        averaged, spread = (there[..., at : at + 1] for at in (plan.average, plan.spread))
-        level = averaged * known[..., plan.average : plan.average + 1] + (1 - averaged) * last
+            window = known[..., list(plan.window)]
+            level = window.mean(dim=-1, keepdim=True)
+            changes = window[..., 1:] - window[..., :-1]
+            move = changes.square().mean(dim=-1, keepdim=True).sqrt()
+            has_move = torch.ones_like(move)
+        else:
+            averaged, has_move = (there[..., at : at + 1] for at in (plan.average, plan.spread))
+            average = known[..., plan.average : plan.average + 1]
+            level = averaged * average + (1 - averaged) * last
+            move = known[..., plan.spread : plan.spread + 1]
+        by_level = USUAL_MOVE * level
         # A random walk goes on by the root of the steps.
-        walk = known[..., plan.spread : plan.spread + 1] * math.sqrt(shape.lead_steps)
-        walk = spread * walk + (1 - spread) * shape.unit
-        by_level = shape.unit * (0.1 + 0.9 * level.clamp(min=0.0) / shape.level)
-        return 0.5 * by_level + 0.5 * walk, level
+        walk = has_move * move * math.sqrt(self.shape.lead_steps) + (1 - has_move) * by_level
+        return (0.5 * by_level + 0.5 * walk).clamp(min=SMALLEST_UNIT), level
+
+
+def spec_of(parameters: FleetParameters) -> RLModuleSpec:
+    """What RLlib builds a fleet's modules by."""
+    return RLModuleSpec(
+        module_class=ResidualModule,
+        observation_space=observation_space(parameters),
+        action_space=action_space(parameters),
+        model_config={"shape": asdict(PolicyShape.of(parameters))},
+    )
+
+
+def module_of(parameters: FleetParameters, seed: int) -> ResidualModule:
+    """An untrained module: it asks for the last demand."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module: ResidualModule = spec_of(parameters).build()
+    return module
 
 
 class Ensemble(nn.Module):

@@ -14,28 +14,29 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import structlog
-import torch
 
-from services.trainer.algorithm import SMALLEST_UNIT
 from services.trainer.checkpoints import LEARNER_GROUP, load_module
 from services.trainer.episodes import EpisodeFigures, episodes_of, figures_of, runs_of, usable
 from services.trainer.learning import Learnt
-from services.trainer.module import PolicyShape, ResidualModule
+from services.trainer.module import (
+    USUAL_MOVE,
+    PolicyShape,
+    ResidualModule,
+    module_of,
+    spec_of,
+)
 from services.trainer.progress import Stages
 from services.trainer.replay import (
     TooLittleHistory,
-    action_space,
-    highest_action,
-    observation_space,
 )
-from services.trainer.rllib import DEFAULT_MODULE_ID, LearnerGroup, PPOConfig, RLModuleSpec
+from services.trainer.rllib import DEFAULT_MODULE_ID, LearnerGroup, PPOConfig
 from services.trainer.working_folder import WorkingFolder, WorkingState
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError
@@ -77,8 +78,8 @@ def used_up_to(store: PolicyStore, fleet: str) -> datetime | None:
 
 
 def exploration_of(module: ResidualModule) -> float:
-    """Standard deviation of the action, which is the same for all of the notebook's numbers."""
-    return float(module.log_std.detach().exp()) * module.shape.unit / module.shape.action_factor
+    """Standard deviation of the drawn action: the module's own, in a usual move of a full fleet."""
+    return float(module.log_std.detach().exp()) * USUAL_MOVE
 
 
 def learn_on_policy(
@@ -111,7 +112,7 @@ def learn_on_policy(
                 f"{len(unused)} new live transitions can be learnt from and a batch is "
                 f"{job.batch_size}: let the fleet run on, or lower AUTOPILOT_TRAIN_BATCH_SIZE"
             )
-        learner = _Learner(job, working, start, unused)
+        learner = _Learner(job, working, start)
     try:
         stages.done("build")
         for first in range(0, full * job.batch_size, job.batch_size):
@@ -152,9 +153,7 @@ class _Start:
 class _Learner:
     """PPO's learner group, the module as it stands, and the count of batches."""
 
-    def __init__(
-        self, job: Job, working: WorkingFolder, start: _Start, transitions: Sequence[Transition]
-    ) -> None:
+    def __init__(self, job: Job, working: WorkingFolder, start: _Start) -> None:
         self._job = job
         self._working = working
         self._champion = start.champion
@@ -162,9 +161,9 @@ class _Learner:
         self.learnt_transitions = 0
         """In this job."""
         self.scores: dict[str, float] = {} if self.state is None else _counts(self.state)
-        module = start.module or _fresh_module(transitions, job.parameters, job.seed)
+        module = start.module or module_of(job.parameters, job.seed)
         self.module = module
-        self._group = _build(job, module.shape)
+        self._group = _build(job)
         if start.checkpoint is not None:
             self._group.restore_from_path(str(start.checkpoint.absolute()))
             self._take_weights()
@@ -176,7 +175,7 @@ class _Learner:
         job = self._job
         began = time.monotonic()
         runs = runs_of(transitions)
-        episodes = episodes_of(runs, self.module, 1.0 / self.module.shape.unit)
+        episodes = episodes_of(runs, self.module, _reward_scale(self.module.shape))
         config = self._group.config
         # A learner group goes by what it is called with, not by its own configuration.
         results = self._group.update(
@@ -261,57 +260,18 @@ def _fitting(learner_group: Path, job: Job) -> ResidualModule | None:
     except PolicyError as error:
         _log.info("checkpoint_not_used", fleet=job.fleet, reason=str(error))
         return None
-    unit, level, peak = module.shape.unit, module.shape.level, module.shape.peak
-    return module if module.shape == _shape(job.parameters, unit, level, peak) else None
+    return module if module.shape == PolicyShape.of(job.parameters) else None
 
 
-def _fresh_module(
-    transitions: Sequence[Transition], parameters: FleetParameters, seed: int
-) -> ResidualModule:
-    """Untrained: it asks for the last demand. Its units are how recorded demand lies and moves."""
-    demand = np.array([transition.demand for transition in transitions])
-    lead = parameters.lead_steps
-    changes = demand[lead:] - demand[:-lead]
-    least = SMALLEST_UNIT * parameters.action_factor
-    moves = float(np.sqrt(np.mean(changes**2))) if len(changes) else least
-    shape = _shape(
-        parameters,
-        unit=max(moves, least),
-        level=max(float(np.median(demand)), least),
-        peak=max(float(np.percentile(demand, 99)), least),
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module: ResidualModule = _spec(parameters, shape).build()
-    return module
+def _reward_scale(shape: PolicyShape) -> float:
+    """Makes rewards about 1: a decision that ignores the future misses by a usual move."""
+    return 1.0 / (USUAL_MOVE * shape.action_factor)
 
 
-def _shape(parameters: FleetParameters, unit: float, level: float, peak: float) -> PolicyShape:
-    return PolicyShape(
-        fields=parameters.observation_fields,
-        lead_steps=parameters.lead_steps,
-        action_factor=parameters.action_factor,
-        unit=unit,
-        level=level,
-        peak=peak,
-        lowest_action=0.0,
-        highest_action=highest_action(parameters),
-    )
-
-
-def _spec(parameters: FleetParameters, shape: PolicyShape) -> RLModuleSpec:
-    return RLModuleSpec(
-        module_class=ResidualModule,
-        observation_space=observation_space(parameters),
-        action_space=action_space(parameters),
-        model_config={"shape": asdict(shape)},
-    )
-
-
-def _build(job: Job, shape: PolicyShape) -> LearnerGroup:
+def _build(job: Job) -> LearnerGroup:
     """PPO's learners, without an environment: the recorded transitions are the samples."""
     of_learner = math.ceil(job.batch_size / max(job.num_learners, 1))
-    spec = _spec(job.parameters, shape)
+    spec = spec_of(job.parameters)
     config = (
         PPOConfig()
         .environment(observation_space=spec.observation_space, action_space=spec.action_space)
