@@ -247,18 +247,18 @@ async def test_a_restarted_sidecar_puts_what_it_had_not_acknowledged(
 async def test_a_step_does_not_wait_for_a_cloudwatch_that_hangs(
     bus, redis_url, client_of, monkeypatch, moto
 ):
-    """It takes the connection and says nothing; the environment commits, Prometheus shows."""
+    """It takes the connection and says nothing for a minute; commits go on, Prometheus shows."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr("services.metrics.cloudwatch.READ_SECONDS", 0.5)
+        monkeypatch.setattr("services.metrics.cloudwatch.READ_SECONDS", 60)
         client = connect("us-east-1")
         registry = CollectorRegistry()
         put = cloudwatch(client, registry).put
         async with client_of(sidecar(redis_url, put, registry)) as http:
             for step in range(1, 51):
-                async with asyncio.timeout(0.3):
+                async with asyncio.timeout(20):
                     await commit(bus, step)
-                async with asyncio.timeout(0.3):
+                async with asyncio.timeout(20):
                     await http.get("/healthz")
             await until(http, {"autopilot_steps_total{fleet=default}": 50.0})
         client.close()
