@@ -226,6 +226,7 @@ async def step_fleets(
     """Step every fleet and follow its champion until `stop`; then let steps under way finish."""
     await champions.load_all()
     tasks = [asyncio.create_task(_follow_champions(champions, bus))]
+    tasks.append(asyncio.create_task(champions.reload()))
     tasks += [asyncio.create_task(stepper.run()) for stepper in steppers]
     _log.info("environment_ready", fleets=len(steppers))
     await stop.wait()
