@@ -362,8 +362,8 @@ class Bus:
         messages = {k.decode(): _readable(feed.message, v) for k, v in state.items()}
         return {fleet: message for fleet, message in messages.items() if message is not None}
 
-    async def newest_changes(self, feed: Feed[M], fleet: str, count: int) -> list[M]:
-        """A fleet's newest changes that the stream still has, at most `count`, oldest first."""
+    async def newest_changes(self, feed: Feed[M], fleet: str, count: int | None = None) -> list[M]:
+        """A fleet's changes that the stream still has, oldest first; the newest `count`, if given."""
         found: list[M] = []
         async for change in self._backwards(feed.changes, feed.message, fleet):
             if len(found) == count:

@@ -12,8 +12,6 @@ from shared.messages import TrainingOutcome
 Verdicts = dict[str, list[TrainingOutcome]]
 """By fleet, oldest first."""
 
-ALL = 10_000
-"""More than the stream keeps."""
 HEADINGS = (
     "ended (UTC)",
     "outcome",
@@ -28,8 +26,8 @@ HEADINGS = (
 )
 
 
-def read_verdicts(redis_url: str, fleets: Iterable[str], newest: int = ALL) -> Verdicts:
-    """The newest verdicts of each fleet; raises `BusAway`."""
+def read_verdicts(redis_url: str, fleets: Iterable[str], newest: int | None = None) -> Verdicts:
+    """The newest verdicts of each fleet, or all that are kept; raises `BusAway`."""
 
     async def read() -> Verdicts:
         bus = Bus.connect(redis_url)

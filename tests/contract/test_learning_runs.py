@@ -85,7 +85,7 @@ def test_a_signal_in_mid_learning_ends_with_one_line(trace, tmp_path, number, ar
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_same_seed_and_steps_make_the_same_policy(trace, tmp_path):
     """In processes of their own, so that nothing but the options is the same."""
     path = trace(WAVE)
@@ -94,7 +94,7 @@ def test_the_same_seed_and_steps_make_the_same_policy(trace, tmp_path):
         command = started(
             tmp_path, "train", "--trace", path, "--out", out, "--steps", 1, "--seed", seed
         )
-        _, told = command.communicate(timeout=300)
+        _, told = command.communicate(timeout=600)
         assert command.returncode == 0, told
         digests.append(hashlib.sha256((tmp_path / out / LITERT_MODEL).read_bytes()).hexdigest())
     assert digests[0] == digests[1]
@@ -140,7 +140,7 @@ def test_no_rule_that_the_gate_serves_sees_the_future(trace, future):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_what_backtest_learns_does_not_see_the_future(trace, tmp_path):
     asked = []
     for name, demands in (("here", WAVE), ("there", FUTURES["three times"])):
@@ -148,7 +148,7 @@ def test_what_backtest_learns_does_not_see_the_future(trace, tmp_path):
         command = started(
             tmp_path, "backtest", "--trace", path, "--steps", 1, "--decisions", decisions
         )
-        _, told = command.communicate(timeout=300)
+        _, told = command.communicate(timeout=600)
         assert command.returncode == 0, told
         with decisions.open(newline="") as file:
             asked.append({int(row["step"]): row["target"] for row in csv.DictReader(file)})
