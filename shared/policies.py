@@ -118,37 +118,37 @@ class GeneralPolicy:
     learnt = True
     exploration = 0.0
 
-    def __init__(self, policy: LearntPolicy, parameters: FleetParameters) -> None:
-        self._policy = policy
-        self._scale = policy.manifest.action_factor / parameters.action_factor
-        self.version = policy.version
-        self.fields = policy.fields
+    def __init__(self, manifest: PolicyManifest, parameters: FleetParameters) -> None:
+        self.version = manifest.version
+        self.fields = manifest.observation_fields
+        self._scale = manifest.action_factor / parameters.action_factor
 
     def action(self, observation: Sequence[float] | NDArray[np.floating[Any]]) -> float:
         """The action for one observation in servers, by the fleet's own `action_factor`."""
-        return self._scale * self._policy.action(observation)
+        return self._scale * _loaded(self.version).action(observation)
 
 
 def first_policy(parameters: FleetParameters) -> Policy:
     """What serves a fleet that has no champion: the general policy where it fits, else the rule."""
     manifest = general_manifest(parameters)
-    if manifest is None:
-        return RulePolicy(parameters)
-    return GeneralPolicy(_loaded(manifest.version), parameters)
+    return RulePolicy(parameters) if manifest is None else GeneralPolicy(manifest, parameters)
 
 
 def general_manifest(parameters: FleetParameters) -> PolicyManifest | None:
     """Of the general policy that sees what the fleet can show; None where there is none."""
-    for version in GENERAL_STORE.versions(GENERAL):
-        manifest = GENERAL_STORE.manifest(GENERAL, version)
-        if manifest.observation_fields == parameters.observation_fields:
-            return manifest
-    return None
+    fits = (one for one in _generals() if one.observation_fields == parameters.observation_fields)
+    return next(fits, None)
+
+
+@cache
+def _generals() -> tuple[PolicyManifest, ...]:
+    versions = GENERAL_STORE.versions(GENERAL)
+    return tuple(GENERAL_STORE.manifest(GENERAL, version) for version in versions)
 
 
 @cache
 def _loaded(version: str) -> LearntPolicy:
-    """One interpreter for all fleets."""
+    """One interpreter for all fleets, made when it is first asked."""
     manifest = GENERAL_STORE.manifest(GENERAL, version)
     return LearntPolicy(GENERAL_STORE.read(manifest, LITERT_MODEL), manifest)
 

@@ -1,6 +1,7 @@
 """A SageMaker container's `/invocations`: observations in, actions out."""
 
 import math
+from functools import cache
 from types import NoneType
 from typing import Any
 
@@ -66,32 +67,30 @@ def observations(
     """
     notebook = notebook_fields(parameters.history_len)
     allowed = {int, float} if fields == notebook else {int, float, NoneType}
+    expected = _expected(fields, notebook)
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise BadInput(f"the body is not JSON: {error}; {_expected(fields)}") from None
+        raise BadInput(f"the body is not JSON: {error}; {expected}") from None
     rows = _rows(body)
     if rows is None:
-        raise BadInput(f"the body has none of the known forms; {_expected(fields)}")
+        raise BadInput(f"the body has none of the known forms; {expected}")
     if len(rows) > ROWS_LIMIT:
         raise BadInput(f"the body has {len(rows)} observations: send at most {ROWS_LIMIT}")
     for row in rows:
         if not isinstance(row, list) or len(row) not in (len(fields), len(notebook)):
             found = f"{len(row)} numbers" if isinstance(row, list) else type(row).__name__
-            raise BadInput(f"an observation has the wrong length ({found}); {_expected(fields)}")
+            raise BadInput(f"an observation has the wrong length ({found}); {expected}")
         # bool is an int to isinstance; a type set is also the quickest check.
         kinds = {*map(type, row)}
         if not kinds <= allowed:
-            raise BadInput(f"an observation has something else than numbers; {_expected(fields)}")
+            raise BadInput(f"an observation has something else than numbers; {expected}")
         if NoneType in kinds and not _enough(row, fields, notebook):
-            raise BadInput(
-                f"an observation has null for a number that is always known; {_expected(fields)}"
-            )
+            raise BadInput(f"an observation has null for a number that is always known; {expected}")
         numbers = [value for value in row if value is not None] if NoneType in kinds else row
         if max(numbers) > MAX_SERVERS_EVER or min(numbers) < -MAX_SERVERS_EVER:
             raise BadInput(
-                f"an observation has a number beyond {MAX_SERVERS_EVER} servers; "
-                f"{_expected(fields)}"
+                f"an observation has a number beyond {MAX_SERVERS_EVER} servers; {expected}"
             )
     return [_of_fields(row, fields) for row in rows]
 
@@ -138,8 +137,12 @@ def _rows(body: Any) -> list[Any] | None:
     return value if form in _FORMS and isinstance(value, list) and value else None
 
 
-def _expected(fields: tuple[str, ...]) -> str:
-    return (
-        f"send [{len(fields)} numbers], or them as a row in {{'instances': [[..]]}} or "
-        f"{{'inputs': [[..]]}}, or {{'observation': [..]}}: {', '.join(fields)}"
+@cache
+def _expected(fields: tuple[str, ...], notebook: tuple[str, ...]) -> str:
+    expected = (
+        f"send [{len(notebook)} numbers], or them as a row in {{'instances': [[..]]}} or "
+        f"{{'inputs': [[..]]}}, or {{'observation': [..]}}: {', '.join(notebook)}"
     )
+    if fields == notebook:
+        return expected
+    return f"{expected}; or the {len(fields)} that the policy sees: {', '.join(fields)}"

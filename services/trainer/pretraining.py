@@ -21,9 +21,8 @@ SERIES = 300
 """Made-up fleets to learn from; a tenth as many more to score on."""
 OF_EACH = 1_000
 """Decisions of each, from all over it."""
-BEGINNINGS = 125
-"""And of its first `BEGINNING_ROWS`, where history hardly reaches."""
-BEGINNING_ROWS = 120
+BEGINNINGS = ((8, 100), (120, 100))
+"""And of its first rows, where history hardly reaches: so many rows, so many decisions."""
 UPDATES = 8_000
 WEIGHT_DECAY = 1e-4
 """There is more to learn from than a fleet has, so less to overfit to."""
@@ -76,12 +75,13 @@ def _decisions(
     for number in range(SERIES):
         history = synthetic_history(rng)
         rows = decision_rows(Recorded.unbroken(history), parameters)
-        drawn = (rng.choice(rows, OF_EACH), rng.choice(rows[:BEGINNING_ROWS], BEGINNINGS))
-        rows = np.concatenate(drawn)
+        parts = ((len(rows), OF_EACH), *BEGINNINGS)
+        rows = np.concatenate([rng.choice(rows[:first], count) for first, count in parts])
         seen.append(observations_after(history, parameters, rows).astype(np.float32))
         met.append(history.demands[rows + parameters.lead_steps].astype(np.float32))
         tell(0.0, f"{number + 1} of {SERIES} fleets made up")
-    return Decisions(np.concatenate(seen), np.concatenate(met), SERIES * (OF_EACH + BEGINNINGS))
+    outcomes = np.concatenate(met)
+    return Decisions(np.concatenate(seen), outcomes, len(outcomes))
 
 
 def _scores(

@@ -17,6 +17,7 @@ from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput
 from shared.messages import Champion, Decision, Demand
+from shared.policies import first_policy
 from shared.policy_store import LITERT_MODEL, PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW, a_decision
@@ -207,8 +208,16 @@ async def test_invocations_keep_to_the_limits_and_the_order(
     assert answer["predictions"][1] == [pytest.approx(10.0)]
 
 
-async def test_without_a_champion_the_rule_answers(client):
+async def test_without_a_champion_the_general_policy_answers(client):
     answer = (await client.post("/invocations", json={"observation": ROW})).json()
+    assert answer["policy_version"].startswith("general-5-")
+    assert 50 <= answer["num_of_gameservers"][0] <= 65, "a level demand of 50, and some headroom"
+
+
+async def test_where_the_general_policy_does_not_fit_the_rule_answers(client):
+    """It is made for servers that take five steps; `eu-west` has three."""
+    body = {"observation": [50.0] * 6}
+    answer = (await client.post("/invocations", params={"fleet": "eu-west"}, json=body)).json()
     # A level demand of 50 with a tenth of headroom.
     assert answer["predictions"] == [[pytest.approx(0.55)]]
     assert answer["num_of_gameservers"] == [55]
@@ -269,7 +278,7 @@ async def test_too_much_at_once_is_413(client):
 
 
 async def test_a_new_champion_serves_within_a_second(client, bus, store, publish_policy):
-    await served(client, "rule:trend")
+    await served(client, first_policy(FLEETS["default"].parameters).version)
     for version in ("v1", "v2"):
         await bus.publish(CHAMPIONS, "default", publish_policy(store, version))
         await served(client, version)
@@ -402,7 +411,7 @@ async def test_policies_are_listed(client, bus, store, publish_policy):
     assert empty == {
         "fleet": "default",
         "champion": None,
-        "serving": "rule:trend",
+        "serving": first_policy(FLEETS["default"].parameters).version,
         "policies": [],
     }
     publish_policy(store, "v1")
