@@ -48,7 +48,7 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
             for index, fleet in enumerate(fleets.names)
         ]
         gc.freeze()
-        await step_fleets(steppers, champions, bus, stop)
+        await step_fleets(steppers, champions, bus, stop, settings.heartbeat)
     await bus.close()
 
 

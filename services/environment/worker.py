@@ -1,8 +1,10 @@
 """The stepping worker: one asyncio task a fleet, each on its own clock."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -20,6 +22,7 @@ from shared.bus import CHAMPIONS, Bus, TrainingQueue
 from shared.champions import Champions
 from shared.errors import BusAway, DemandMissing, StepConflict
 from shared.messages import Champion, FleetRecord, TrainingJob
+from shared.probe import beat
 from shared.settings import FleetSettings
 
 BUS_RETRY_SECONDS = 0.5
@@ -32,6 +35,8 @@ FIRST_DEMAND_SECONDS = 5.0
 """How often a fleet that has never seen demand looks for it, if that is sooner than a step."""
 TRAINING_OVERHEAD_SECONDS = 300.0
 """What a training job may take beside learning: start of Ray, export, checks."""
+BEAT_SECONDS = 2.0
+"""Between two signs of life."""
 
 T = TypeVar("T")
 
@@ -206,11 +211,18 @@ class FleetStepper:
 
 
 async def step_fleets(
-    steppers: Sequence[FleetStepper], champions: Champions, bus: Bus, stop: asyncio.Event
+    steppers: Sequence[FleetStepper],
+    champions: Champions,
+    bus: Bus,
+    stop: asyncio.Event,
+    heartbeat: Path | None = None,
 ) -> None:
     """Step every fleet and follow its champion until `stop`; then let steps under way finish."""
     await champions.load_all()
-    tasks = [asyncio.create_task(_follow_champions(champions, bus))]
+    tasks = [
+        asyncio.create_task(_follow_champions(champions, bus)),
+        asyncio.create_task(_keep_beating(bus, heartbeat)),
+    ]
     tasks += [asyncio.create_task(stepper.run()) for stepper in steppers]
     _log.info("environment_ready", fleets=len(steppers))
     await stop.wait()
@@ -228,3 +240,12 @@ async def _follow_champions(champions: Champions, bus: Bus) -> None:
     async for change in bus.follow(CHAMPIONS):
         assert isinstance(change, Champion)
         await champions.apply(change)
+
+
+async def _keep_beating(bus: Bus, heartbeat: Path | None) -> None:
+    """A sign of life whenever this loop turns and Redis answers."""
+    while True:
+        with contextlib.suppress(BusAway):
+            await bus.ping()
+            beat(heartbeat)
+        await asyncio.sleep(BEAT_SECONDS)
