@@ -4,11 +4,14 @@ import asyncio
 
 import structlog
 
-from shared.errors import PolicyCorrupt, PolicyError, UnknownFleet
+from shared.errors import PolicyCorrupt, PolicyError, StoreAway, UnknownFleet
 from shared.messages import Champion
 from shared.policies import LearntPolicy, Policy, RulePolicy, load_policy
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets
+
+RELOAD_SECONDS = 30.0
+"""The store is looked at this often: nobody tells of a champion while Redis is away."""
 
 _log = structlog.get_logger(__name__)
 
@@ -28,6 +31,7 @@ class Champions:
         }
         self._refused: dict[str, str] = {}
         self._loading = asyncio.Lock()
+        self._away = False
         self.refused = 0
         """Policies refused since the start; a version that is tried again counts once."""
 
@@ -41,7 +45,14 @@ class Champions:
     async def load_all(self) -> None:
         """Load every fleet's champion from the store, where it is not the one that serves."""
         for fleet in self._fleets.names:
-            await self._load(fleet, None)
+            if not await self._load(fleet, None):
+                return
+
+    async def reload(self) -> None:
+        """Load what has moved, every `RELOAD_SECONDS`, until cancelled."""
+        while True:
+            await asyncio.sleep(RELOAD_SECONDS)
+            await self.load_all()
 
     async def apply(self, champion: Champion) -> bool:
         """Follow a champion that has moved; say whether its version serves now."""
@@ -50,18 +61,27 @@ class Champions:
         await self._load(champion.fleet, champion)
         return self._serving[champion.fleet].version == champion.version
 
-    async def _load(self, fleet: str, told: Champion | None) -> None:
-        """Reads files and hashes them, so off the event loop."""
+    async def _load(self, fleet: str, told: Champion | None) -> bool:
+        """Whether the store answers. Reads files and hashes them, so off the event loop."""
         async with self._loading:
             try:
                 policy = await asyncio.to_thread(self._read, fleet, told)
+            except StoreAway as away:
+                if not self._away:
+                    _log.warning("policy_store_is_away", reason=str(away))
+                self._away = True
+                return False
             except (PolicyError, OSError) as error:
                 self._refuse(fleet, error)
-                return
+                policy = None
+            if self._away:
+                self._away = False
+                _log.info("policy_store_is_back")
             if policy is not None:
                 self._serving[fleet] = policy
                 self._refused.pop(fleet, None)
                 _log.info("policy_loaded", fleet=fleet, version=policy.version)
+            return True
 
     def _read(self, fleet: str, told: Champion | None) -> LearntPolicy | None:
         """The policy to change to, or None when there is nothing to change."""

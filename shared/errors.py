@@ -6,6 +6,7 @@
     │   └── UnknownField         an observation's field that is none
     ├── UnknownFleet             no such fleet                          (HTTP 404)
     ├── BusAway                  Redis does not answer                  (HTTP 503, Retry-After)
+    ├── StoreAway                the policy store in S3 does not answer      (HTTP 503)
     ├── DemandMissing            the matchmaker says nothing usable
     ├── StepConflict             the fleet's next step was committed by somebody else
     └── PolicyError              a policy can't be used
@@ -48,6 +49,10 @@ class UnknownFleet(AutopilotError):
 
 class BusAway(AutopilotError):
     """Redis does not answer; try again."""
+
+
+class StoreAway(AutopilotError):
+    """The policy store does not answer, or refuses; what serves goes on serving, try again."""
 
 
 class DemandMissing(AutopilotError):

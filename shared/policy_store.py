@@ -1,30 +1,52 @@
-"""Where policy versions and champions live: a folder.
+"""Where policy versions and champions live: in a folder, or in S3.
 
-`<root>/<fleet>/<version>/` holds an artefact (see `PolicyManifest`), complete or not there at
-all: it is written in a hidden folder beside it and renamed. `<root>/<fleet>/champion.json` is
-the pointer to the version that serves, replaced in one step.
+`<store>/<fleet>/<version>/` holds an artefact (see `PolicyManifest`), complete or not there at
+all. `<store>/<fleet>/champion.json` is the pointer to the version that serves, replaced in one
+step. How files come to be so is `FolderFiles`' and `S3Files`' affair.
 """
 
 import hashlib
-import os
-import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import ValidationError
 
 from shared.errors import BadInput, BadSetting, PolicyCorrupt, PolicyMissing
 from shared.messages import Champion, PolicyManifest
+from shared.policy_store_folder import FolderFiles, write_to_disk
 
 MANIFEST = "policy.json"
 LITERT_MODEL = "policy.tflite"
 SAVED_MODEL = "tf-model/00000001"
 CHECKPOINT = "checkpoint"
 _CHAMPION = "champion.json"
+
+
+class Files(Protocol):
+    """What a store needs of a place; a folder is complete once its `mark` is there."""
+
+    def folders(self) -> list[str]: ...
+
+    def complete(self, within: str, mark: str) -> list[str]: ...
+
+    def read(self, name: str) -> bytes: ...
+
+    def change(self, name: str, change: Callable[[bytes | None], bytes]) -> None: ...
+
+    def drafting(self, name: str) -> AbstractContextManager[Path]: ...
+
+    def add(self, draft: Path, name: str, mark: str) -> None: ...
+
+    def fetched(self, name: str) -> AbstractContextManager[Path]: ...
+
+    def remove(self, name: str, mark: str) -> None: ...
+
+    def sweep(self, within: str, mark: str) -> None: ...
 
 
 def new_version(now: datetime) -> str:
@@ -34,60 +56,61 @@ def new_version(now: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PolicyStore:
-    """Policies of every fleet under one folder."""
+    """Policies of every fleet in one place. In S3 every method may raise `StoreAway`."""
 
-    root: Path
+    files: Files
 
     @classmethod
-    def at(cls, location: str) -> "PolicyStore":
-        """The store that a setting names; raises `BadSetting` for what is not a folder."""
-        if "://" in location:
+    def at(cls, location: str | Path) -> "PolicyStore":
+        """The store that a setting names; raises `BadSetting` for one that can't be used."""
+        place = str(location)
+        if place.startswith("s3://"):
+            from shared.policy_store_s3 import S3Files
+
+            return cls(S3Files.connect(place))
+        if "://" in place:
             raise BadSetting(
-                f"AUTOPILOT_POLICY_STORE={location} is not supported yet: give the path of a folder"
+                f"AUTOPILOT_POLICY_STORE={place} is no policy store: give the path of a folder, "
+                "or s3://bucket/prefix"
             )
-        return cls(Path(location))
+        return cls(FolderFiles(Path(place)))
 
     def fleets(self) -> list[str]:
         """Fleets that have a folder here."""
-        if not self.root.is_dir():
-            return []
-        return sorted(path.name for path in self.root.iterdir() if path.is_dir())
+        return self.files.folders()
 
     def versions(self, fleet: str) -> list[str]:
         """Complete versions of a fleet, oldest first."""
-        folder = self.root / fleet
-        if not folder.is_dir():
-            return []
-        return sorted(
-            path.name
-            for path in folder.iterdir()
-            if not path.name.startswith(".") and (path / MANIFEST).is_file()
-        )
-
-    def path(self, fleet: str, version: str) -> Path:
-        """Folder of a version, whether or not it is there."""
-        return self.root / fleet / version
+        return self.files.complete(fleet, MANIFEST)
 
     def manifest(self, fleet: str, version: str) -> PolicyManifest:
         """Read a version's `policy.json`; raises `PolicyMissing` or `PolicyCorrupt`."""
+        name = f"{fleet}/{version}/{MANIFEST}"
         try:
-            return read_manifest(self.path(fleet, version))
-        except PolicyMissing:
+            content = self.files.read(name)
+        except FileNotFoundError:
             raise PolicyMissing(f"fleet {fleet!r} has no policy version {version!r}") from None
+        return _manifest_of(content, f"{self.files}/{name}")
 
     def read(self, manifest: PolicyManifest, name: str) -> bytes:
         """A file of an artefact, checked against its sha256; raises `PolicyCorrupt`."""
-        return read_checked(self.path(manifest.fleet, manifest.version), manifest, name)
+        version = f"{manifest.fleet}/{manifest.version}"
+        return _checked(manifest, name, lambda: self.files.read(f"{version}/{name}"))
+
+    @contextmanager
+    def fetched(self, fleet: str, version: str, part: str = "") -> Iterator[Path]:
+        """A version's folder, or a part of it, on this machine while the block runs; read only.
+
+        Empty, or not there, where the version has no such part.
+        """
+        with self.files.fetched(f"{fleet}/{version}/{part}".rstrip("/")) as folder:
+            yield folder
 
     @contextmanager
     def writing(self, fleet: str, version: str) -> Iterator[Path]:
         """A hidden folder to write an artefact in; what is left in it goes when the block ends."""
-        folder = self.root / fleet / f".{version}.partial"
-        folder.mkdir(parents=True)
-        try:
+        with self.files.drafting(f"{fleet}/{version}") as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def retire(self, fleet: str, version: str) -> None:
         """Delete a version; raises `PolicyMissing`, or `BadInput` for the one that serves."""
@@ -95,28 +118,28 @@ class PolicyStore:
         champion = self.champion(fleet)
         if champion is not None and champion.version == version:
             raise BadInput(f"{version} serves fleet {fleet!r}: promote another version first")
-        shutil.rmtree(self.path(fleet, version))
+        self.files.remove(f"{fleet}/{version}", MANIFEST)
 
     def sweep(self, fleet: str) -> None:
         """Remove what killed writers of a fleet left; only while nobody else writes for it."""
-        for folder in (self.root / fleet).glob(".*.partial"):
-            shutil.rmtree(folder, ignore_errors=True)
+        self.files.sweep(fleet, MANIFEST)
 
     def publish(self, draft: PolicyManifest, folder: Path) -> PolicyManifest:
-        """Make a written folder a version: digests, manifest, one rename. Not yet champion."""
-        return seal(draft, folder, self.path(draft.fleet, draft.version))
+        """Make a written folder a version: digests, manifest, one step. Not yet champion.
+
+        Raises `FileExistsError` if the version is there already.
+        """
+        manifest = _sealed(draft, folder)
+        self.files.add(folder, f"{draft.fleet}/{draft.version}", MANIFEST)
+        return manifest
 
     def champion(self, fleet: str) -> Champion | None:
         """The version that serves, or None; raises `PolicyCorrupt` for a broken pointer."""
-        path = self.root / fleet / _CHAMPION
         try:
-            return Champion.model_validate_json(path.read_bytes())
+            content = self.files.read(f"{fleet}/{_CHAMPION}")
         except FileNotFoundError:
             return None
-        except ValidationError as error:
-            raise PolicyCorrupt(
-                f"{path} is not a champion pointer: {error.errors()[0]['msg']}"
-            ) from error
+        return _champion_of(content, f"{self.files}/{fleet}/{_CHAMPION}")
 
     def set_champion(self, fleet: str, version: str, since: datetime) -> Champion:
         """Point at a version, in one step; raises `PolicyMissing` if it is not there.
@@ -124,38 +147,53 @@ class PolicyStore:
         The version that served before becomes the runner-up.
         """
         self.manifest(fleet, version)
-        try:
-            before = self.champion(fleet)
-        except PolicyCorrupt:
-            before = None  # it is about to be mended
-        runner_up = None
-        if before is not None:
-            runner_up = before.runner_up if before.version == version else before.version
-        champion = Champion(fleet=fleet, version=version, since=since, runner_up=runner_up)
-        _write(self.root / fleet / _CHAMPION, champion.model_dump_json())
-        return champion
+        pointers: list[Champion] = []
+
+        def move(content: bytes | None) -> bytes:
+            try:
+                before = None if content is None else _champion_of(content, _CHAMPION)
+            except PolicyCorrupt:
+                before = None  # it is about to be mended
+            runner_up = None
+            if before is not None:
+                runner_up = before.runner_up if before.version == version else before.version
+            pointers.append(
+                Champion(fleet=fleet, version=version, since=since, runner_up=runner_up)
+            )
+            return pointers[-1].model_dump_json().encode()
+
+        self.files.change(f"{fleet}/{_CHAMPION}", move)
+        return pointers[-1]
 
 
 def read_manifest(folder: Path) -> PolicyManifest:
     """`policy.json` of the artefact in a folder; raises `PolicyMissing` or `PolicyCorrupt`."""
     path = folder / MANIFEST
     try:
-        return PolicyManifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise PolicyMissing(f"there is no policy in {folder}: it has no {MANIFEST}") from None
-    except ValidationError as error:
-        raise PolicyCorrupt(
-            f"{path} is not a policy manifest: {error.errors()[0]['msg']}"
-        ) from error
+    return _manifest_of(content, str(path))
 
 
 def read_checked(folder: Path, manifest: PolicyManifest, name: str) -> bytes:
     """A file of the artefact in a folder; raises `PolicyCorrupt` when its sha256 is another."""
+    return _checked(manifest, name, (folder / name).read_bytes)
+
+
+def seal(draft: PolicyManifest, folder: Path, destination: Path) -> PolicyManifest:
+    """Add digests and manifest to a written folder, and give it its name in one step."""
+    manifest = _sealed(draft, folder)
+    folder.rename(destination)
+    return manifest
+
+
+def _checked(manifest: PolicyManifest, name: str, read: Callable[[], bytes]) -> bytes:
     expected = manifest.sha256.get(name)
     if expected is None:
         raise PolicyCorrupt(f"policy {manifest.version} does not list {name} in its manifest")
     try:
-        content = (folder / name).read_bytes()
+        content = read()
     except OSError as error:
         raise PolicyCorrupt(f"policy {manifest.version}: can't read {name}: {error}") from error
     if hashlib.sha256(content).hexdigest() != expected:
@@ -165,27 +203,31 @@ def read_checked(folder: Path, manifest: PolicyManifest, name: str) -> bytes:
     return content
 
 
-def seal(draft: PolicyManifest, folder: Path, destination: Path) -> PolicyManifest:
-    """Add digests and manifest to a written folder, and give it its name in one step."""
-    manifest = draft.model_copy(update={"sha256": _digests(folder)})
-    _write(folder / MANIFEST, manifest.model_dump_json(indent=2))
-    folder.rename(destination)
-    return manifest
-
-
-def _digests(folder: Path) -> dict[str, str]:
+def _sealed(draft: PolicyManifest, folder: Path) -> PolicyManifest:
+    """Write the manifest, with the digest of every file, into an artefact's folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
+    digests = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
     }
+    manifest = draft.model_copy(update={"sha256": digests})
+    write_to_disk(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
+    return manifest
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a file in one step, and have it on disk before its name."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:6]}")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _manifest_of(content: bytes, where: str) -> PolicyManifest:
+    try:
+        return PolicyManifest.model_validate_json(content)
+    except ValidationError as error:
+        raise PolicyCorrupt(
+            f"{where} is not a policy manifest: {error.errors()[0]['msg']}"
+        ) from error
+
+
+def _champion_of(content: bytes, where: str) -> Champion:
+    try:
+        return Champion.model_validate_json(content)
+    except ValidationError as error:
+        raise PolicyCorrupt(
+            f"{where} is not a champion pointer: {error.errors()[0]['msg']}"
+        ) from error

@@ -20,6 +20,7 @@ from shared.errors import (
     DemandMissing,
     PolicyError,
     PolicyMissing,
+    StoreAway,
     UnknownFleet,
 )
 
@@ -31,6 +32,7 @@ _STATUS: dict[type[AutopilotError], int] = {
     BadInput: 422,
     UnknownFleet: 404,
     BusAway: 503,
+    StoreAway: 503,
     DemandMissing: 503,
     PolicyMissing: 404,
     PolicyError: 503,

@@ -4,6 +4,7 @@ Named as the notebook names its parameters. A fleet file (`AUTOPILOT_FLEETS`, TO
 fleet) may set any of `FleetSettings` for a fleet, in lower case.
 """
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,8 @@ from shared.errors import BadSetting, UnknownFleet
 from shared.messages import MAX_SERVERS_EVER, FleetId
 
 PREFIX = "AUTOPILOT_"
+REGION_OF_AN_ENDPOINT = "us-east-1"
+"""For signatures, where an AWS endpoint is set and no region."""
 LOCAL_DEMAND = "local"
 """The `gs_inventory_url` that means the notebook's own sine."""
 SHORTEST_TTL_SECONDS = 5.0
@@ -115,6 +118,7 @@ class Settings(BaseSettings):
     )
     """Set it to use a Redis of your own."""
     policy_store: str = ".autopilot/policies"
+    """A folder that all services share, or s3://bucket/prefix."""
     fleets: Path | None = None
     """A TOML file, a table a fleet. Without one there is one fleet, `default`."""
 
@@ -178,6 +182,18 @@ def load_fleets(settings: Settings) -> Fleets:
     if settings.fleets is not None:
         tables = _tables(settings.fleets)
     return Fleets({name: _fleet(name, table) for name, table in tables.items()})
+
+
+def aws_endpoint(service: str) -> str | None:
+    """Where AWS's standard variables say that a service is, instead of at AWS."""
+    own = os.environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
+    return own or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def aws_region(service: str) -> str | None:
+    """The region by AWS's standard variables; None where neither it nor an endpoint is set."""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return region or (REGION_OF_AN_ENDPOINT if aws_endpoint(service) else None)
 
 
 def _fleet(name: str, table: dict[str, Any]) -> FleetSettings:

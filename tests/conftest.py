@@ -1,5 +1,6 @@
 """Fixtures that every layer shares: a real Redis, and HTTP clients of apps."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -83,6 +84,49 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
 def unused_port() -> Callable[[], int]:
     """Finds a port that nothing listens on."""
     return free_port
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[Any]:
+    """The AWS of the whole run; use `moto`."""
+    from tests.aws import Moto
+
+    moto = Moto()
+    yield moto
+    moto.stop()
+
+
+@pytest.fixture
+def moto(moto_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An AWS that its standard variables point at; started, and empty."""
+    moto = moto_server
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto.url)
+    moto.start()
+    moto.forget()
+    return moto
+
+
+@pytest.fixture
+def bucket(moto: Any) -> str:
+    """An empty bucket of `moto`."""
+    import boto3
+
+    client = boto3.client("s3", region_name="us-east-1")
+    client.create_bucket(Bucket="policies")
+    client.close()
+    return "policies"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> PolicyStore:
+    """An empty policy store: in a folder, and again in S3."""
+    if request.param == "folder":
+        return PolicyStore.at(tmp_path / "policies")
+    return PolicyStore.at(f"s3://{request.getfixturevalue('bucket')}/all/policies")
 
 
 class ClientOf(Protocol):

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from services.cli import learning_commands
+from services.cli.export import export_policy
 from services.cli.play import Matchmaker, sine_demands, trace_demands
 from services.cli.policies import list_policies, promote, retire, rollback, show_policy
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
@@ -132,6 +133,23 @@ def policies_rollback(fleet: FleetOption = "default") -> None:
 def policies_retire(version: str, fleet: FleetOption = "default") -> None:
     """Delete a version that does not serve."""
     retire(load_settings(), fleet, version, Console())
+
+
+@policies.command("export")
+def policies_export(
+    out: Annotated[
+        Path, typer.Option(help="A new folder, or with --sagemaker a new file: model.tar.gz.")
+    ],
+    version: Annotated[
+        str | None, typer.Argument(help="The version [default: the champion].")
+    ] = None,
+    fleet: FleetOption = "default",
+    sagemaker: Annotated[
+        bool, typer.Option("--sagemaker", help="What a SageMaker TensorFlow endpoint takes.")
+    ] = False,
+) -> None:
+    """Write a version's files out of the store."""
+    export_policy(load_settings(), fleet, version, out, Console(), sagemaker=sagemaker)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shared.core.backtest import Act
-from shared.errors import BadInput, PolicyError
+from shared.errors import BadInput, PolicyError, PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policies import LearntPolicy
 from shared.policy_store import LITERT_MODEL, PolicyStore, read_checked, read_manifest
@@ -21,15 +21,19 @@ def load_artefact(folder: Path) -> LearntPolicy:
 
 def find_artefact(name: str, fleet: str, settings: Settings) -> LearntPolicy:
     """The policy that DIR or VERSION names: a folder first, else a version in the store."""
-    folder = Path(name)
-    if not folder.exists():
-        folder = PolicyStore.at(settings.policy_store).path(fleet, name)
-        if not folder.exists():
-            raise BadInput(
-                f"--policy {name}: there is no such folder, and no such version of fleet "
-                f"{fleet!r} in {settings.policy_store}"
-            )
-    return load_artefact(folder)
+    if Path(name).exists():
+        return load_artefact(Path(name))
+    store = PolicyStore.at(settings.policy_store)
+    try:
+        manifest = store.manifest(fleet, name)
+        return LearntPolicy(store.read(manifest, LITERT_MODEL), manifest)
+    except PolicyMissing:
+        raise BadInput(
+            f"--policy {name}: there is no such folder, and no such version of fleet "
+            f"{fleet!r} in {settings.policy_store}"
+        ) from None
+    except PolicyError as error:
+        raise BadInput(f"--policy {name}: {error}") from error
 
 
 def act_of(policy: LearntPolicy) -> Act:

@@ -19,6 +19,13 @@ def check_can_write(path: Path | None, option: str) -> None:
     _check_parent(path, option)
 
 
+def check_new_file(path: Path, option: str) -> None:
+    """Raise `BadInput` unless a file can be put there without replacing anything."""
+    check_can_write(path, option)
+    if path.exists():
+        raise BadInput(f"{option} {path} is there already: name a new file")
+
+
 def check_new_folder(path: Path, option: str) -> None:
     """Raise `BadInput` unless a folder can be made there, or an empty one is there."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):

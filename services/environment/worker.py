@@ -221,6 +221,7 @@ async def step_fleets(
     await champions.load_all()
     tasks = [
         asyncio.create_task(_follow_champions(champions, bus)),
+        asyncio.create_task(champions.reload()),
         asyncio.create_task(_keep_beating(bus, heartbeat)),
     ]
     tasks += [asyncio.create_task(stepper.run()) for stepper in steppers]

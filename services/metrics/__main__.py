@@ -1,7 +1,5 @@
 """`python -m services.metrics`: wiring."""
 
-import os
-
 from prometheus_client import CollectorRegistry
 
 from services.metrics.app import create_app
@@ -11,10 +9,7 @@ from shared.bus import Bus
 from shared.entry import run_service
 from shared.http import serve
 from shared.messages import utc_now
-from shared.settings import Fleets, Settings
-
-REGION_OF_AN_ENDPOINT = "us-east-1"
-"""For signatures, where an endpoint is set and no region."""
+from shared.settings import Fleets, Settings, aws_region
 
 
 def main(settings: Settings, fleets: Fleets) -> None:
@@ -30,12 +25,12 @@ def main(settings: Settings, fleets: Fleets) -> None:
 
 def _cloudwatch(namespace: str, registry: CollectorRegistry) -> Handle | None:
     """Puts to CloudWatch, or None where AWS's standard variables don't name a place for it."""
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not region and not os.environ.get("AWS_ENDPOINT_URL"):
+    region = aws_region("cloudwatch")
+    if region is None:
         return None
     from services.metrics.cloudwatch import CloudWatch, connect
 
-    client = connect(region or REGION_OF_AN_ENDPOINT)
+    client = connect(region)
     return CloudWatch(client, namespace, registry, utc_now).put
 
 

@@ -11,8 +11,6 @@ from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, Bus
 from shared.champions import Champions
 from shared.messages import Champion
 
-RELOAD_SECONDS = 30.0
-"""The store is looked at this often too: nobody tells of a champion while Redis is away."""
 RESTART_SECONDS = 1.0
 STOP_SECONDS = 2.0
 
@@ -30,13 +28,11 @@ async def following(bus: Bus, board: Board, champions: Champions) -> AsyncIterat
             else:
                 board.hear(message)
 
-    async def reload() -> None:
-        while True:
-            await asyncio.sleep(RELOAD_SECONDS)
-            await champions.load_all()
-
     await champions.load_all()
-    tasks = [asyncio.create_task(_for_ever(follow)), asyncio.create_task(_for_ever(reload))]
+    tasks = [
+        asyncio.create_task(_for_ever(follow)),
+        asyncio.create_task(_for_ever(champions.reload)),
+    ]
     try:
         yield
     finally:

@@ -11,7 +11,8 @@ would do now, such as the rule's or an older policy's; from its own newest ones 
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -70,8 +71,8 @@ class Job:
 
 def used_up_to(store: PolicyStore, fleet: str) -> datetime | None:
     """When the newest transition that the fleet has learnt from was due."""
-    newest = WorkingFolder(store, fleet).newest()
-    return None if newest is None else newest[0].used_up_to
+    state = WorkingFolder(store, fleet).state()
+    return None if state is None else state.used_up_to
 
 
 def learn_on_policy(
@@ -91,20 +92,20 @@ def learn_on_policy(
     """
     stages = Stages()
     working = WorkingFolder(store, job.fleet)
-    start = _start(job, store, working)
-    since = None if start.state is None else start.state.used_up_to
-    unused = [
-        transition
-        for transition in usable(transitions, job.parameters)
-        if since is None or transition.at > since
-    ]
-    full = len(unused) // job.batch_size
-    if not full and not start.unpublished:
-        raise TooLittleHistory(
-            f"{len(unused)} new live transitions can be learnt from and a batch is "
-            f"{job.batch_size}: let the fleet run on, or lower AUTOPILOT_TRAIN_BATCH_SIZE"
-        )
-    learner = _Learner(job, working, start, unused)
+    with _start(job, store, working) as start:
+        since = None if start.state is None else start.state.used_up_to
+        unused = [
+            transition
+            for transition in usable(transitions, job.parameters)
+            if since is None or transition.at > since
+        ]
+        full = len(unused) // job.batch_size
+        if not full and not start.unpublished:
+            raise TooLittleHistory(
+                f"{len(unused)} new live transitions can be learnt from and a batch is "
+                f"{job.batch_size}: let the fleet run on, or lower AUTOPILOT_TRAIN_BATCH_SIZE"
+            )
+        learner = _Learner(job, working, start, unused)
     try:
         stages.done("build")
         for first in range(0, full * job.batch_size, job.batch_size):
@@ -136,7 +137,8 @@ class _Start:
     module: ResidualModule | None
     """Weights to begin with; None for fresh ones."""
     checkpoint: Path | None
-    """The learner group's, to restore whole: weights, optimiser, KL coefficient."""
+    """The learner group's, to restore whole: weights, optimiser, KL coefficient; may be a copy
+    that goes with the block."""
     unpublished: bool
     """Whether a job has died between an update and publishing."""
 
@@ -222,24 +224,28 @@ class _Learner:
         self.module.set_state(self._group.get_weights()[DEFAULT_MODULE_ID])
 
 
-def _start(job: Job, store: PolicyStore, working: WorkingFolder) -> _Start:
+@contextmanager
+def _start(job: Job, store: PolicyStore, working: WorkingFolder) -> Iterator[_Start]:
     """The fleet's newest checkpoint if it belongs to the champion, else the champion."""
     pointer = store.champion(job.fleet)
     champion = None if pointer is None else pointer.version
-    state, own, mine, theirs = None, None, None, None
-    published = of_champion = False
-    newest = working.newest()
-    if newest is not None:
-        state, own = newest
-        mine = _fitting(own, job)
-        published = state.version in store.versions(job.fleet)
-        of_champion = champion == (state.version if published else state.began_from)
-    if champion is not None and not (mine is not None and of_champion):
-        theirs = _fitting(store.path(job.fleet, champion) / CHECKPOINT / LEARNER_GROUP, job)
-    if mine is None or theirs is not None:
-        return _Start(champion, state, theirs, None, unpublished=False)
-    # Also where the champion has no checkpoint to go on from.
-    return _Start(champion, state, mine, own, unpublished=of_champion and not published)
+    state = working.state()
+    with ExitStack() as fetched:
+        own, mine, theirs = None, None, None
+        published = of_champion = False
+        if state is not None:
+            own = fetched.enter_context(working.checkpoint(state))
+            mine = _fitting(own, job)
+            published = state.version in store.versions(job.fleet)
+            of_champion = champion == (state.version if published else state.began_from)
+        if champion is not None and not (mine is not None and of_champion):
+            with store.fetched(job.fleet, champion, CHECKPOINT) as checkpoint:
+                theirs = _fitting(checkpoint / LEARNER_GROUP, job)
+        if mine is None or theirs is not None:
+            yield _Start(champion, state, theirs, None, unpublished=False)
+        else:
+            # Also where the champion has no checkpoint to go on from.
+            yield _Start(champion, state, mine, own, unpublished=of_champion and not published)
 
 
 def _fitting(learner_group: Path, job: Job) -> ResidualModule | None:

@@ -10,8 +10,8 @@
 """
 
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,6 @@ from shared.policy_store import PolicyStore
 _FOLDER = ".on_policy"
 _STATE = "state.json"
 _RESULTS = "results.jsonl"
-_PARTIAL = ".partial"
 
 _log = structlog.get_logger(__name__)
 
@@ -50,41 +49,53 @@ class WorkingFolder:
     """The newest checkpoint and the results of a fleet; one writer at a time."""
 
     def __init__(self, store: PolicyStore, fleet: str) -> None:
-        self._folder = store.path(fleet, _FOLDER)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for partial in self._folder.glob(f"*{_PARTIAL}"):
-            shutil.rmtree(partial, ignore_errors=True)
+        self._files = store.files
+        self._folder = f"{fleet}/{_FOLDER}"
+        self._files.sweep(self._folder, _STATE)
 
-    def newest(self) -> tuple[WorkingState, Path] | None:
-        """State and learner group's checkpoint after the newest batch; None before the first.
+    def state(self) -> WorkingState | None:
+        """The state after the newest batch; None before the first.
 
-        A state that can't be read is logged, and the one before it taken, if it is still there.
+        One that can't be read is logged, and the one before it taken, if it is still there.
         """
-        for folder in sorted(self._folder.glob("batch-*"), reverse=True):
+        for batch in reversed(self._files.complete(self._folder, _STATE)):
+            name = f"{self._folder}/{batch}/{_STATE}"
             try:
-                state = WorkingState.model_validate_json((folder / _STATE).read_bytes())
+                return WorkingState.model_validate_json(self._files.read(name))
             except (OSError, ValidationError) as error:
-                _log.error("checkpoint_unreadable", folder=str(folder), reason=str(error))
-                continue
-            return state, folder / LEARNER_GROUP
+                _log.error("checkpoint_unreadable", file=name, reason=str(error))
         return None
+
+    @contextmanager
+    def checkpoint(self, state: WorkingState) -> Iterator[Path]:
+        """The learner group's checkpoint that was kept with a state, while the block runs."""
+        with self._files.fetched(self._name(state)) as folder:
+            yield folder / LEARNER_GROUP
 
     def keep(self, state: WorkingState, save: Callable[[Path], None]) -> None:
         """Store a checkpoint, which `save` writes to the path it is given; older ones go."""
-        final = self._folder / f"batch-{state.batches:06}"
-        partial = final.with_name(final.name + _PARTIAL)
-        partial.mkdir()
-        save(partial / LEARNER_GROUP)
-        (partial / _STATE).write_text(state.model_dump_json(indent=2))
-        older = [folder for folder in self._folder.glob("batch-*") if folder != partial]
-        partial.rename(final)
-        for folder in older:
-            shutil.rmtree(folder, ignore_errors=True)
+        name = self._name(state)
+        batches = self._files.complete(self._folder, _STATE)
+        older = [f"{self._folder}/{batch}" for batch in batches]
+        with self._files.drafting(name) as draft:
+            save(draft / LEARNER_GROUP)
+            (draft / _STATE).write_text(state.model_dump_json(indent=2))
+            if name in older:  # its state can't be read
+                older.remove(name)
+                self._files.remove(name, _STATE)
+            self._files.add(draft, name, _STATE)
+        for batch in older:
+            self._files.remove(batch, _STATE)
 
     def tell(self, result: dict[str, Any]) -> None:
         """Append a line to the results."""
-        with (self._folder / _RESULTS).open("a") as results:
-            results.write(json.dumps(result, default=_written) + "\n")
+        line = json.dumps(result, default=_written) + "\n"
+        self._files.change(
+            f"{self._folder}/{_RESULTS}", lambda before: (before or b"") + line.encode()
+        )
+
+    def _name(self, state: WorkingState) -> str:
+        return f"{self._folder}/batch-{state.batches:06}"
 
 
 def _written(value: Any) -> str:

@@ -200,12 +200,12 @@ def main() -> None:
         stack.callback(redis.wait)
         stack.callback(redis.terminate)
         wait_for_redis(redis_url, START_SECONDS)
-        store = PolicyStore(folder / "policies")
+        store = PolicyStore.at(folder / "policies")
         publish_policy(store)
         asyncio.run(publish_decision(redis_url))
         settings = {
             "redis_url": redis_url,
-            "policy_store": store.root,
+            "policy_store": store.files.root,
             "matchmaking_port": ports["matchmaking"],
             "prediction_port": ports["prediction"],
             "metrics_port": ports["metrics"],

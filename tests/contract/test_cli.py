@@ -112,7 +112,7 @@ def test_play_posts_every_row(run, trace, matchmaking_url):
 
 
 def test_policies_list_shows_champions_and_training(run, redis_url, tmp_path, publish_policy):
-    publish_policy(PolicyStore(tmp_path / "policies"), "v1")
+    publish_policy(PolicyStore.at(tmp_path / "policies"), "v1")
     result = run(
         "policies", "list", AUTOPILOT_REDIS_URL=redis_url, AUTOPILOT_POLICY_STORE="policies"
     )

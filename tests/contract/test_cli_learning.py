@@ -37,9 +37,9 @@ def run(monkeypatch, tmp_path, capsys):
 @pytest.fixture
 def policy(publish_policy, tmp_path):
     """The folder of a policy that asks for the mean of its ten numbers."""
-    store = PolicyStore(tmp_path / "policies")
+    store = PolicyStore.at(tmp_path / "policies")
     publish_policy(store, "v1")
-    return store.path("default", "v1")
+    return store.files.root.joinpath("default", "v1")
 
 
 @pytest.fixture

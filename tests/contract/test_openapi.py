@@ -103,7 +103,7 @@ def matchmaking(redis_url) -> Iterator[Any]:
 @pytest.fixture
 def prediction(redis_url, tmp_path, publish_policy) -> Iterator[Any]:
     asyncio.run(seed(redis_url))
-    store = PolicyStore(tmp_path)
+    store = PolicyStore.at(tmp_path)
     publish_policy(store, "v1")
     bus = Bus.connect(redis_url)
     app = create_prediction(bus=bus, fleets=FLEETS, store=store, clock=utc_now)

@@ -45,7 +45,7 @@ def publish(store, parameters=PARAMETERS, model=None, **changes):
 
 @pytest.fixture
 def store(tmp_path):
-    return PolicyStore(tmp_path)
+    return PolicyStore.at(tmp_path)
 
 
 @pytest.fixture(params=["rule", "learnt"])
@@ -137,7 +137,7 @@ def test_another_price_or_reward_does_not_change_what_a_policy_can_run_on(store)
 
 def test_a_folder_copied_to_another_name_is_refused(store):
     publish(store)
-    store.path("eu", "v1").rename(store.path("eu", "v2"))
+    store.files.root.joinpath("eu", "v1").rename(store.files.root.joinpath("eu", "v2"))
     with pytest.raises(PolicyCorrupt, match="policy v2"):
         load_policy(store, "eu", "v2", PARAMETERS)
 
@@ -162,7 +162,7 @@ def test_what_is_not_a_model_is_refused(store, model):
 
 def test_a_model_that_was_tampered_with_is_refused_before_it_is_loaded(store):
     publish(store)
-    path = store.path("eu", "v1") / LITERT_MODEL
+    path = store.files.root.joinpath("eu", "v1") / LITERT_MODEL
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

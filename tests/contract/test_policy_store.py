@@ -10,13 +10,19 @@ import pytest
 from shared.errors import BadSetting, PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policy_store import LITERT_MODEL, PolicyStore, new_version
+from shared.policy_store_folder import FolderFiles
 
 NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def store(tmp_path):
-    return PolicyStore(tmp_path / "policies")
+def store(any_store):
+    return any_store
+
+
+def write(store, name, content):
+    """Put a file in behind the store's back."""
+    store.files.change(name, lambda _: content)
 
 
 def draft(version="v1", fleet="eu"):
@@ -42,6 +48,25 @@ def publish(store, version="v1", fleet="eu", model=b"a model"):
         (folder / "tf-model").mkdir()
         (folder / "tf-model" / "saved_model.pb").write_bytes(b"a graph")
         return store.publish(draft(version, fleet), folder)
+
+
+def everything(store):
+    """Every file, hidden ones too."""
+    with store.files.fetched("eu") as folder:
+        return sorted(
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        )
+
+
+def lose(store, name):
+    """Delete a file behind the store's back."""
+    if isinstance(store.files, FolderFiles):
+        (store.files.root / name).unlink()
+    else:
+        store.files._delete([name])
+
+
+PUBLISHED = ["v1/policy.json", "v1/policy.tflite", "v1/tf-model/saved_model.pb"]
 
 
 def test_an_empty_store_knows_nothing(store):
@@ -83,8 +108,7 @@ def test_writing_that_fails_leaves_nothing(store):
 
     with pytest.raises(RuntimeError):
         fail()
-    assert store.versions("eu") == []
-    assert list((store.root / "eu").iterdir()) == []
+    assert everything(store) == []
 
 
 def test_a_writer_that_was_killed_is_not_seen(store):
@@ -99,12 +123,12 @@ def test_a_writer_that_was_killed_is_not_seen(store):
 
 def test_publishing_leaves_nothing_but_the_version(store):
     publish(store)
-    assert [path.name for path in (store.root / "eu").iterdir()] == ["v1"]
+    assert everything(store) == PUBLISHED
 
 
 def test_a_version_is_never_replaced(store):
     publish(store, model=b"the first")
-    with pytest.raises(OSError, match="not empty"):
+    with pytest.raises(FileExistsError, match="there already"):
         publish(store, model=b"the second")
     assert store.read(store.manifest("eu", "v1"), LITERT_MODEL) == b"the first"
     assert store.versions("eu") == ["v1"]
@@ -130,21 +154,21 @@ def test_fleets_do_not_see_each_others_versions(store):
 @pytest.mark.parametrize("content", [b"a m0del", b"", b"a model and more"])
 def test_a_file_that_was_tampered_with_is_refused(store, content):
     manifest = publish(store)
-    (store.path("eu", "v1") / LITERT_MODEL).write_bytes(content)
+    write(store, f"eu/v1/{LITERT_MODEL}", content)
     with pytest.raises(PolicyCorrupt, match="does not match its sha256"):
         store.read(manifest, LITERT_MODEL)
 
 
 def test_a_file_that_is_gone_is_refused(store):
     manifest = publish(store)
-    (store.path("eu", "v1") / LITERT_MODEL).unlink()
+    lose(store, f"eu/v1/{LITERT_MODEL}")
     with pytest.raises(PolicyCorrupt, match=f"can't read {LITERT_MODEL}"):
         store.read(manifest, LITERT_MODEL)
 
 
 def test_a_file_that_the_manifest_does_not_list_is_refused(store):
     manifest = publish(store)
-    (store.path("eu", "v1") / "extra.bin").write_bytes(b"x")
+    write(store, "eu/v1/extra.bin", b"x")
     with pytest.raises(PolicyCorrupt, match=r"does not list extra\.bin"):
         store.read(manifest, "extra.bin")
 
@@ -152,7 +176,7 @@ def test_a_file_that_the_manifest_does_not_list_is_refused(store):
 @pytest.mark.parametrize("content", ["", "{", "{}", '{"version": 1}', "[]"])
 def test_a_manifest_that_is_none_is_refused(store, content):
     publish(store)
-    (store.path("eu", "v1") / "policy.json").write_text(content)
+    write(store, "eu/v1/policy.json", content.encode())
     with pytest.raises(PolicyCorrupt, match="is not a policy manifest"):
         store.manifest("eu", "v1")
 
@@ -185,8 +209,7 @@ def test_a_champion_that_is_not_there_changes_nothing(store):
 def test_a_broken_champion_pointer_is_refused(store, content):
     publish(store, "v1")
     store.set_champion("eu", "v1", NOW)
-    (pointer,) = (store.root / "eu").glob("*.json")
-    pointer.write_text(content)
+    write(store, "eu/champion.json", content.encode())
     with pytest.raises(PolicyCorrupt, match="is not a champion pointer"):
         store.champion("eu")
 
@@ -211,22 +234,18 @@ def test_a_reader_never_sees_half_a_champion(store):
     mover.join()
     assert seen <= {"v1", "v2"}
     assert "v2" in seen
-    assert sorted(path.name for path in (store.root / "eu").iterdir() if path.is_dir()) == [
-        "v1",
-        "v2",
-    ]
-    assert len(list((store.root / "eu").iterdir())) == 3
+    assert len(everything(store)) == 2 * len(PUBLISHED) + 1
 
 
-def test_the_manifest_on_disk_is_plain_json(store):
+def test_the_manifest_is_plain_json(store):
     publish(store)
-    content = json.loads((store.path("eu", "v1") / "policy.json").read_text())
+    content = json.loads(store.files.read("eu/v1/policy.json"))
     assert content["observation_fields"] == ["demand[-1]", "target[-1]"]
     assert content["created_at"] == "2026-11-22T20:33:01Z"
 
 
 def test_a_setting_names_a_folder(tmp_path):
-    assert PolicyStore.at(str(tmp_path)).root == tmp_path
+    assert PolicyStore.at(str(tmp_path)).files.root == tmp_path
 
 
 def test_a_setting_that_names_no_folder_is_refused():

@@ -29,7 +29,7 @@ ROW = [50.0] * 10
 
 @pytest.fixture
 def store(tmp_path) -> PolicyStore:
-    return PolicyStore(tmp_path)
+    return PolicyStore.at(tmp_path)
 
 
 @pytest.fixture
@@ -293,20 +293,20 @@ async def test_the_store_is_the_truth_at_the_start(
 
 
 def break_hash(store: PolicyStore) -> None:
-    model = store.path("default", "v2") / LITERT_MODEL
+    model = store.files.root.joinpath("default", "v2") / LITERT_MODEL
     model.write_bytes(model.read_bytes()[:-1] + b"x")
 
 
 def lose_model(store: PolicyStore) -> None:
-    (store.path("default", "v2") / LITERT_MODEL).unlink()
+    (store.files.root.joinpath("default", "v2") / LITERT_MODEL).unlink()
 
 
 def break_manifest(store: PolicyStore) -> None:
-    (store.path("default", "v2") / "policy.json").write_text("{")
+    (store.files.root.joinpath("default", "v2") / "policy.json").write_text("{")
 
 
 def break_pointer(store: PolicyStore) -> None:
-    (store.root / "default" / "champion.json").write_text("{")
+    (store.files.root / "default" / "champion.json").write_text("{")
 
 
 def damage_nothing(store: PolicyStore) -> None:
@@ -412,7 +412,7 @@ async def test_policies_are_listed(client, bus, store, publish_policy):
     publish_policy(store, "v1")
     await bus.publish(CHAMPIONS, "default", publish_policy(store, "v2"))
     await served(client, "v2")
-    (store.path("default", "v1") / "policy.json").write_text("{")
+    (store.files.root.joinpath("default", "v1") / "policy.json").write_text("{")
     listed = (await client.get("/policies", params={"fleet": "default"})).json()
     assert listed["champion"]["version"] == listed["serving"] == "v2"
     broken, good = listed["policies"]
@@ -425,7 +425,7 @@ async def test_policies_are_listed(client, bus, store, publish_policy):
 
 async def test_a_broken_pointer_is_no_champion(client, store, publish_policy):
     publish_policy(store, "v1")
-    (store.root / "default" / "champion.json").write_text("{")
+    (store.files.root / "default" / "champion.json").write_text("{")
     answer = await client.get("/policies")
     assert answer.status_code == 200
     assert answer.json()["champion"] is None

@@ -83,7 +83,7 @@ def test_the_checkpoint_holds_the_weights(learnt):
 
 
 def test_the_services_load_it_and_answer_as_torch_does(learnt, exported, tmp_path):
-    store = PolicyStore(tmp_path)
+    store = PolicyStore.at(tmp_path)
     manifest = PolicyManifest(
         version="v1",
         fleet="default",

@@ -25,7 +25,7 @@ def jobs(redis_url, tmp_path, monkeypatch):
 
     context = jobs.Context(
         redis_url=redis_url,
-        store=PolicyStore(tmp_path),
+        store=PolicyStore.at(tmp_path),
         fleets=Fleets({"default": FleetSettings(time_total_s=1)}),
         save_model=False,
         seed=0,
@@ -70,7 +70,7 @@ def with_history(jobs, monkeypatch):
 
 
 def test_too_little_history_is_told_and_not_retried(jobs, redis_url, tmp_path, publish_policy):
-    before = publish_policy(PolicyStore(tmp_path), "v1")
+    before = publish_policy(PolicyStore.at(tmp_path), "v1")
     with structlog.testing.capture_logs() as logs:
         assert jobs.train(payload()) is None
     told = outcome(redis_url)
@@ -79,7 +79,7 @@ def test_too_little_history_is_told_and_not_retried(jobs, redis_url, tmp_path, p
     assert "has 0 steps and learning needs 11" in told.error
     (event,) = (log for log in logs if log["event"] == "training_failed")
     assert event["exc_info"] is None, "no traceback for what is no fault of the code"
-    assert PolicyStore(tmp_path).champion("default") == before
+    assert PolicyStore.at(tmp_path).champion("default") == before
 
 
 def test_an_unknown_fleet_is_told_and_not_retried(jobs, redis_url):
@@ -93,7 +93,7 @@ def test_forms_that_disagree_are_not_published(
     """The export writes a model that answers otherwise: real learning, real files."""
     from services.trainer import export, warmth
 
-    before = publish_policy(PolicyStore(tmp_path), "v1")
+    before = publish_policy(PolicyStore.at(tmp_path), "v1")
     with_history(jobs, monkeypatch)
 
     class Biased(export.ServedPolicy):
@@ -108,7 +108,7 @@ def test_forms_that_disagree_are_not_published(
             jobs.train(payload())
     finally:
         warmth.cool_down()
-    store = PolicyStore(tmp_path)
+    store = PolicyStore.at(tmp_path)
     assert store.champion("default") == before
     assert store.versions("default") == ["v1"]
     assert list((tmp_path / "default").glob(".*.partial")) == []
@@ -119,7 +119,7 @@ def test_forms_that_disagree_are_not_published(
 def test_a_job_that_raises_is_told_and_retried(
     jobs, worker, redis_url, tmp_path, publish_policy, monkeypatch
 ):
-    before = publish_policy(PolicyStore(tmp_path), "v1")
+    before = publish_policy(PolicyStore.at(tmp_path), "v1")
     with_history(jobs, monkeypatch)
 
     def broken(*_, **__):
@@ -132,7 +132,7 @@ def test_a_job_that_raises_is_told_and_retried(
     worker.work(burst=True, logging_level="WARNING")
     told = outcome(redis_url)
     assert (told.outcome, told.error) == ("failed", "RuntimeError: no space left")
-    assert PolicyStore(tmp_path).champion("default") == before
+    assert PolicyStore.at(tmp_path).champion("default") == before
     assert queue.status("default") == "scheduled"
     assert not queue.enqueue(job, timeout_s=60), "the fleet's job is still there"
     queue.connection.close()
@@ -231,7 +231,7 @@ def test_a_stop_in_mid_job_puts_it_back_with_all_its_retries(jobs, redis_url, mo
     assert time.monotonic() - began < 5
     assert queue.status("default") == "scheduled"
     assert queue.queue.fetch_job("train-default").retries_left == TRAINING_RETRIES
-    assert list(jobs._contexts[0].store.root.glob("default/.*.partial")) == []
+    assert list(jobs._contexts[0].store.files.root.glob("default/.*.partial")) == []
     queue.connection.close()
 
 

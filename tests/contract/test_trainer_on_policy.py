@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 PARAMETERS = FleetParameters()
 START = datetime(2026, 1, 1, tzinfo=UTC)
+WORKING = "default/.on_policy"
 
 METRIC_DEFINITIONS = {
     name: name + r": ([-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?)"
@@ -44,7 +45,6 @@ METRIC_DEFINITIONS = {
 
 KILLED = """
 import os, pickle, signal, sys
-from pathlib import Path
 from services.trainer.quiet import quiet_libraries
 quiet_libraries()
 from services.trainer.on_policy import learn_on_policy
@@ -61,7 +61,7 @@ def after_batch():
         os.kill(os.getpid(), signal.SIGKILL)
     configure_logs("trainer", log_format, "info")
 
-learn_on_policy(transitions, job, PolicyStore(Path(sys.argv[1])), after_batch=after_batch)
+learn_on_policy(transitions, job, PolicyStore.at(sys.argv[1]), after_batch=after_batch)
 """
 """Logs a batch as JSON, one for the console, and is killed before the third."""
 
@@ -106,7 +106,7 @@ def trainer():
 
 @pytest.fixture
 def store(tmp_path):
-    return PolicyStore(tmp_path / "policies")
+    return PolicyStore.at(tmp_path / "policies")
 
 
 def job_of(trainer, version="v1", **fields):
@@ -115,13 +115,11 @@ def job_of(trainer, version="v1", **fields):
 
 
 def results(store):
-    lines = (store.root / "default" / ".on_policy" / "results.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in store.files.read(f"{WORKING}/results.jsonl").splitlines()]
 
 
 def newest(trainer, store):
-    state, _ = trainer.working_folder.WorkingFolder(store, "default").newest()
-    return state
+    return trainer.working_folder.WorkingFolder(store, "default").state()
 
 
 def publish(store, version, checkpoint=None):
@@ -200,7 +198,7 @@ def test_the_mean_moves_towards_what_was_paid_and_away_when_rewards_are_reversed
             made.append(changed(transition, action=action, reward=float(10 * sign * side)))
         # Without a tomorrow, an action's advantage is its own reward.
         job = job_of(trainer, f"sign{sign}", gamma=0.0)
-        target = PolicyStore(store.root / str(sign))
+        target = PolicyStore.at(store.files.root / str(sign))
         learnt = trainer.on_policy.learn_on_policy(made, job, target)
         assert learnt.environment_steps == 256
         assert learnt.scores["batches"] == 2
@@ -213,7 +211,7 @@ def test_the_mean_moves_towards_what_was_paid_and_away_when_rewards_are_reversed
 def test_the_same_transitions_and_seed_give_the_same_policy(trainer, store):
     def learn(name, seed):
         job = job_of(trainer, seed=seed)
-        target = PolicyStore(store.root / name)
+        target = PolicyStore.at(store.files.root / name)
         return weights(trainer.on_policy.learn_on_policy(transitions_of(128), job, target).module)
 
     first = learn("a", 1)
@@ -244,12 +242,13 @@ def test_no_batch_begins_after_time_total_s(trainer, store):
 # Crashes, and the figures in the log
 
 
-def test_a_killed_job_is_gone_on_with_and_its_log_has_the_notebooks_figures(trainer, store):
+def test_a_killed_job_is_gone_on_with_and_its_log_has_the_notebooks_figures(trainer, any_store):
+    store = any_store
     import pickle
 
     recorded = transitions_of(3 * 128)
     ended = subprocess.run(
-        [sys.executable, "-c", KILLED, str(store.root)],
+        [sys.executable, "-c", KILLED, str(store.files)],
         input=pickle.dumps((recorded, job_of(trainer))),
         env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True,
@@ -274,10 +273,12 @@ def test_a_killed_job_is_gone_on_with_and_its_log_has_the_notebooks_figures(trai
     assert newest(trainer, store).transitions == 3 * 128
 
 
-def test_a_batch_whose_checkpoint_was_not_completed_is_done_again(trainer, store, monkeypatch):
+def test_a_batch_whose_checkpoint_was_not_completed_is_done_again(
+    trainer, any_store, tmp_path, monkeypatch
+):
+    store, once = any_store, PolicyStore.at(tmp_path / "once")
     recorded = transitions_of(256)
-    once = store.root.with_name("once")
-    whole = trainer.on_policy.learn_on_policy(recorded, job_of(trainer), PolicyStore(once))
+    whole = trainer.on_policy.learn_on_policy(recorded, job_of(trainer), once)
     save = trainer.on_policy._Learner.save
 
     def fails(learner, folder):
@@ -292,9 +293,7 @@ def test_a_batch_whose_checkpoint_was_not_completed_is_done_again(trainer, store
     assert newest(trainer, store).batches == 1
     learnt = trainer.on_policy.learn_on_policy(recorded, job_of(trainer, "v2"), store)
     assert [result["batch"] for result in results(store)] == [1, 2, 2]
-    assert [path.name for path in (store.root / "default" / ".on_policy").glob("batch-*")] == [
-        "batch-000002"
-    ]
+    assert store.files.complete(WORKING, "state.json") == ["batch-000002"]
     assert weights(learnt.module) == pytest.approx(weights(whole.module), abs=1e-2)
 
 
@@ -307,10 +306,11 @@ def test_what_a_job_left_unpublished_needs_no_new_transitions(trainer, store):
     assert np.array_equal(weights(again.module), weights(left.module))
 
 
-def test_it_goes_on_from_another_champion_if_there_is_one(trainer, store, tmp_path):
+def test_it_goes_on_from_another_champion_if_there_is_one(trainer, any_store, tmp_path):
     """A rollback or a promotion: not from where its own last job has ended."""
+    store = any_store
     recorded = transitions_of(256)
-    elsewhere = PolicyStore(tmp_path / "elsewhere")
+    elsewhere = PolicyStore.at(tmp_path / "elsewhere")
     other = trainer.on_policy.learn_on_policy(
         recorded[:128], job_of(trainer, seed=7), elsewhere, tmp_path / "other"
     )
@@ -318,9 +318,9 @@ def test_it_goes_on_from_another_champion_if_there_is_one(trainer, store, tmp_pa
     publish(store, "v1")
     publish(store, "other", (tmp_path / "other").rename)
     working = trainer.working_folder.WorkingFolder(store, "default")
-    start = trainer.on_policy._start(job_of(trainer, "v2"), store, working)
-    assert np.array_equal(weights(start.module), weights(other.module))
-    assert start.checkpoint is None
+    with trainer.on_policy._start(job_of(trainer, "v2"), store, working) as start:
+        assert np.array_equal(weights(start.module), weights(other.module))
+        assert start.checkpoint is None
     learnt = trainer.on_policy.learn_on_policy(recorded, job_of(trainer, "v2"), store)
     assert learnt.scores["batches"] == 2
 
@@ -384,7 +384,7 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
     assert policy.manifest.trained_on_steps == 128
     assert policy.manifest.scores["batches"] == 1
     assert np.isfinite(policy.action((40.0,) * 10))
-    checkpoint = store.path("default", first) / CHECKPOINT
+    checkpoint = store.files.root.joinpath("default", first) / CHECKPOINT
     assert checkpoint.exists() == save_model
     if save_model:
         trainer.checkpoints.evaluate_checkpoint(checkpoint, PARAMETERS, 1)

@@ -99,7 +99,7 @@ async def running(folder: Path, fleet: FleetSettings) -> AsyncIterator[Ring]:
     redis = RedisServer(folder / "redis")
     redis.start()
     fleets = Fleets({"default": fleet})
-    store = PolicyStore(folder / "policies")
+    store = PolicyStore.at(folder / "policies")
     queue = TrainingQueue(redis.url)
     stop = asyncio.Event()
     try:

@@ -15,7 +15,6 @@ import psutil
 import pytest
 import redis
 from botocore.stub import Stubber
-from moto.server import ThreadedMotoServer
 from prometheus_client import CollectorRegistry
 
 from services.metrics.cloudwatch import CloudWatch, connect
@@ -28,42 +27,6 @@ from tests.platform.test_metrics import START, TEN, commit, sidecar, until
 NAMESPACE = "rl-game-server-autopilot"
 GROUP = "metrics-cloudwatch"
 NAMES = ("curr_demand", "curr_alloc", "reward", "allocation")
-
-
-class Moto:
-    """CloudWatch on a port, which may be away."""
-
-    def __init__(self):
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._server = None
-
-    def start(self):
-        self._server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
-        self._server.start()
-
-    def stop(self):
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
-
-    def forget(self):
-        httpx.post(f"{self.url}/moto-api/reset").raise_for_status()
-
-
-@pytest.fixture
-def moto(monkeypatch):
-    """A CloudWatch that AWS's standard variables point at; started, and empty."""
-    moto = Moto()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto.url)
-    moto.start()
-    moto.forget()
-    yield moto
-    moto.stop()
 
 
 @pytest.fixture

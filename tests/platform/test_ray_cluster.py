@@ -40,7 +40,7 @@ replayed = learning.learn(
     num_env_runners=1, num_learners=1,
 )
 job = Job("default", "v1", parameters, gamma=0.9, batch_size=64, seconds=30, seed=0, num_learners=1)
-followed = learn_on_policy(transitions, job, PolicyStore(Path(sys.argv[1])))
+followed = learn_on_policy(transitions, job, PolicyStore.at(Path(sys.argv[1])))
 cool_down()
 print(json.dumps({"nodes": nodes, "replayed": replayed.environment_steps, **followed.scores}))
 """

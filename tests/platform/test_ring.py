@@ -75,7 +75,7 @@ async def test_a_corrupt_champion_is_refused_and_the_one_before_goes_on(ring, pu
         await promote(ring, publish_policy, "v1")
         await ring.until(lambda answer: answer["policy_version"] == "v1")
         broken = publish_policy(ring.store, "v2")
-        path = ring.store.path("default", "v2") / LITERT_MODEL
+        path = ring.store.files.root.joinpath("default", "v2") / LITERT_MODEL
         path.write_bytes(path.read_bytes()[:-1] + b"?")
         await ring.bus.publish(CHAMPIONS, "default", broken)
         seen = await ring.until(anything)

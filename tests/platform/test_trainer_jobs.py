@@ -191,7 +191,7 @@ def left_running(processes, seconds=10.0):
 
 
 def partials(store):
-    return [path.name for path in (store.root / "default").glob(".*.partial")]
+    return [path.name for path in (store.files.root / "default").glob(".*.partial")]
 
 
 def test_killed_half_way_then_retried_then_stopped(own_redis, tmp_path, trainers, publish_policy):
@@ -201,7 +201,7 @@ def test_killed_half_way_then_retried_then_stopped(own_redis, tmp_path, trainers
     publishes; SIGTERM in mid-job puts the job back.
     """
     url = own_redis.url
-    store = PolicyStore(tmp_path / "policies")
+    store = PolicyStore.at(tmp_path / "policies")
     before = publish_policy(store, "20260101T000000Z-000000")
 
     own_redis.stop()

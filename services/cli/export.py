@@ -1,0 +1,78 @@
+"""`autopilot policies export`: an artefact out of the store, as it is or as SageMaker takes it."""
+
+import tarfile
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+from rich.console import Console
+
+from services.cli.files import check_new_file, check_new_folder, hidden_folder, write_whole
+from shared.errors import PolicyCorrupt, PolicyMissing
+from shared.messages import PolicyManifest
+from shared.policy_store import MANIFEST, SAVED_MODEL, PolicyStore
+from shared.settings import Settings
+
+OPTION = "--out"
+
+
+def export_policy(
+    settings: Settings,
+    fleet: str,
+    version: str | None,
+    out: Path,
+    console: Console,
+    *,
+    sagemaker: bool,
+) -> None:
+    """Write a version (None: the champion) to `out`, whole or not at all, and never over anything.
+
+    A new folder with the artefact; for SageMaker a `model.tar.gz` with the SavedModel. Every file
+    is checked against its sha256.
+    """
+    (check_new_file if sagemaker else check_new_folder)(out, OPTION)
+    store = PolicyStore.at(settings.policy_store)
+    if version is None:
+        champion = store.champion(fleet)
+        if champion is None:
+            raise PolicyMissing(f"fleet {fleet!r} has no champion: name a version")
+        version = champion.version
+    manifest = store.manifest(fleet, version)
+    if sagemaker:
+        write_whole(out, lambda path: _write_model(store, manifest, path))
+    else:
+        with hidden_folder(out) as folder:
+            _write_artefact(store, manifest, folder)
+            folder.rename(out)
+    console.print(f"{version} of fleet {fleet} is in {out}", markup=False, soft_wrap=True)
+
+
+def _write_artefact(store: PolicyStore, manifest: PolicyManifest, folder: Path) -> None:
+    for name in _names(manifest):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.read(manifest, name))
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
+
+
+def _write_model(store: PolicyStore, manifest: PolicyManifest, path: Path) -> None:
+    """`<fleet>/00000001/saved_model.pb` and what belongs to it."""
+    number = PurePosixPath(SAVED_MODEL).name
+    names = [name for name in _names(manifest) if name.startswith(f"{SAVED_MODEL}/")]
+    if f"{SAVED_MODEL}/saved_model.pb" not in names:
+        raise PolicyMissing(f"policy {manifest.version} has no SavedModel: export another version")
+    with tarfile.open(path, "w:gz") as archive:
+        for name in names:
+            content = store.read(manifest, name)
+            member = tarfile.TarInfo(f"{manifest.fleet}/{number}{name.removeprefix(SAVED_MODEL)}")
+            member.size = len(content)
+            member.mtime = int(manifest.created_at.timestamp())
+            archive.addfile(member, BytesIO(content))
+
+
+def _names(manifest: PolicyManifest) -> list[str]:
+    """The artefact's files; raises `PolicyCorrupt` where one would not stay in its folder."""
+    for name in manifest.sha256:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise PolicyCorrupt(f"policy {manifest.version} names a file outside of it: {name}")
+    return list(manifest.sha256)

@@ -1,0 +1,102 @@
+"""A policy store's files in a folder."""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_PARTIAL = ".partial"
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFiles:
+    """Files by name under one folder; a folder appears, and a file changes, by one rename."""
+
+    root: Path
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def folders(self) -> list[str]:
+        """Names of the folders at the top."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir())
+
+    def complete(self, within: str, mark: str) -> list[str]:
+        """Names of the folders in the folder `within` that hold the file `mark`, in order."""
+        return sorted(
+            path.parent.name
+            for path in (self.root / within).glob(f"*/{mark}")
+            if not path.parent.name.startswith(".")
+        )
+
+    def read(self, name: str) -> bytes:
+        """A file's content; raises `FileNotFoundError`."""
+        try:
+            return (self.root / name).read_bytes()
+        except NotADirectoryError as error:
+            raise FileNotFoundError(*error.args) from None
+
+    def change(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Replace a file (None before the first) in one step, on disk before it has its name."""
+        path = self.root / name
+        try:
+            before = path.read_bytes()
+        except FileNotFoundError:
+            before = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:6]}")
+        write_to_disk(partial, change(before))
+        partial.replace(path)
+
+    @contextmanager
+    def drafting(self, name: str) -> Iterator[Path]:
+        """A hidden folder to write in; what is left of it goes when the block ends."""
+        folder = self._hidden(name)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def add(self, draft: Path, name: str, mark: str) -> None:  # noqa: ARG002 - one rename needs none
+        """Give a drafted folder its name; raises `FileExistsError` if it is taken."""
+        try:
+            draft.rename(self.root / name)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise FileExistsError(f"{name} is there already in {self}") from None
+            raise
+
+    @contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        """The folder of that name, to read from; not there if there is none."""
+        yield self.root / name
+
+    def remove(self, name: str, mark: str) -> None:  # noqa: ARG002 - one rename needs none
+        """Delete a folder: gone in one step for those who look for it."""
+        hidden = self._hidden(f"{name}.removed")
+        (self.root / name).rename(hidden)
+        shutil.rmtree(hidden)
+
+    def sweep(self, within: str, mark: str) -> None:  # noqa: ARG002 - hidden is not complete
+        """Remove what killed writers left in a folder; only while nobody else writes there."""
+        for folder in (self.root / within).glob(f".*{_PARTIAL}"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _hidden(self, name: str) -> Path:
+        path = self.root / name
+        return path.with_name(f".{path.name}{_PARTIAL}")
+
+
+def write_to_disk(path: Path, content: bytes) -> None:
+    """Write a file, and have it on disk before it gets another name."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,236 @@
+"""A policy store's files in S3. Imported only where the store is one: boto3 is 20 MB.
+
+A folder of objects is complete once its `mark` is there, which goes up last and, when it is
+deleted, goes first. An object is never replaced unless it is the one that was read before
+(`If-Match`), so that of two writers at once neither undoes the other.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import structlog
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import ConnectionError as NoConnectionError
+
+from shared.errors import BadSetting, StoreAway
+from shared.settings import aws_endpoint, aws_region
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+SCHEME = "s3://"
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 10.0
+ATTEMPTS = 3
+CHANGES_AT_ONCE = 20
+"""Writers of one file that may come between before a change is given up."""
+DELETED_PER_CALL = 1_000
+"""S3 takes no more."""
+
+_GONE = frozenset({"NoSuchKey", "404"})
+_TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+_REFUSED = frozenset({301, 400, 401, 403, 404})
+
+_log = structlog.get_logger(__name__)
+
+
+class S3Files:
+    """Files by name under one prefix; raises `StoreAway` when S3 does not answer or refuses."""
+
+    def __init__(self, client: "S3Client", bucket: str, prefix: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+
+    @classmethod
+    def connect(cls, location: str) -> "S3Files":
+        """Files at `s3://bucket/prefix`, by AWS's standard variables.
+
+        Raises `BadSetting` for what can't become right by waiting: no region, no credentials,
+        no such bucket, access denied. An S3 that is only away is met by the first use.
+        """
+        setting = f"AUTOPILOT_POLICY_STORE={location}"
+        bucket, _, prefix = location.removeprefix(SCHEME).partition("/")
+        if not bucket:
+            raise BadSetting(f"{setting} names no bucket: write s3://bucket/prefix")
+        region = aws_region("s3")
+        if region is None:
+            raise BadSetting(f"{setting} needs a region: set AWS_REGION")
+        config = Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            # A bucket as a part of the host's name is for AWS's own hosts only.
+            s3={"addressing_style": "path" if aws_endpoint("s3") else "auto"},
+        )
+        try:
+            client = boto3.client("s3", region_name=region, config=config)
+            folder = f"{prefix.strip('/')}/".lstrip("/")
+            client.list_objects_v2(Bucket=bucket, Prefix=folder, MaxKeys=1)
+        except ClientError as error:
+            if error.response["ResponseMetadata"].get("HTTPStatusCode") in _REFUSED:
+                raise BadSetting(f"{setting}: {_advice(error)}") from error
+            _log.warning("policy_store_is_away", reason=_line(error))
+        except NoCredentialsError as error:
+            raise BadSetting(
+                f"{setting}: there are no AWS credentials: give the service a role, or set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
+        except (NoConnectionError, HTTPClientError) as error:
+            _log.warning("policy_store_is_away", reason=_line(error))
+        except (BotoCoreError, ValueError) as error:
+            raise BadSetting(
+                f"{setting}: {_line(error)}; check it and the AWS_... variables"
+            ) from error
+        return cls(client, bucket, folder)
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self._bucket}/{self._prefix}".rstrip("/")
+
+    def folders(self) -> list[str]:
+        """Names of the folders at the top."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
+        )
+        with self._asking():
+            found = [each["Prefix"] for page in pages for each in page.get("CommonPrefixes", ())]
+        return sorted(name[len(self._prefix) : -1] for name in found)
+
+    def complete(self, within: str, mark: str) -> list[str]:
+        """Names of the folders in the folder `within` that hold the file `mark`, in order."""
+        return sorted(
+            parts[0]
+            for name in self._names(within)
+            if len(parts := name.split("/")) == 2 and parts[1] == mark
+        )
+
+    def read(self, name: str) -> bytes:
+        """A file's content; raises `FileNotFoundError`."""
+        return self._read(name)[0]
+
+    def change(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Replace a file (None before the first); done again where another writer was first."""
+        for _ in range(CHANGES_AT_ONCE):
+            before: bytes | None
+            try:
+                before, tag = self._read(name)
+                only: dict[str, Any] = {"IfMatch": tag}
+            except FileNotFoundError:
+                before, only = None, {"IfNoneMatch": "*"}
+            try:
+                self._put(name, change(before), only)
+            except FileExistsError:
+                continue
+            return
+        raise StoreAway(f"{name} in {self} is changed by others all the time: try again")
+
+    @contextmanager
+    def drafting(self, name: str) -> Iterator[Path]:  # noqa: ARG002 - it has its name when it is up
+        """A folder on this machine to write in; it goes when the block ends."""
+        with tempfile.TemporaryDirectory(prefix="autopilot-") as folder:
+            yield Path(folder)
+
+    def add(self, draft: Path, name: str, mark: str) -> None:
+        """Upload a drafted folder under a name; raises `FileExistsError` if it is taken."""
+        files = sorted(path for path in draft.rglob("*") if path.is_file())
+        names = [path.relative_to(draft).as_posix() for path in files]
+        for path, file in zip(files, names, strict=True):
+            if file != mark:
+                self._put(f"{name}/{file}", path.read_bytes(), {"IfNoneMatch": "*"})
+        # Whoever was away for long may have been swept meanwhile.
+        if {*self._names(name), mark} != set(names):
+            raise FileNotFoundError(f"{name} in {self} was swept while it was uploaded")
+        self._put(f"{name}/{mark}", (draft / mark).read_bytes(), {"IfNoneMatch": "*"})
+
+    @contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        """A copy of the folder of that name, to read from; empty if there is none."""
+        with tempfile.TemporaryDirectory(prefix="autopilot-") as folder:
+            for file in self._names(name):
+                path = Path(folder, file)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self.read(f"{name}/{file}"))
+            yield Path(folder)
+
+    def remove(self, name: str, mark: str) -> None:
+        """Delete a folder: gone in one step for those who look for it."""
+        self._delete([f"{name}/{mark}"])
+        self._delete([f"{name}/{file}" for file in self._names(name)])
+
+    def sweep(self, within: str, mark: str) -> None:
+        """Remove what killed writers left in a folder; only while nobody else writes there."""
+        whole = set(self.complete(within, mark))
+        self._delete(
+            [
+                f"{within}/{name}"
+                for name in self._names(within)
+                if "/" in name and not name.startswith(".") and name.split("/")[0] not in whole
+            ]
+        )
+
+    def _names(self, within: str) -> list[str]:
+        """Every file in a folder and below, by its path from there."""
+        prefix = f"{self._prefix}{within}/"
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=prefix
+        )
+        with self._asking():
+            return [
+                each["Key"][len(prefix) :] for page in pages for each in page.get("Contents", ())
+            ]
+
+    def _read(self, name: str) -> tuple[bytes, str]:
+        with self._asking():
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
+            return answer["Body"].read(), answer["ETag"]
+
+    def _put(self, name: str, content: bytes, only: dict[str, Any]) -> None:
+        with self._asking():
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._prefix + name, Body=content, **only
+            )
+
+    def _delete(self, names: list[str]) -> None:
+        for first in range(0, len(names), DELETED_PER_CALL):
+            part = names[first : first + DELETED_PER_CALL]
+            with self._asking():
+                answer = self._client.delete_objects(
+                    Bucket=self._bucket,
+                    Delete={"Objects": [{"Key": self._prefix + name} for name in part]},
+                )
+            if refused := answer.get("Errors"):
+                raise StoreAway(f"{self} does not delete: {refused[0].get('Message')}")
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """S3's ways of not serving, as `StoreAway`; not there, or there already, as with files."""
+        try:
+            yield
+        except ClientError as error:
+            code = error.response["Error"].get("Code", "")
+            if code in _GONE:
+                raise FileNotFoundError(f"there is no such file in {self}") from error
+            if code in _TAKEN:
+                raise FileExistsError(f"it is there already in {self}") from error
+            raise StoreAway(f"{self}: {_advice(error)}") from error
+        except BotoCoreError as error:
+            raise StoreAway(f"{self} does not answer: {_line(error)}") from error
+
+
+def _advice(error: ClientError) -> str:
+    code = error.response["Error"].get("Code", "")
+    said = f"S3 says {code}, {_line(error)}"
+    if code == "NoSuchBucket":
+        return "there is no such bucket: make it, or correct its name"
+    if error.response["ResponseMetadata"].get("HTTPStatusCode") in (401, 403):
+        return f"access is denied: check the credentials and deploy/aws's policies ({said})"
+    return said
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
