@@ -8,10 +8,10 @@ INSTALLED := $(VENV)/.gameserver-autopilot
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up check test bench
+.PHONY: help install up check test e2e bench
 
 help: ## Show this help
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | \
+	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1|/' | \
 		while IFS='|' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
 
 install: $(INSTALLED) ## Install everything, with exact versions
@@ -32,6 +32,10 @@ check: install ## Format, lint, types and layers
 
 test: install ## All tests that need no Docker, AWS or network (ARGS='-m "not slow"')
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+e2e: install ## The platform in containers, built, checked and removed (needs Docker)
+	if [ -x ../shared/docker/prepare ] && ! docker info > /dev/null 2>&1; then ../shared/docker/prepare; fi
+	AUTOPILOT_E2E_MUST_RUN=1 $(BIN)/pytest tests/e2e -rA --no-header --verbose $(ARGS)
 
 bench: install ## Measure serving and stepping; prints tables, asserts nothing
 	$(BIN)/python tests/bench/serving.py
