@@ -53,7 +53,8 @@ from shared.messages import (
 DEMAND_LENGTH = 100_000
 """Reports kept for a look back; readers use the newest."""
 TRANSITIONS_LENGTH = 200_000
-"""A day of 100 fleets at 65 s is 133,000: consumers may be away that long."""
+"""A day of 100 fleets at 65 s is 133,000: consumers may be away that long. A transition takes about
+820 bytes, so a day of them 105 MB and all that are kept 157 MB (tested)."""
 RECORDED_STEPS = 20_000
 """Two weeks at 65 s; about 1 MB a fleet."""
 CHANGES_LENGTH = 10_000
@@ -92,6 +93,18 @@ DEMANDS = Feed("autopilot:demand:newest", "autopilot:demand", Demand)
 DECISIONS = Feed("autopilot:decisions", "autopilot:decisions:changes", Decision)
 CHAMPIONS = Feed("autopilot:champions", "autopilot:champions:changes", Champion)
 TRAININGS = Feed("autopilot:training:outcomes", "autopilot:training:changes", TrainingOutcome)
+
+
+@dataclass(frozen=True)
+class Log(Generic[M]):
+    """A stream that consumer groups read."""
+
+    stream: str
+    message: type[M]
+
+
+TRANSITIONS = Log(_TRANSITIONS, Transition)
+ENDED_TRAININGS = Log(TRAININGS.changes, TrainingOutcome)
 
 
 class DemandReceipt(NamedTuple):
@@ -281,43 +294,52 @@ class Bus:
                 return found[::-1]
             end = f"({page[-1][0].decode()}"
 
-    # Transitions, through consumer groups
+    # Transitions and ended trainings, through consumer groups
 
-    async def open_group(self, group: str) -> None:
-        """Make a consumer group that starts at the oldest transition kept; idempotent."""
+    async def open_group(self, group: str, log: Log[Any] = TRANSITIONS) -> None:
+        """Make a consumer group that starts at the oldest message kept; idempotent."""
         with _asking():
             try:
-                await self._client.xgroup_create(_TRANSITIONS, group, id="0", mkstream=True)
+                await self._client.xgroup_create(log.stream, group, id="0", mkstream=True)
             except redis.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
 
     async def read_group(
-        self, group: str, consumer: str, count: int, block_ms: int, *, pending: bool = False
-    ) -> list[tuple[str, Transition | None]]:
-        """Transitions for a consumer, with their ids: new ones, or its own not yet acknowledged.
+        self,
+        group: str,
+        consumer: str,
+        count: int,
+        block_ms: int,
+        *,
+        pending: bool = False,
+        log: Log[Any] = TRANSITIONS,
+    ) -> list[tuple[str, Any]]:
+        """Messages for a consumer, with their ids: new ones, or its own not yet acknowledged.
 
-        None is an entry that is no transition, or was trimmed before it was acknowledged. A group
+        None is an entry that is no such message, or was trimmed before it was acknowledged. A group
         that went with Redis's data is made again.
         """
         position = "0" if pending else ">"
         with _asking():
             try:
                 answer = await self._client.xreadgroup(
-                    group, consumer, {_TRANSITIONS: position}, count=count, block=block_ms
+                    group, consumer, {log.stream: position}, count=count, block=block_ms
                 )
             except redis.ResponseError as error:
                 if not str(error).startswith("NOGROUP"):
                     raise
-                await self.open_group(group)
+                await self.open_group(group, log)
                 return []
-        return [(id, _readable(Transition, content)) for _, id, content in _entries(answer)]
+        return [(id, _readable(log.message, content)) for _, id, content in _entries(answer)]
 
-    async def acknowledge(self, group: str, ids: Sequence[str]) -> None:
-        """Tell the group that these transitions are done with."""
+    async def acknowledge(
+        self, group: str, ids: Sequence[str], log: Log[Any] = TRANSITIONS
+    ) -> None:
+        """Tell the group that these messages are done with."""
         if ids:
             with _asking():
-                await self._client.xack(_TRANSITIONS, group, *ids)
+                await self._client.xack(log.stream, group, *ids)
 
     # Latest state and its changes
 

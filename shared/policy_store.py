@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,7 @@ LITERT_MODEL = "policy.tflite"
 SAVED_MODEL = "tf-model/00000001"
 CHECKPOINT = "checkpoint"
 _CHAMPION = "champion.json"
+_MOMENT = "%Y%m%dT%H%M%SZ"
 
 
 class Files(Protocol):
@@ -51,7 +52,16 @@ class Files(Protocol):
 
 def new_version(now: datetime) -> str:
     """An id that sorts by time and that two trainers don't share: ``20261122T203301Z-1f3a9c``."""
-    return f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    return f"{now:{_MOMENT}}-{uuid.uuid4().hex[:6]}"
+
+
+def made_at(version: str) -> datetime | None:
+    """When an id of `new_version` was made; None for a rule's name and any other."""
+    moment, _, _ = version.partition("-")
+    try:
+        return datetime.strptime(moment, _MOMENT).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -10,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.metrics.consumer import Consumer, Handle
 from services.metrics.fleet_metrics import FleetMetrics
-from shared.bus import DECISIONS, TRAININGS, Bus
+from shared.bus import DECISIONS, ENDED_TRAININGS, TRAININGS, TRANSITIONS, Bus, Log
 from shared.health import add_health_routes
 from shared.http import HttpService
 from shared.messages import Decision, TrainingOutcome
@@ -33,13 +34,15 @@ def create_app(
     """The sidecar over a bus, which it closes at its end; None where AWS is not configured."""
     unreadable = Counter(
         "autopilot_unreadable_transitions",
-        "Entries of the stream that are no transition",
+        "Entries of the streams that are no message",
         ("group",),
         registry=registry,
     )
 
-    def consumer(group: str, handle: Handle) -> Callable[[], Awaitable[None]]:
-        return Consumer(bus, group, handle, unreadable.labels(group)).run
+    def consumer(
+        group: str, handle: Handle, log: Log[Any] = TRANSITIONS
+    ) -> Callable[[], Awaitable[None]]:
+        return Consumer(bus, group, handle, unreadable.labels(group), log).run
 
     work = {
         "prometheus": consumer(PROMETHEUS_GROUP, fleet_metrics.record_transitions),
@@ -47,6 +50,9 @@ def create_app(
     }
     if put_to_cloudwatch is not None:
         work["cloudwatch"] = consumer(CLOUDWATCH_GROUP, put_to_cloudwatch)
+        work["cloudwatch_trainings"] = consumer(
+            CLOUDWATCH_GROUP, put_to_cloudwatch, ENDED_TRAININGS
+        )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -1,10 +1,10 @@
-"""The notebook's metrics in CloudWatch.
+"""Metrics in CloudWatch: put with the time of the step, in order, until they are taken.
 
 Imported only where AWS is configured: boto3 and a client are 20 MB.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,20 +14,22 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from prometheus_client import CollectorRegistry, Counter
 
+from services.metrics.cloudwatch_values import VALUES_PER_STEP, step_values, training_values
 from shared.errors import BadSetting
-from shared.messages import Transition
+from shared.messages import TrainingOutcome, Transition
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_cloudwatch.type_defs import MetricDatumTypeDef
 
-NOTEBOOK_FLEET = "default"
-"""Put without a dimension, as the notebook does; other fleets have the dimension `fleet`."""
 VALUES_PER_CALL = 1_000
-"""CloudWatch takes no more."""
-VALUES_PER_STEP = 4
+"""CloudWatch takes no more, and no more than 1 MB: of our values 1,000 are 0.3 MB at most."""
 OLDEST = timedelta(days=14)
 """CloudWatch takes no time stamp further back."""
+NEWEST = timedelta(hours=2)
+"""Nor further ahead."""
+ATTEMPTS = 2
+"""Within a call; what fails then waits longer and longer."""
 RETRY_SECONDS = 1.0
 RETRY_SECONDS_MOST = 60.0
 CONNECT_SECONDS = 3.0
@@ -44,6 +46,8 @@ REFUSALS = frozenset(
 )
 """Error codes of values that CloudWatch will never take; everything else is tried again."""
 
+Told = Transition | TrainingOutcome
+
 _log = structlog.get_logger(__name__)
 
 
@@ -52,7 +56,7 @@ def connect(region: str) -> "CloudWatchClient":
     config = Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
-        retries={"total_max_attempts": 1},
+        retries={"mode": "adaptive", "total_max_attempts": ATTEMPTS},
     )
     try:
         return boto3.client("cloudwatch", region_name=region, config=config)
@@ -80,19 +84,23 @@ class CloudWatch:
         self._retry_s = retry_s
         self._put = counter("steps", "Steps whose metrics CloudWatch has taken")
         self._failed = counter("failed_calls", "Calls that CloudWatch did not take; tried again")
-        self._refused = counter("refused_steps", "Steps whose metrics CloudWatch will never take")
+        self._refused = counter(
+            "refused_steps", "Steps that CloudWatch will never take: too old, or refused"
+        )
 
-    async def put(self, transitions: Sequence[Transition]) -> None:
-        """Put the metrics of these steps; returns when CloudWatch has taken or refused them."""
-        oldest = self._clock() - OLDEST
-        recent = [transition for transition in transitions if transition.at > oldest]
-        self._refused.inc(len(transitions) - len(recent))
-        steps_per_call = VALUES_PER_CALL // VALUES_PER_STEP
-        for start in range(0, len(recent), steps_per_call):
-            await self._put_call(recent[start : start + steps_per_call])
+    async def put(self, messages: Sequence[Told]) -> None:
+        """Put these metrics, oldest first; returns when CloudWatch has taken or refused them."""
+        now = self._clock()
+        taken = [told for told in messages if now - OLDEST < told.at < now + NEWEST]
+        if len(taken) < len(messages):
+            _log.warning("cloudwatch_takes_no_such_time", dropped=len(messages) - len(taken))
+            self._refused.inc(_steps(messages) - _steps(taken))
+        per_call = VALUES_PER_CALL // VALUES_PER_STEP
+        for start in range(0, len(taken), per_call):
+            await self._put_call(taken[start : start + per_call])
 
-    async def _put_call(self, transitions: Sequence[Transition]) -> None:
-        values = [value for transition in transitions for value in _values(transition)]
+    async def _put_call(self, messages: Sequence[Told]) -> None:
+        values = [value for told in messages for value in _values(told)]
         wait_s, away = self._retry_s, False
         while True:
             try:
@@ -101,8 +109,7 @@ class CloudWatch:
                 )
             except (BotoCoreError, ClientError) as error:
                 if _refuses(error):
-                    _log.error("cloudwatch_refused", steps=len(transitions), reason=str(error))
-                    self._refused.inc(len(transitions))
+                    await self._put_apart(messages, error)
                     return
                 self._failed.inc()
                 if not away:
@@ -111,30 +118,29 @@ class CloudWatch:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, RETRY_SECONDS_MOST)
             else:
-                self._put.inc(len(transitions))
+                self._put.inc(_steps(messages))
                 if away:
                     _log.info("cloudwatch_is_back")
                 return
 
+    async def _put_apart(self, messages: Sequence[Told], error: Exception) -> None:
+        """CloudWatch refuses a call for one value in it: all but that one get in."""
+        half = len(messages) // 2
+        if half:
+            await self._put_call(messages[:half])
+            await self._put_call(messages[half:])
+            return
+        _log.error("cloudwatch_refused", fleet=messages[0].fleet, reason=str(error))
+        self._refused.inc(_steps(messages))
 
-def _values(step: Transition) -> "Iterator[MetricDatumTypeDef]":
-    named = {
-        "curr_demand": step.demand,
-        # The notebook publishes the new target under this name; the true one stands beside it.
-        "curr_alloc": step.target,
-        "reward": step.reward,
-        "allocation": step.allocation,
-    }
-    for name, value in named.items():
-        metric: MetricDatumTypeDef = {
-            "MetricName": name,
-            "Timestamp": step.at,
-            "Value": value,
-            "Unit": "None",
-        }
-        if step.fleet != NOTEBOOK_FLEET:
-            metric["Dimensions"] = [{"Name": "fleet", "Value": step.fleet}]
-        yield metric
+
+def _values(told: Told) -> "list[MetricDatumTypeDef]":
+    return [*(step_values(told) if isinstance(told, Transition) else training_values(told))]
+
+
+def _steps(messages: Sequence[Told]) -> int:
+    """Trainings are not counted."""
+    return sum(isinstance(told, Transition) for told in messages)
 
 
 def _refuses(error: BotoCoreError | ClientError) -> bool:

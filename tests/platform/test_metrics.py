@@ -38,16 +38,16 @@ async def commit(bus, step, fleet="default", **changes):
         "reward": -1.5 * step,
         "stale": False,
         "gap_steps": 0,
+        "observation": TEN,
+        "next_observation": TEN,
+        "policy_version": "v1",
     }
     at = START + timedelta(seconds=65 * step)
     transition = Transition(
         fleet=fleet,
         step=step,
         at=at,
-        observation=TEN,
         action=0.5,
-        next_observation=TEN,
-        policy_version="v1",
         **(numbers | changes),
     )
     record = FleetRecord(

@@ -1,6 +1,7 @@
 """The sidecar and CloudWatch, which moto's server plays over HTTP."""
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -14,19 +15,22 @@ import httpx
 import psutil
 import pytest
 import redis
+import structlog
+from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from prometheus_client import CollectorRegistry
 
 from services.metrics.cloudwatch import CloudWatch, connect
-from shared.bus import Bus
+from shared.bus import TRAININGS, TRANSITIONS_LENGTH, Bus
 from shared.errors import BadSetting
-from shared.messages import Transition
+from shared.messages import TrainingOutcome, Transition
+from shared.policy_store import new_version
+from shared.settings import FleetSettings
 from tests.conftest import free_port
 from tests.platform.test_metrics import START, TEN, commit, sidecar, until
 
 NAMESPACE = "rl-game-server-autopilot"
 GROUP = "metrics-cloudwatch"
-NAMES = ("curr_demand", "curr_alloc", "reward", "allocation")
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def cloudwatch(client, registry, clock=lambda: START + timedelta(hours=1)):
 
 def statistics(client, name, fleet=None):
     """Sum and count of everything put under a name."""
-    dimensions = [] if fleet is None else [{"Name": "fleet", "Value": fleet}]
+    dimensions = [] if fleet is None else [{"Name": "Fleet", "Value": fleet}]
     points = client.get_metric_statistics(
         Namespace=NAMESPACE,
         MetricName=name,
@@ -69,20 +73,30 @@ def statistics(client, name, fleet=None):
     return total, count
 
 
-async def until_taken(client, count, name="reward"):
+async def until_taken(client, count, name="reward", fleet=None):
     for _ in range(400):
-        if statistics(client, name)[1] >= count:
+        if statistics(client, name, fleet)[1] >= count:
             break
         await asyncio.sleep(0.025)
-    assert statistics(client, name)[1] == count
+    assert statistics(client, name, fleet)[1] == count
 
 
-async def until_acknowledged(raw):
+async def until_acknowledged(raw, stream="autopilot:transitions"):
     for _ in range(400):
-        if raw.xpending("autopilot:transitions", GROUP)["pending"] == 0:
+        if raw.xpending(stream, GROUP)["pending"] == 0:
             break
         await asyncio.sleep(0.025)
-    assert raw.xpending("autopilot:transitions", GROUP)["pending"] == 0
+    assert raw.xpending(stream, GROUP)["pending"] == 0
+
+
+async def until_failed(http):
+    """Two calls at least that CloudWatch has not taken."""
+    for _ in range(800):
+        samples = await until(http, {})
+        if samples["autopilot_cloudwatch_failed_calls_total{}"] >= 2:
+            return samples
+        await asyncio.sleep(0.025)
+    raise AssertionError("CloudWatch is not away")
 
 
 async def test_every_step_is_in_cloudwatch_once(bus, raw, redis_url, client, client_of):
@@ -95,15 +109,27 @@ async def test_every_step_is_in_cloudwatch_once(bus, raw, redis_url, client, cli
         await until_taken(client, 30)
         await until_acknowledged(raw)
         await until(http, {"autopilot_cloudwatch_steps_total{}": 30.0})
-    expected = {
+    told = [max(step.target, step.demand) for step in steps]
+    notebook = {
         "curr_demand": sum(step.demand for step in steps),
         # The notebook's name for the new target.
         "curr_alloc": sum(step.target for step in steps),
         "reward": sum(step.reward for step in steps),
-        "allocation": sum(step.allocation for step in steps),
+        "curr_alloc_norm": sum(told),
+        "num_of_gs": sum(map(math.ceil, told)),
     }
-    for name in NAMES:
-        assert statistics(client, name) == (pytest.approx(expected[name]), 30)
+    ours = {
+        "demand": sum(step.demand for step in steps),
+        "target": sum(step.target for step in steps),
+        "allocation": sum(step.allocation for step in steps),
+        "unserved_servers": sum(max(s.reported_demand - s.allocation, 0) for s in steps),
+        "idle_servers": sum(max(s.allocation - s.reported_demand, 0) for s in steps),
+        "stale_steps": 0,
+    }
+    for name, total in notebook.items():
+        assert statistics(client, name) == (pytest.approx(total), 30)
+    for name, total in ours.items():
+        assert statistics(client, name, "default") == (pytest.approx(total), 30)
 
 
 async def test_a_value_has_the_time_of_its_step(bus, redis_url, client, client_of):
@@ -122,18 +148,53 @@ async def test_a_value_has_the_time_of_its_step(bus, redis_url, client, client_o
     assert point["Sum"] == -7.0
 
 
-async def test_the_notebooks_fleet_has_no_dimension_and_the_others_have_theirs(
+async def test_the_notebooks_metrics_have_no_dimension_and_a_fleets_have_theirs(
     bus, redis_url, client, client_of
 ):
-    await commit(bus, 1, "default", reward=-1.0)
-    await commit(bus, 1, "eu", reward=-10.0)
+    """No name is in both: who asks for one without naming a fleet gets every step once."""
+    await commit(bus, 1, "default", reward=-1.0, allocation=20.0)
+    await commit(bus, 1, "eu", reward=-10.0, allocation=30.0)
     registry = CollectorRegistry()
     async with client_of(sidecar(redis_url, cloudwatch(client, registry).put, registry)):
         await until_taken(client, 2)
-    assert statistics(client, "reward", "eu") == (-10.0, 1)
-    kept = client.list_metrics(Namespace=NAMESPACE, MetricName="reward")["Metrics"]
-    dimensions = sorted([(d["Name"], d["Value"]) for d in metric["Dimensions"]] for metric in kept)
-    assert dimensions == [[], [("fleet", "eu")]]
+    assert statistics(client, "reward") == (-11.0, 2)
+    assert statistics(client, "allocation", "default") == (20.0, 1)
+    assert statistics(client, "allocation", "eu") == (30.0, 1)
+    kept = {True: set(), False: set()}
+    for metric in client.list_metrics(Namespace=NAMESPACE)["Metrics"]:
+        kept[bool(metric["Dimensions"])].add(metric["MetricName"])
+    assert kept[False] == {"curr_demand", "curr_alloc", "reward", "curr_alloc_norm", "num_of_gs"}
+    assert {"target", "allocation", "unserved_servers", "idle_servers"} < kept[True]
+    assert kept[True] & kept[False] == set()
+
+
+async def test_a_training_is_put_once_it_has_ended(bus, raw, redis_url, client, client_of, moto):
+    """Also what ended while CloudWatch was away, or the sidecar was."""
+
+    async def end(minutes, outcome, seconds, fleet="eu"):
+        at = START + timedelta(minutes=minutes)
+        message = TrainingOutcome(
+            fleet=fleet, at=at, outcome=outcome, seconds=seconds, environment_steps=1_000
+        )
+        await bus.publish(TRAININGS, fleet, message)
+
+    moto.stop()
+    await end(1, "published", 20.0)
+    await end(2, "failed", 1.5)
+    registry = CollectorRegistry()
+    put = cloudwatch(client, registry).put
+    async with client_of(sidecar(redis_url, put, registry)) as http:
+        await until_failed(http)
+        await end(3, "kept", 10.0)
+        await end(3, "failed", 2.0, "us")
+        moto.start()
+        await until_taken(client, 3, "training_seconds", "eu")
+        await until_taken(client, 1, "training_seconds", "us")
+        await until_acknowledged(raw, "autopilot:training:changes")
+        await until(http, {"autopilot_cloudwatch_steps_total{}": 0.0})
+    assert statistics(client, "training_seconds", "eu") == (31.5, 3)
+    assert statistics(client, "failed_trainings", "eu") == (1.0, 3)
+    assert statistics(client, "failed_trainings", "us") == (1.0, 1)
 
 
 async def test_prometheus_goes_on_while_cloudwatch_is_away_and_nothing_is_lost(
@@ -148,12 +209,7 @@ async def test_prometheus_goes_on_while_cloudwatch_is_away_and_nothing_is_lost(
         samples = await until(http, {"autopilot_steps_total{fleet=default}": 10.0})
         await commit(bus, 11)
         await until(http, {"autopilot_demand{fleet=default}": 51.0})
-        for _ in range(200):
-            samples = await until(http, {})
-            if samples["autopilot_cloudwatch_failed_calls_total{}"] >= 2:
-                break
-            await asyncio.sleep(0.025)
-        assert samples["autopilot_cloudwatch_failed_calls_total{}"] >= 2
+        samples = await until_failed(http)
         assert samples["autopilot_cloudwatch_steps_total{}"] == 0
         assert raw.xpending("autopilot:transitions", GROUP)["pending"] > 0
         moto.start()
@@ -206,40 +262,114 @@ async def test_a_step_does_not_wait_for_a_cloudwatch_that_hangs(
         client.close()
 
 
-def a_step(number, at=START, fleet="default"):
-    return Transition(
-        fleet=fleet,
-        step=number,
-        at=at,
-        observation=TEN,
-        action=0.5,
-        target=50.0,
-        demand=40.0,
-        reported_demand=40.0,
-        allocation=30.0,
-        reward=-1.0,
-        next_observation=TEN,
-        policy_version="v1",
-    )
+def a_step(number, at=START, fleet="default", **changes):
+    fields = {
+        "fleet": fleet,
+        "step": number,
+        "at": at,
+        "observation": TEN,
+        "action": 0.5,
+        "target": 50.0,
+        "demand": 40.0,
+        "reported_demand": 40.0,
+        "allocation": 30.0,
+        "reward": -1.0,
+        "next_observation": TEN,
+        "policy_version": "v1",
+    }
+    return Transition(**(fields | changes))
 
 
-async def test_no_call_has_more_than_a_thousand_values(client):
-    sizes = []
-    client.meta.events.register(
+def watch_calls(client):
+    """What each call of `client` puts, and the size of its body before it is compressed."""
+    calls, sizes = [], []
+    events = client.meta.events
+    events.register(
         "provide-client-params.cloudwatch.PutMetricData",
-        lambda params, **_: sizes.append(len(params["MetricData"])),
+        lambda params, **_: calls.append(params["MetricData"]),
     )
-    await cloudwatch(client, CollectorRegistry()).put([a_step(n) for n in range(1, 601)])
-    assert sizes == [1000, 1000, 400]
-    assert statistics(client, "curr_demand") == (600 * 40.0, 600)
+    events.register(
+        "before-call.cloudwatch.PutMetricData",
+        lambda params, **_: sizes.append(len(params["body"])),
+    )
+    return calls, sizes
 
 
-async def test_a_step_older_than_cloudwatch_takes_does_not_hold_up_the_others(client):
+async def test_no_call_is_larger_than_cloudwatch_takes(client, monkeypatch):
+    """At most 1,000 values and 1 MB, with the longest of all names, and every metric there is."""
+    monkeypatch.setenv("AWS_DISABLE_REQUEST_COMPRESSION", "true")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    plain = connect("us-east-1")
+    calls, sizes = watch_calls(plain)
+    version = new_version(START - timedelta(days=1 / 3))
+    longest = {"fleet": "f" * 63, "demand": 60.0 + 1 / 3, "policy_version": version}
+    steps = [a_step(n, at=START + timedelta(microseconds=n), **longest) for n in range(1, 601)]
+    await cloudwatch(plain, CollectorRegistry()).put(steps)
+    plain.close()
+    assert [len(values) for values in calls] == [13 * 76] * 7 + [13 * 68]
+    assert 100_000 < max(sizes) < 400_000
+    assert statistics(client, "curr_demand") == (pytest.approx(600 * (60 + 1 / 3)), 600)
+    assert statistics(client, "false-positive") == (600.0, 600)
+
+
+async def test_values_arrive_in_the_order_of_their_steps(client):
+    calls, _ = watch_calls(client)
+    steps = [a_step(n, at=START + timedelta(seconds=n)) for n in range(1, 201)]
+    await cloudwatch(client, CollectorRegistry()).put(steps)
+    times = [value["Timestamp"] for values in calls for value in values]
+    assert times == sorted(times)
+    assert len(set(times)) == 200
+
+
+async def test_a_target_below_the_demand_is_a_false_positive(client):
+    """As the notebook's server has it: raised to the demand, and put only then."""
+    steps = [
+        a_step(1, target=50.0, demand=40.0),
+        a_step(2, target=30.0, demand=40.25),
+        a_step(3, target=40.0, demand=40.0),
+    ]
+    await cloudwatch(client, CollectorRegistry()).put(steps)
+    assert statistics(client, "false-positive") == (1.0, 1)
+    assert statistics(client, "curr_alloc_norm") == (50 + 40.25 + 40, 3)
+    assert statistics(client, "num_of_gs") == (50 + 41 + 40, 3)
+    assert statistics(client, "curr_alloc") == (50 + 30 + 40, 3)
+
+
+async def test_a_step_without_demand_is_stale_and_neither_idle_nor_unserved(client):
+    await cloudwatch(client, CollectorRegistry()).put(
+        [a_step(1), a_step(2, allocation=44.5), a_step(3, stale=True, reported_demand=90.0)]
+    )
+    assert statistics(client, "stale_steps", "default") == (1.0, 3)
+    assert statistics(client, "unserved_servers", "default") == (10.0, 3)
+    assert statistics(client, "idle_servers", "default") == (4.5, 3)
+
+
+async def test_a_policys_age_is_since_it_was_made_and_a_rule_has_none(client):
+    version = new_version(START - timedelta(hours=1))
+    await cloudwatch(client, CollectorRegistry()).put(
+        [
+            a_step(1, policy_version="rule:trend"),
+            a_step(2, policy_version=version),
+            a_step(3, at=START + timedelta(seconds=65), policy_version=version),
+        ]
+    )
+    assert statistics(client, "policy_age_seconds", "default") == (3600 + 3665, 2)
+
+
+@pytest.mark.parametrize("off", [-timedelta(days=14), timedelta(hours=2)])
+async def test_a_step_of_a_time_that_cloudwatch_does_not_take_is_dropped_counted_and_logged(
+    client, off
+):
     registry = CollectorRegistry()
-    old, new = a_step(1, START - timedelta(days=14)), a_step(2, START)
-    await cloudwatch(client, registry, clock=lambda: START).put([old, new])
+    with structlog.testing.capture_logs() as logs:
+        await cloudwatch(client, registry, clock=lambda: START).put(
+            [a_step(1, START + off), a_step(2, START)]
+        )
     assert statistics(client, "reward") == (-1.0, 1)
     assert registry.get_sample_value("autopilot_cloudwatch_refused_steps_total") == 1.0
+    assert registry.get_sample_value("autopilot_cloudwatch_steps_total") == 1.0
+    (told,) = logs
+    assert (told["event"], told["dropped"]) == ("cloudwatch_takes_no_such_time", 1)
 
 
 async def test_what_cloudwatch_refuses_for_good_does_not_hold_up_the_others(client):
@@ -250,6 +380,45 @@ async def test_what_cloudwatch_refuses_for_good_does_not_hold_up_the_others(clie
         stub.assert_no_pending_responses()
     assert registry.get_sample_value("autopilot_cloudwatch_refused_steps_total") == 1.0
     assert registry.get_sample_value("autopilot_cloudwatch_failed_calls_total") == 0.0
+
+
+async def test_of_a_call_that_is_refused_all_but_the_bad_step_get_in(client):
+    registry = CollectorRegistry()
+    steps = [a_step(n) for n in range(1, 12)]
+    steps[6] = a_step(7, fleet="refused")
+
+    def refuse(params, **_):
+        for value in params["MetricData"]:
+            if {"Name": "Fleet", "Value": "refused"} in value.get("Dimensions", ()):
+                raise ClientError({"Error": {"Code": "InvalidParameterValue"}}, "PutMetricData")
+
+    client.meta.events.register("provide-client-params.cloudwatch.PutMetricData", refuse)
+    await cloudwatch(client, registry).put(steps)
+    assert statistics(client, "reward") == (-10.0, 10)
+    assert registry.get_sample_value("autopilot_cloudwatch_refused_steps_total") == 1.0
+    assert registry.get_sample_value("autopilot_cloudwatch_steps_total") == 10.0
+
+
+async def test_redis_keeps_a_day_of_a_hundred_fleets_within_256_mb(bus, raw):
+    """What CloudWatch has not taken: so long may it be away, and so much memory does it cost."""
+    steps = 2_000
+    for step in range(1, steps + 1):
+        await commit(
+            bus,
+            step,
+            "f" * 20,
+            target=50.0 + 1 / 3,
+            demand=40.0 + 1 / 7,
+            reported_demand=40.0 + 1 / 7,
+            reward=-100 / 7,
+            observation=tuple(50 + n / 7 for n in range(10)),
+            next_observation=tuple(50 + n / 7 for n in range(1, 11)),
+            policy_version=new_version(START),
+        )
+    each = raw.memory_usage("autopilot:transitions", samples=0) / steps
+    print(f"{each:.0f} bytes a transition")
+    assert 100 * 86_400 / FleetSettings().learning_freq <= TRANSITIONS_LENGTH
+    assert TRANSITIONS_LENGTH * each < 256 * 2**20
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "Throttling", "InternalFailure", "ExpiredToken"])

@@ -1,0 +1,83 @@
+"""What CloudWatch is told of a step and of a training; pure.
+
+The notebook's metrics are put without a dimension, as it has them: with several fleets they are
+over all of them. What a fleet's are is told under names of their own, with the dimension `Fleet`.
+"""
+
+import math
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from shared.core.recommendation import TARGET_DECIMALS
+from shared.messages import TrainingOutcome, Transition
+from shared.policy_store import made_at
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch.type_defs import MetricDatumTypeDef
+
+FLEET = "Fleet"
+"""The dimension."""
+VALUES_PER_STEP = 13
+"""At most."""
+
+
+def step_values(step: Transition) -> "Iterator[MetricDatumTypeDef]":
+    """The metrics of one step, with the time of the step."""
+    for name, value in _notebook(step).items():
+        yield _value(name, value, step.at)
+    for name, value in _ours(step).items():
+        yield _value(name, value, step.at, step.fleet)
+
+
+def training_values(training: TrainingOutcome) -> "Iterator[MetricDatumTypeDef]":
+    """The metrics of one training job, with the time of its end."""
+    failed = float(training.outcome == "failed")
+    yield _value("training_seconds", training.seconds, training.at, training.fleet)
+    yield _value("failed_trainings", failed, training.at, training.fleet)
+
+
+def _notebook(step: Transition) -> dict[str, float]:
+    told = max(step.target, step.demand)
+    values = {
+        "curr_demand": step.demand,
+        # The notebook publishes the new target under this name; the true one is `allocation`.
+        "curr_alloc": step.target,
+        "reward": step.reward,
+        # Its server raises a target below the demand, and says so only then.
+        "curr_alloc_norm": told,
+        # Its client: what a lobby or an autoscaler is told to have, in whole servers.
+        "num_of_gs": float(math.ceil(round(told, TARGET_DECIMALS))),
+    }
+    return values | ({"false-positive": 1.0} if step.target < step.demand else {})
+
+
+def _ours(step: Transition) -> dict[str, float]:
+    surplus = 0.0 if step.stale else step.allocation - step.reported_demand
+    values = {
+        "demand": step.demand,
+        "target": step.target,
+        "allocation": step.allocation,
+        "unserved_servers": max(-surplus, 0.0),
+        "idle_servers": max(surplus, 0.0),
+        "stale_steps": float(step.stale),
+    }
+    made = made_at(step.policy_version)
+    # A rule that nobody has trained has no age.
+    return values | ({} if made is None else {"policy_age_seconds": _seconds(made, step.at)})
+
+
+def _seconds(since: datetime, until: datetime) -> float:
+    return max((until - since).total_seconds(), 0.0)
+
+
+def _value(name: str, value: float, at: datetime, fleet: str | None = None) -> "MetricDatumTypeDef":
+    metric: MetricDatumTypeDef = {
+        "MetricName": name,
+        "Timestamp": at,
+        "Value": value,
+        "Unit": "Seconds" if name.endswith("_seconds") else "None",
+    }
+    if fleet is not None:
+        metric["Dimensions"] = [{"Name": FLEET, "Value": fleet}]
+    return metric
