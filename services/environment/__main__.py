@@ -8,7 +8,8 @@ import httpx
 import uvloop
 
 from services.environment.demand_source import DemandSource, HttpDemand, LocalSine
-from services.environment.worker import FleetStepper, step_fleets
+from services.environment.sharing import step_fleets
+from services.environment.worker import FleetStepper
 from shared.bus import Bus, TrainingQueue
 from shared.champions import Champions
 from shared.entry import run_service
