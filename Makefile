@@ -6,6 +6,8 @@ VENV := $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.gameserver-autopilot
 ARGS ?=
+# What makes an engine and its images where none can be pulled; there on some machines only.
+PREPARE := ../shared/docker/prepare
 
 .DEFAULT_GOAL := help
 .PHONY: help install up check test e2e bench
@@ -34,8 +36,8 @@ test: install ## All tests that need no Docker, AWS or network (ARGS='-m "not sl
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 e2e: install ## The platform in containers, built, checked and removed (needs Docker)
-	if [ -x ../shared/docker/prepare ] && ! docker info > /dev/null 2>&1; then ../shared/docker/prepare; fi
-	AUTOPILOT_E2E_MUST_RUN=1 $(BIN)/pytest tests/e2e -rA --no-header --verbose $(ARGS)
+	if [ -x $(PREPARE) ] && ! $(PREPARE) --check > /dev/null; then $(PREPARE); fi
+	AUTOPILOT_E2E_MUST_RUN=1 $(BIN)/pytest tests/e2e --capture=no --verbose $(ARGS)
 
 bench: install ## Measure serving and stepping; prints tables, asserts nothing
 	$(BIN)/python tests/bench/serving.py
