@@ -12,6 +12,7 @@ from tests.e2e.containers import Platform, missing
 
 BUILD = "AUTOPILOT_E2E_MUST_RUN"
 """Set by `make e2e`: no engine is then a failure, and no reason to skip."""
+EVERYTHING = ("--profile", "aws-local", "--profile", "monitoring")
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,7 @@ def built(engine: None) -> Iterator[Platform]:
         platform.compose("build")
         yield platform
     finally:
-        platform.compose("--profile", "monitoring", "down", "--volumes", "--timeout", "5")
+        platform.compose(*EVERYTHING, "down", "--volumes", "--remove-orphans", "--timeout", "5")
         platform.http.close()
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.e2e.conftest import EVERYTHING
 from tests.e2e.containers import ROOT, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -12,7 +13,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def prometheus(platform):
     """Asks Prometheus's API."""
-    platform.compose("--profile", "monitoring", "up", "--detach", "--no-recreate", "prometheus")
+    platform.compose(*EVERYTHING, "up", "--detach", "--no-recreate", "prometheus")
     address = platform.address("PROMETHEUS_PORT")
     until(
         lambda: "ready" if platform.up(f"{address}/-/ready") else None,
@@ -25,7 +26,7 @@ def prometheus(platform):
         return answer["data"]
 
     yield ask
-    platform.compose("--profile", "monitoring", "rm", "--stop", "--force", "prometheus")
+    platform.compose(*EVERYTHING, "rm", "--stop", "--force", "prometheus")
 
 
 def test_everything_is_scraped(prometheus):
