@@ -110,7 +110,9 @@ class Platform:
 
     def containers(self, service: str) -> list[dict[str, Any]]:
         """`docker inspect` of a service's containers, running or not."""
-        ids = self.compose("ps", "--all", "-q", service).stdout.split()
+        labels = (f"project={self.project}", f"service={service}", "oneoff=False")
+        filters = [f"--filter=label=com.docker.compose.{label}" for label in labels]
+        ids = docker("ps", "--all", "--quiet", *filters).split()
         return list(json.loads(docker("inspect", *ids))) if ids else []
 
     def container(self, service: str) -> dict[str, Any]:
@@ -120,14 +122,20 @@ class Platform:
 
     def execute(self, service: str, *command: str) -> str:
         """Run a command in a service's container."""
-        return self.compose("exec", "-T", service, *command).stdout
+        return docker("exec", self.container(service)["Id"], *command)
+
+    def attempt(self, service: str, *command: str) -> str:
+        """What a command in a service's container says, whether or not it succeeds."""
+        words = ["docker", "exec", self.container(service)["Id"], *command]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
 
     def crash(self, service: str) -> None:
         """Kill a container's processes from within, as a fault or the kernel would.
 
         After `docker kill` no restart policy counts: Docker takes it for the operator's wish.
         """
-        self.compose("exec", "-T", service, "sh", "-c", "kill -KILL -1", check=False)
+        self.attempt(service, "sh", "-c", "kill -KILL -1")
 
     def address(self, name: str) -> str:
         """Of what listens at the port that a variable sets."""
