@@ -8,7 +8,7 @@ import pytest
 from shared.messages import utc_now
 from tests.e2e.containers import Platform, lines, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300, func_only=True)]
 
 NAMESPACE = "rl-game-server-autopilot"
 VALUES = {"curr_demand": "demand", "curr_alloc": "target", "reward": "reward"}

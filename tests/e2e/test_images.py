@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.containers import Platform, docker, lines
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300, func_only=True)]
 
 BASE = "python:3.11-slim-bookworm"
 SERVICE = "gameserver-autopilot-service"

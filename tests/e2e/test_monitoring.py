@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.conftest import EVERYTHING
 from tests.e2e.containers import ROOT, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300, func_only=True)]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.containers import SERVICES, Platform, docker, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300, func_only=True)]
 
 RING = ("redis", "matchmaking", "environment", "prediction", "metrics", "play")
 """Without any of them the ring stands still, or nobody sees it turn."""
