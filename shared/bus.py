@@ -57,7 +57,7 @@ DEMAND_LENGTH = 100_000
 """Reports kept for a look back; readers use the newest."""
 TRANSITIONS_LENGTH = 200_000
 """A day of 100 fleets at 65 s is 133,000: consumers may be away that long. A transition takes about
-820 bytes, so a day of them 105 MB and all that are kept 157 MB (tested)."""
+820 bytes, so a day of them 110 MB and all that are kept 165 MB."""
 RECORDED_STEPS = 20_000
 """Two weeks at 65 s; about 1 MB a fleet."""
 CHANGES_LENGTH = 10_000

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SCHEME = "s3://"
 CONNECT_SECONDS = 3.0
-READ_SECONDS = 10.0
+READ_SECONDS = 5.0
 ATTEMPTS = 3
 CHANGES_AT_ONCE = 20
 """Writers of one file that may come between before a change is given up."""
@@ -141,11 +141,11 @@ class S3Files:
         names = [path.relative_to(draft).as_posix() for path in files]
         for path, file in zip(files, names, strict=True):
             if file != mark:
-                self._put(f"{name}/{file}", path.read_bytes(), {"IfNoneMatch": "*"})
+                self._put_new(f"{name}/{file}", path.read_bytes())
         # Whoever was away for long may have been swept meanwhile.
         if {*self._names(name), mark} != set(names):
             raise FileNotFoundError(f"{name} in {self} was swept while it was uploaded")
-        self._put(f"{name}/{mark}", (draft / mark).read_bytes(), {"IfNoneMatch": "*"})
+        self._put_new(f"{name}/{mark}", (draft / mark).read_bytes())
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
@@ -189,6 +189,14 @@ class S3Files:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
             return answer["Body"].read(), answer["ETag"]
 
+    def _put_new(self, name: str, content: bytes) -> None:
+        try:
+            self._put(name, content, {"IfNoneMatch": "*"})
+        except FileExistsError:
+            # A call whose answer was lost is sent again, and then finds its own file.
+            if self.read(name) != content:
+                raise
+
     def _put(self, name: str, content: bytes, only: dict[str, Any]) -> None:
         with self._asking():
             self._client.put_object(
@@ -204,7 +212,7 @@ class S3Files:
                     Delete={"Objects": [{"Key": self._prefix + name} for name in part]},
                 )
             if refused := answer.get("Errors"):
-                raise StoreAway(f"{self} does not delete: {refused[0].get('Message')}")
+                raise StoreAway(f"{self} does not delete: S3 says {refused[0].get('Code')}")
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

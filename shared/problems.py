@@ -90,7 +90,7 @@ def problem_of(error: Exception, path: str) -> Response:
     """The response for anything that was raised; what is not on purpose is logged."""
     if isinstance(error, AutopilotError):
         status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
-        headers = _RETRY if isinstance(error, BusAway) else None
+        headers = _RETRY if isinstance(error, BusAway | StoreAway) else None
         return problem(status, str(error), headers)
     if isinstance(error, RequestValidationError):
         return problem(422, _sentence(error.errors()))

@@ -159,7 +159,7 @@ def create_app(
         "/policies",
         policies,
         response_model=Catalogue,
-        responses=problems(401, 404),
+        responses=problems(401, 404, 503),
         openapi_extra=_OF_FLEET,
         tags=["policies"],
     )

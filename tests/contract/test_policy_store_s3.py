@@ -1,5 +1,6 @@
 """What only a policy store in S3 can meet: other writers, settings that can't work, silence."""
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -9,10 +10,14 @@ import boto3
 import pytest
 import structlog
 
+from services.prediction.app import create_app
 from shared import champions as champions_module
 from shared import policy_store_s3
+from shared.bus import Bus
 from shared.champions import Champions
+from shared.core.observation import notebook_fields
 from shared.errors import BadSetting, StoreAway
+from shared.messages import utc_now
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore
 from shared.policy_store_s3 import S3Files
 from shared.settings import Fleets, FleetSettings
@@ -149,6 +154,22 @@ def test_a_pointer_that_moves_under_a_writer_is_read_again(store):
     champion = store.set_champion("eu", "v3", NOW)
     assert (champion.version, champion.runner_up) == ("v3", "v2")
     assert store.champion("eu") == champion
+
+
+def test_an_upload_whose_answers_get_lost_is_complete(store):
+    """boto3 sends the call again, which then finds that what it would make is there already."""
+    put = store.files._client.put_object
+
+    def put_twice(**request):
+        put(**request)
+        return put(**request)
+
+    store.files._client.put_object = put_twice
+    manifest = publish(store, "v1")
+    champion = store.set_champion("eu", "v1", NOW)
+    assert store.champion("eu") == champion
+    assert store.versions("eu") == ["v1"]
+    assert store.read(manifest, LITERT_MODEL) == b"a model"
 
 
 def test_of_two_that_publish_the_same_version_one_is_refused(store, bucket):
@@ -288,9 +309,31 @@ async def test_what_serves_goes_on_while_s3_is_away(moto, store, publish_policy,
     moto.start()
     publish_policy(store, "v2")
     publish_policy(store, "v3", "eu")
-    await champions.load_all()
+    reloading = asyncio.create_task(champions.reload())
+    for _ in range(400):
+        if champions.policy("eu").version == "v3":
+            break
+        await asyncio.sleep(0.025)
+    reloading.cancel()
     assert champions.policy("default").version == "v2"
     assert champions.policy("eu").version == "v3"
+
+
+async def test_the_catalogue_says_that_s3_is_away_and_predictions_go_on(
+    moto, store, redis_url, client_of, publish_policy
+):
+    publish_policy(store, "v1", observation_fields=notebook_fields(5))
+    fleets = Fleets({"default": FleetSettings(observation="notebook")})
+    app = create_app(bus=Bus.connect(redis_url), fleets=fleets, store=store, clock=utc_now)
+    async with client_of(app) as http:
+        assert (await http.get("/policies")).json()["champion"]["version"] == "v1"
+        moto.stop()
+        refused = await http.get("/policies")
+        assert refused.status_code == 503
+        assert "does not answer" in refused.json()["detail"]
+        assert refused.headers["Retry-After"] == "1"
+        answer = await http.post("/invocations", json=[50.0] * 10)
+        assert answer.json()["policy_version"] == "v1"
 
 
 async def test_a_lost_redis_finds_its_champions_in_the_store(store, publish_policy):

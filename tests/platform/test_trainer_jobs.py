@@ -25,7 +25,7 @@ from shared.messages import (
     utc_now,
 )
 from shared.policies import load_policy
-from shared.policy_store import PolicyStore
+from shared.policy_store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
 from shared.settings import FleetSettings
 
 pytestmark = [
@@ -272,3 +272,33 @@ def test_a_bad_setting_is_one_line(tmp_path):
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
     assert "AUTOPILOT_TIME_TOTAL_S" in ended.stderr
+
+
+def test_s3_goes_while_a_job_learns_and_comes_back(redis_url, bucket, moto, tmp_path, trainers):
+    """The job fails visibly and is tried again; nothing of the first try is ever seen."""
+    location = f"s3://{bucket}/policies"
+    store = PolicyStore.at(location)
+    trainer = trainers(redis_url, tmp_path, AUTOPILOT_POLICY_STORE=location)
+    asyncio.run(record(redis_url, [sine1h(k, 90.0) for k in range(STEPS)]))
+    trainer.wait_for("trainer_ready", START_SECONDS)
+    assert enqueue(redis_url)
+    trainer.wait_for("training_progress", JOB_SECONDS)
+    moto.stop()
+    failed = trainer.wait_for("training_failed", JOB_SECONDS)
+    assert f"{location} does not answer" in failed["error"]
+    outcome = asyncio.run(latest(redis_url, TRAININGS))
+    assert (outcome.outcome, outcome.error) == ("failed", failed["error"])
+    moto.start()
+    assert store.versions("default") == []
+    published = trainer.wait_for("policy_published", JOB_SECONDS)
+    champion = store.champion("default")
+    assert champion.version == published["version"]
+    assert store.versions("default") == [champion.version]
+    policy = load_policy(store, "default", champion.version, FleetSettings().parameters)
+    assert policy.manifest.trained_on_steps == STEPS * 4 // 5
+    with store.fetched("default", champion.version) as folder:
+        names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    assert {CHECKPOINT, LITERT_MODEL, f"{SAVED_MODEL}/saved_model.pb"} <= names
+    await_no_job(redis_url)
+    trainer.stop()
+    assert "Traceback" not in trainer.log.read_text()
