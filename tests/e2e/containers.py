@@ -206,9 +206,11 @@ def docker(*arguments: str) -> str:
 
 
 def lines(text: str) -> Sequence[str]:
-    """Of what a process has said, without what compose says about it."""
-    return [line for line in text.splitlines() if line and not _of_compose(line)]
-
-
-def _of_compose(line: str) -> bool:
-    return line.lstrip().startswith(("Creating ", "Container ", "Network ", "Volume "))
+    """Of what a process has said, without what compose says about it, such as its exit code."""
+    return [
+        line
+        for line in text.splitlines()
+        if line
+        and not line.isdigit()
+        and not line.lstrip().startswith(("Creating ", "Container ", "Network ", "Volume "))
+    ]
