@@ -86,8 +86,7 @@ class Platform:
         }
         own = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOPILOT_", "AWS_"))}
         ports = {name: str(port) for name, port in self._ports.items()}
-        # The parts of images of docker-compose 1.29, which speaks no BuildKit of its own.
-        self._environment = {"DOCKER_BUILDKIT": "0"} | own | PACE | ports
+        self._environment = own | PACE | ports
         self.http = httpx.Client(timeout=5.0)
 
     def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -120,7 +120,7 @@ def test_more_workers_step_no_fleet_twice(platform):
     assert all(earlier < later for earlier, later in itertools.pairwise(dues))
 
 
-@pytest.mark.parametrize("service", RING)
+@pytest.mark.parametrize("service", [*RING, "trainer"])
 def test_a_part_that_crashes_comes_back_and_the_ring_turns_again(platform, service):
     restarts = platform.container(service)["RestartCount"]
     platform.crash(service)
