@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.containers import Platform, missing
 
-BUILD = "AUTOPILOT_E2E_MUST_RUN"
+MUST_RUN = "AUTOPILOT_E2E_MUST_RUN"
 """Set by `make e2e`: no engine is then a failure, and no reason to skip."""
 EVERYTHING = ("--profile", "aws-local", "--profile", "monitoring")
 
@@ -19,7 +19,7 @@ EVERYTHING = ("--profile", "aws-local", "--profile", "monitoring")
 def engine() -> None:
     """Skips where containers can't be run."""
     reason = missing()
-    if reason is not None and os.environ.get(BUILD):
+    if reason is not None and os.environ.get(MUST_RUN):
         pytest.fail(reason)
     if reason is not None:
         pytest.skip(reason)

@@ -183,18 +183,21 @@ class Platform:
         """Redis's answer to a command."""
         return json.loads(self.execute("redis", "redis-cli", "--json", *command))
 
+    def redis_settings(self) -> dict[str, str]:
+        """How Redis is set up."""
+        return _table(self.redis("CONFIG", "GET", "*"))
+
     def transitions(self) -> list[dict[str, Any]]:
         """Every transition on the stream, oldest first."""
         entries = self.redis("XRANGE", "autopilot:transitions", "-", "+")
-        return [json.loads(_message(fields)) for _, fields in entries]
+        return [json.loads(_table(fields)["message"]) for _, fields in entries]
 
 
-def _message(fields: Any) -> str:
-    """Of a stream's entry: a list of names and values, or a table, by version of redis-cli."""
-    table = (
-        fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-    )
-    return str(table["message"])
+def _table(answer: Any) -> dict[str, str]:
+    """Names and values that Redis answers: a table, or a list by older versions of redis-cli."""
+    if isinstance(answer, dict):
+        return answer
+    return dict(zip(answer[::2], answer[1::2], strict=True))
 
 
 def docker(*arguments: str) -> str:

@@ -72,6 +72,13 @@ def test_every_container_is_well_confined_and_not_root(platform):
             assert {port["HostIp"] for port in ports or ()} <= {"127.0.0.1"}, service
 
 
+def test_redis_keeps_everything_on_disk_and_forgets_nothing_when_full(platform):
+    kept = platform.redis_settings()
+    assert (kept["appendonly"], kept["maxmemory-policy"]) == ("yes", "noeviction")
+    limit = platform.container("redis")["HostConfig"]["Memory"]
+    assert 0 < int(kept["maxmemory"]) <= limit / 2
+
+
 def test_every_container_that_can_tell_says_it_is_well(platform):
     for service in SERVICES:
         if service == "play":
