@@ -46,6 +46,8 @@ class Holding:
                 )
             except BusAway as error:
                 _log.debug("leases_not_renewed", reason=str(error))
+            except Exception:  # noqa: BLE001 - without leases no fleet is stepped for long
+                _log.exception("leases_not_renewed")
             else:
                 await self._step_only(held)
                 beat(self._heartbeat)
