@@ -28,8 +28,10 @@ OLDEST = timedelta(days=14)
 """CloudWatch takes no time stamp further back."""
 NEWEST = timedelta(hours=2)
 """Nor further ahead."""
-ATTEMPTS = 2
-"""Within a call; what fails then waits longer and longer."""
+ATTEMPTS = 1
+"""Within a call. `CloudWatch` tries again, since it can be stopped while it waits: boto3's own
+attempts go on in a thread that can't, and would put what the next start puts again. Adaptive mode
+keeps the pace that CloudWatch allows, whoever tries again."""
 RETRY_SECONDS = 1.0
 RETRY_SECONDS_MOST = 60.0
 CONNECT_SECONDS = 3.0

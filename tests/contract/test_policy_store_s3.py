@@ -1,6 +1,7 @@
 """What only a policy store in S3 can meet: other writers, settings that can't work, silence."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -9,7 +10,9 @@ from datetime import UTC, datetime
 import boto3
 import pytest
 import structlog
+from typer.testing import CliRunner
 
+from services.cli.__main__ import app
 from services.prediction.app import create_app
 from shared import champions as champions_module
 from shared import policy_store_s3
@@ -197,6 +200,29 @@ def test_a_store_of_more_than_one_page(store, monkeypatch):
         assert [path.name for path in folder.iterdir()] == ["v1"]
 
 
+def test_the_command_line_works_on_it(store, redis_url, publish_policy):
+    for version in ("v1", "v2", "v3"):
+        publish_policy(store, version)
+    variables = {"AUTOPILOT_POLICY_STORE": str(store.files), "AUTOPILOT_REDIS_URL": redis_url}
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, ["policies", *arguments], env=variables)
+        assert result.exception is None, result.output
+        return result.output
+
+    assert "v2" in run("list")
+    assert json.loads(run("show", "v1"))["version"] == "v1"
+    run("promote", "v1")
+    assert store.champion("default").version == "v1"
+    run("rollback")
+    assert store.champion("default").version == "v3"
+    run("retire", "v2")
+    assert store.versions("default") == ["v1", "v3"]
+    variables["AUTOPILOT_POLICY_STORE"] = "s3://nowhere/p"
+    refused = CliRunner().invoke(app, ["policies", "list"], env=variables)
+    assert isinstance(refused.exception, BadSetting)
+
+
 # Settings that can't work
 
 REFUSED = {
@@ -324,8 +350,8 @@ async def test_the_catalogue_says_that_s3_is_away_and_predictions_go_on(
 ):
     publish_policy(store, "v1", observation_fields=notebook_fields(5))
     fleets = Fleets({"default": FleetSettings(observation="notebook")})
-    app = create_app(bus=Bus.connect(redis_url), fleets=fleets, store=store, clock=utc_now)
-    async with client_of(app) as http:
+    prediction = create_app(bus=Bus.connect(redis_url), fleets=fleets, store=store, clock=utc_now)
+    async with client_of(prediction) as http:
         assert (await http.get("/policies")).json()["champion"]["version"] == "v1"
         moto.stop()
         refused = await http.get("/policies")

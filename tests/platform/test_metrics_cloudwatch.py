@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import httpx
@@ -245,18 +247,18 @@ async def test_a_restarted_sidecar_puts_what_it_had_not_acknowledged(
 async def test_a_step_does_not_wait_for_a_cloudwatch_that_hangs(
     bus, redis_url, client_of, monkeypatch, moto
 ):
-    """It takes the connection and says nothing; the environment commits, Prometheus shows."""
+    """It takes the connection and says nothing for a minute; commits go on, Prometheus shows."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr("services.metrics.cloudwatch.READ_SECONDS", 0.5)
+        monkeypatch.setattr("services.metrics.cloudwatch.READ_SECONDS", 60)
         client = connect("us-east-1")
         registry = CollectorRegistry()
         put = cloudwatch(client, registry).put
         async with client_of(sidecar(redis_url, put, registry)) as http:
             for step in range(1, 51):
-                async with asyncio.timeout(0.3):
+                async with asyncio.timeout(20):
                     await commit(bus, step)
-                async with asyncio.timeout(0.3):
+                async with asyncio.timeout(20):
                     await http.get("/healthz")
             await until(http, {"autopilot_steps_total{fleet=default}": 50.0})
         client.close()
@@ -432,6 +434,41 @@ async def test_what_may_pass_is_tried_again(client, code):
         stub.assert_no_pending_responses()
     assert registry.get_sample_value("autopilot_cloudwatch_failed_calls_total") == 2.0
     assert registry.get_sample_value("autopilot_cloudwatch_steps_total") == 1.0
+
+
+class Busy(BaseHTTPRequestHandler):
+    """A CloudWatch that refuses the first call: too many at once."""
+
+    calls = 0
+
+    def do_POST(self):
+        type(self).calls += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        busy = self.calls == 1
+        body = b'{"__type": "Throttling"}' if busy else b"{}"
+        self.send_response(400 if busy else 200)
+        self.send_header("Content-Type", "application/x-amz-json-1.0")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+async def test_a_throttled_call_is_sent_again_at_the_pace_that_is_allowed(moto, monkeypatch):
+    registry = CollectorRegistry()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        client = connect("us-east-1")
+        await cloudwatch(client, registry).put([a_step(1)])
+        server.shutdown()
+    assert Busy.calls == 2
+    assert registry.get_sample_value("autopilot_cloudwatch_failed_calls_total") == 1.0
+    assert client.meta.config.retries["mode"] == "adaptive"
+    assert registry.get_sample_value("autopilot_cloudwatch_steps_total") == 1.0
+    client.close()
 
 
 async def test_missing_credentials_are_tried_again(moto, monkeypatch, tmp_path):
