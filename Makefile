@@ -6,12 +6,14 @@ VENV := $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.gameserver-autopilot
 ARGS ?=
+# What makes an engine and its images where none can be pulled; there on some machines only.
+PREPARE := ../shared/docker/prepare
 
 .DEFAULT_GOAL := help
-.PHONY: help install up check test bench
+.PHONY: help install up check test e2e bench
 
 help: ## Show this help
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | \
+	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1|/' | \
 		while IFS='|' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
 
 install: $(INSTALLED) ## Install everything, with exact versions
@@ -33,6 +35,10 @@ check: install ## Format, lint, types, layers and the CloudFormation template
 
 test: install ## All tests that need no Docker, AWS or network (ARGS='-m "not slow"')
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+e2e: install ## The platform in containers, built, checked and removed (needs Docker)
+	if [ -x $(PREPARE) ] && ! $(PREPARE) --check > /dev/null; then $(PREPARE); fi
+	AUTOPILOT_E2E_MUST_RUN=1 $(BIN)/pytest tests/e2e --capture=no --verbose $(ARGS)
 
 bench: install ## Measure serving and stepping; prints tables, asserts nothing
 	$(BIN)/python tests/bench/serving.py

@@ -7,6 +7,9 @@
 | ``autopilot:demand:newest-at`` | hash | fleet -> its `observed_at`, microseconds | fleets |
 | ``autopilot:demand:seen:<fleet>:<key>`` | string | id of the report with that idempotency key | a day |
 | ``autopilot:fleet:<fleet>`` | hash | ``step`` and ``state`` (`FleetRecord`) after the last commit | fleets |
+| ``autopilot:workers`` | sorted set | environment worker -> when it counts as gone, milliseconds | workers |
+| ``autopilot:leases`` | hash | fleet -> `Lease`: fencing token and worker | fleets |
+| ``autopilot:leases:token`` | integer | newest fencing token | 1 |
 | ``autopilot:recorded:<fleet>`` | list | `RecordedStep`, oldest first: what the trainer replays | `RECORDED_STEPS` |
 | ``autopilot:transitions`` | stream | `Transition`, by consumer group | about `TRANSITIONS_LENGTH` |
 | ``autopilot:decisions`` | hash | fleet -> newest `Decision` | fleets |
@@ -24,7 +27,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NewType, TypeVar
 
 import redis
 import redis.asyncio
@@ -37,7 +40,7 @@ from redis.exceptions import OutOfMemoryError
 from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.serializers import JSONSerializer
 
-from shared.errors import BadSetting, BusAway, StepConflict
+from shared.errors import BadSetting, BusAway, LeaseLost, StepConflict
 from shared.messages import (
     Champion,
     Decision,
@@ -74,6 +77,9 @@ CONNECTIONS = 32
 _SEEN = "autopilot:demand:seen:{fleet}:{key}"
 _NEWEST_AT = "autopilot:demand:newest-at"
 _FLEET = "autopilot:fleet:{fleet}"
+_WORKERS = "autopilot:workers"
+_LEASES = "autopilot:leases"
+_LEASE_TOKEN = "autopilot:leases:token"  # noqa: S105 - it fences, and is no secret
 _RECORDED = "autopilot:recorded:{fleet}"
 _TRANSITIONS = "autopilot:transitions"
 
@@ -105,6 +111,10 @@ class Log(Generic[M]):
 
 TRANSITIONS = Log(_TRANSITIONS, Transition)
 ENDED_TRAININGS = Log(TRAININGS.changes, TrainingOutcome)
+
+
+Lease = NewType("Lease", str)
+"""That a worker holds a fleet: a fencing token, which grows with every change, and the worker."""
 
 
 class DemandReceipt(NamedTuple):
@@ -141,8 +151,9 @@ return receipts
 """
 
 _COMMIT_STEP = """
--- KEYS: fleet, recorded, transitions, decisions, decisions' changes
--- ARGV: fleet, steps committed before, state, recorded step, transition, decision, then the lengths
+-- KEYS: fleet, recorded, transitions, decisions, decisions' changes, leases
+-- ARGV: fleet, steps committed before, state, recorded step, transition, decision, then the lengths, lease
+if ARGV[10] ~= '' and redis.call('HGET', KEYS[6], ARGV[1]) ~= ARGV[10] then return -2 end
 local before = redis.call('HGET', KEYS[1], 'step') or '0'
 if before ~= ARGV[2] then return tonumber(before) end
 redis.call('HSET', KEYS[1], 'step', tonumber(ARGV[2]) + 1, 'state', ARGV[3])
@@ -152,6 +163,38 @@ redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', 'fleet', ARGV[1], 'mess
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[6])
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[9], '*', 'fleet', ARGV[1], 'message', ARGV[6])
 return -1
+"""
+
+_HOLD_FLEETS = """
+-- KEYS: workers, leases, token; ARGV: worker, milliseconds until it counts as gone, then the fleets
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local there = {}
+for _, worker in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do there[worker] = true end
+local share = math.ceil((#ARGV - 2) / redis.call('ZCARD', KEYS[1]))
+local held, free = {}, {}
+for i = 3, #ARGV do
+  local lease = redis.call('HGET', KEYS[2], ARGV[i])
+  local owner = lease and string.match(lease, ' (.*)$')
+  if owner == ARGV[1] and #held < 2 * share then
+    held[#held + 1] = ARGV[i]
+    held[#held + 1] = lease
+  elseif owner == ARGV[1] then
+    redis.call('HDEL', KEYS[2], ARGV[i])
+  elseif not (owner and there[owner]) then
+    free[#free + 1] = ARGV[i]
+  end
+end
+for _, fleet in ipairs(free) do
+  if #held == 2 * share then break end
+  local lease = redis.call('INCR', KEYS[3]) .. ' ' .. ARGV[1]
+  redis.call('HSET', KEYS[2], fleet, lease)
+  held[#held + 1] = fleet
+  held[#held + 1] = lease
+end
+return held
 """
 
 _PUBLISH = """
@@ -171,6 +214,7 @@ class Bus:
         self._client = client
         self._record_demands = client.register_script(_RECORD_DEMANDS)
         self._commit_step = client.register_script(_COMMIT_STEP)
+        self._hold_fleets = client.register_script(_HOLD_FLEETS)
         self._publish = client.register_script(_PUBLISH)
 
     @classmethod
@@ -217,6 +261,29 @@ class Bus:
         """The demand with the newest `observed_at`."""
         return await self._latest(DEMANDS, fleet)
 
+    # Fleets, shared by workers
+
+    async def hold_fleets(
+        self, worker: str, fleets: Sequence[str], seconds: float
+    ) -> dict[str, Lease]:
+        """The fleets that a worker holds from now on, and says that it is there, for `seconds`.
+
+        Each worker holds an equal share, rounded up: what is beyond its share it gives back, what
+        nobody holds who is there it takes, up to its share. It keeps what it has otherwise.
+        """
+        with _asking():
+            held = await self._hold_fleets(
+                keys=[_WORKERS, _LEASES, _LEASE_TOKEN],
+                args=[worker, int(seconds * 1000), *fleets],
+            )
+        words = [word.decode() for word in held]
+        return dict(zip(words[::2], map(Lease, words[1::2]), strict=True))
+
+    async def leave_fleets(self, worker: str) -> None:
+        """A worker ends: others may take its fleets at once."""
+        with _asking():
+            await self._client.zrem(_WORKERS, worker)
+
     # Steps
 
     async def fleet_record(self, fleet: str) -> FleetRecord | None:
@@ -231,10 +298,12 @@ class Bus:
         recorded: RecordedStep,
         transition: Transition,
         decision: Decision,
+        lease: Lease | None = None,
     ) -> None:
         """Commit a step whole or not at all: state, recorded demand, transition, decision.
 
-        Raises `StepConflict`, and changes nothing, unless it is the step after the fleet's last.
+        Raises, and changes nothing: `LeaseLost` unless `lease` is the one that the fleet has, if
+        one is given; `StepConflict` unless it is the step after the fleet's last.
         """
         fleet = record.fleet
         keys = [
@@ -243,6 +312,7 @@ class Bus:
             _TRANSITIONS,
             DECISIONS.state,
             DECISIONS.changes,
+            _LEASES,
         ]
         arguments: list[Any] = [
             fleet,
@@ -254,9 +324,12 @@ class Bus:
             RECORDED_STEPS,
             TRANSITIONS_LENGTH,
             CHANGES_LENGTH,
+            lease or "",
         ]
         with _asking():
             last = await self._commit_step(keys=keys, args=arguments)
+        if last == -2:
+            raise LeaseLost(f"fleet {fleet!r}: another worker holds it now")
         if last != -1:
             raise StepConflict(
                 f"fleet {fleet!r}: step {record.step} does not follow the last committed step {last}"

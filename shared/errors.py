@@ -9,6 +9,7 @@
     ├── StoreAway                the policy store in S3 does not answer      (HTTP 503)
     ├── DemandMissing            the matchmaker says nothing usable
     ├── StepConflict             the fleet's next step was committed by somebody else
+    ├── LeaseLost                another worker holds the fleet
     └── PolicyError              a policy can't be used
         ├── PolicyMissing        no such version, or none yet
         ├── PolicyCorrupt        a file does not match its sha256, or its shape is wrong
@@ -61,6 +62,10 @@ class DemandMissing(AutopilotError):
 
 class StepConflict(AutopilotError):
     """The step was already committed by another worker; read the fleet's state again."""
+
+
+class LeaseLost(AutopilotError):
+    """Another worker holds the fleet now; leave it alone."""
 
 
 class PolicyError(AutopilotError):

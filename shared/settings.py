@@ -21,6 +21,8 @@ REGION_OF_AN_ENDPOINT = "us-east-1"
 """For signatures, where an AWS endpoint is set and no region."""
 LOCAL_DEMAND = "local"
 """The `gs_inventory_url` that means the notebook's own sine."""
+SHORTEST_TTL_SECONDS = 5.0
+"""A demo may step faster than a busy machine delays."""
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -46,11 +48,15 @@ class FleetSettings(BaseSettings):
 
     # The clock, and where demand comes from; `{fleet}` in the URL becomes the fleet's name.
     learning_freq: Seconds = 65
-    gs_inventory_url: str = "http://127.0.0.1:8001/demand?fleet={fleet}"
+    matchmaking_url: str = "http://127.0.0.1:8001"
+    """Base address of the matchmaking service."""
+    gs_inventory_url: str = Field(
+        default_factory=lambda given: f"{given['matchmaking_url']}/demand?fleet={{fleet}}"
+    )
     demand_ttl: Seconds | None = None
-    """Seconds after which a demand is stale; three steps unless set."""
+    """Seconds after which a demand is stale; three steps, at least five seconds, unless set."""
     decision_ttl: Seconds | None = None
-    """Seconds after which a decision is stale; three steps unless set."""
+    """Seconds after which a decision is stale; three steps, at least five seconds, unless set."""
 
     # Learning.
     learning: Literal["replay", "on_policy"] = "replay"
@@ -91,12 +97,12 @@ class FleetSettings(BaseSettings):
     @property
     def demand_ttl_s(self) -> float:
         """Seconds after which a demand is stale."""
-        return self.demand_ttl or 3 * self.learning_freq
+        return self.demand_ttl or max(3 * self.learning_freq, SHORTEST_TTL_SECONDS)
 
     @property
     def decision_ttl_s(self) -> float:
         """Seconds after which a decision is stale."""
-        return self.decision_ttl or 3 * self.learning_freq
+        return self.decision_ttl or max(3 * self.learning_freq, SHORTEST_TTL_SECONDS)
 
 
 class Settings(BaseSettings):
@@ -136,6 +142,9 @@ class Settings(BaseSettings):
     """Ray actors that replay demand; 0 for none but the trainer itself."""
     num_learners: Annotated[int, Field(ge=0)] = 0
     """Ray actors that learn; 0 for none but the trainer itself."""
+
+    # Health: a worker without an address touches this file while it is well (`shared/probe.py`).
+    heartbeat: Path | None = None
 
     # Logs: `json`, `console`, or `auto` (console on a terminal).
     log_format: Literal["auto", "json", "console"] = "auto"

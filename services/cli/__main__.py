@@ -68,7 +68,14 @@ def play(
     trace: Annotated[Path | None, typer.Argument(help="CSV with timestamp and demand.")] = None,
     demand: Annotated[str | None, typer.Option(help="A curve instead of a trace: sine1h.")] = None,
     players_per_server: PlayersPerServer = 1.0,
-    speed: Speed = DEMO_STEPS_PER_SECOND,
+    speed: Speed = None,
+    in_step: Annotated[
+        bool, typer.Option("--in-step", help="A demand per AUTOPILOT_LEARNING_FREQ of the fleet.")
+    ] = False,
+    give_way: Annotated[
+        bool,
+        typer.Option("--give-way", help="Let what a matchmaker posts count for half a DEMAND_TTL."),
+    ] = False,
     fleet: Annotated[str, typer.Option(help="The fleet to report for.")] = "default",
     repeat: Annotated[bool, typer.Option("--repeat", help="Start again at the end.")] = False,
     url: Annotated[str | None, typer.Option(help="Address of the matchmaking service.")] = None,
@@ -76,17 +83,20 @@ def play(
     """Post a trace to a running matchmaking service, a row a step."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = load_settings()
+    fleets = load_fleets(settings)
     configure_logs("play", settings.log_format, settings.log_level)
+    if in_step and speed is not None:
+        raise BadInput("give --speed or --in-step, not both")
+    pace = 1 / fleets[fleet].learning_freq if in_step else speed or DEMO_STEPS_PER_SECOND
     if trace is not None and demand is None:
         demands = trace_demands(trace, players_per_server, repeat=repeat)
     elif trace is None and demand == "sine1h":
-        demands = sine_demands(load_fleets(settings)[fleet].max_servers)
+        demands = sine_demands(fleets[fleet].max_servers)
     else:
         raise BadInput("name either a TRACE or --demand sine1h")
     address = url or f"http://{settings.host}:{settings.matchmaking_port}"
-    accepted = Matchmaker(address, fleet, settings.api_token).play(
-        demands, speed or DEMO_STEPS_PER_SECOND
-    )
+    give_way_s = fleets[fleet].demand_ttl_s / 2 if give_way else 0.0
+    accepted = Matchmaker(address, fleet, settings.api_token, give_way_s).play(demands, pace)
     Console().print(f"{accepted} demands accepted by {address}", markup=False, soft_wrap=True)
 
 

@@ -27,8 +27,6 @@ DEMO_STEPS_PER_SECOND = 5.0
 """Pace of the demo: a policy is learnt within minutes, where 65 s a step would take hours."""
 DEMO_TRAINING_SECONDS = 20.0
 """Learning per training job in the demo, unless AUTOPILOT_TIME_TOTAL_S says otherwise."""
-SHORTEST_TTL_SECONDS = 5.0
-"""Demand and decisions live at least this long, however fast the demo steps."""
 TABLE_EVERY_SECONDS = 30.0
 POLL_SECONDS = 1.0
 SHOWN_FLEETS = 8
@@ -148,11 +146,10 @@ class Platform:
                 f"{self._matchmaking}/demand?fleet={{fleet}}"
             )
         if self._playing is not None:
-            pace = {"learning_freq": 1 / self._playing.steps_per_second}
-            pace["demand_ttl"] = pace["decision_ttl"] = max(
-                SHORTEST_TTL_SECONDS, 3 * pace["learning_freq"]
-            )
-            pace["time_total_s"] = DEMO_TRAINING_SECONDS
+            pace = {
+                "learning_freq": 1 / self._playing.steps_per_second,
+                "time_total_s": DEMO_TRAINING_SECONDS,
+            }
             environment |= {
                 f"AUTOPILOT_{name.upper()}": str(value)
                 for name, value in pace.items()

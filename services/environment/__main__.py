@@ -8,7 +8,8 @@ import httpx
 import uvloop
 
 from services.environment.demand_source import DemandSource, HttpDemand, LocalSine
-from services.environment.worker import FleetStepper, step_fleets
+from services.environment.sharing import step_fleets
+from services.environment.worker import FleetStepper
 from shared.bus import Bus, TrainingQueue
 from shared.champions import Champions
 from shared.entry import run_service
@@ -49,7 +50,7 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
             for index, fleet in enumerate(fleets.names)
         ]
         gc.freeze()
-        await step_fleets(steppers, champions, bus, stop)
+        await step_fleets(steppers, champions, bus, stop, settings.heartbeat)
     await bus.close()
 
 

@@ -1,7 +1,7 @@
-"""The stepping worker: one asyncio task a fleet, each on its own clock."""
+"""Stepping one fleet: an asyncio task of its own, on its own clock."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
 
@@ -17,15 +17,13 @@ from services.environment.history import (
     within_reach,
 )
 from services.environment.stepping import Commit, Due, encoder_of, next_due, step_fleet
-from shared.bus import CHAMPIONS, Bus, TrainingQueue
+from shared.bus import Bus, Lease, TrainingQueue
 from shared.champions import Champions
-from shared.errors import BusAway, DemandMissing, StepConflict
-from shared.messages import Champion, FleetRecord, TrainingJob
+from shared.errors import BusAway, DemandMissing, LeaseLost, StepConflict
+from shared.messages import FleetRecord, TrainingJob
 from shared.settings import FleetSettings
 
 BUS_RETRY_SECONDS = 0.5
-SHUTDOWN_SECONDS = 5.0
-"""How long a step under way may take to be committed after SIGTERM."""
 ASKS_PER_BATCH = 10
 """How often a fleet asks again, per batch of steps, while its last job is still running."""
 
@@ -54,7 +52,7 @@ class FleetStepper:
         clock: Callable[[], datetime],
         seed: int = 0,
     ) -> None:
-        self._fleet = fleet
+        self.fleet = fleet
         self._settings = settings
         self._parameters = settings.parameters
         self._phase = phase
@@ -69,13 +67,15 @@ class FleetStepper:
         self._encoder = encoder_of(self._parameters.observation_fields, self._parameters.lead_steps)
         self._stale = False
         self._stepping = asyncio.Lock()
+        self._lease: Lease | None = None
 
-    async def run(self) -> None:
+    async def run(self, lease: Lease) -> None:
         """Go on from the last committed step, until cancelled."""
+        self._lease = lease
         await self._resume()
         last = None if self._record is None else self._record.due_at
         if self._record is not None:
-            _log.info("fleet_resumed", fleet=self._fleet, step=self._record.step)
+            _log.info("fleet_resumed", fleet=self.fleet, step=self._record.step)
         while True:
             due = next_due(last, self._period(), self._phase, self._clock())
             await asyncio.sleep((due.at - self._clock()).total_seconds())
@@ -83,7 +83,7 @@ class FleetStepper:
                 try:
                     await self._step(due)
                 except Exception:  # noqa: BLE001 - one fleet's fault must not stop the others
-                    _log.exception("step_failed", fleet=self._fleet)
+                    _log.exception("step_failed", fleet=self.fleet)
             last = due.at if self._record is None else self._record.due_at
 
     def _period(self) -> float:
@@ -97,13 +97,13 @@ class FleetStepper:
 
     async def _step(self, due: Due) -> None:
         if due.gap_steps and self._record is not None:
-            _log.warning("steps_missed", fleet=self._fleet, gap_steps=due.gap_steps)
+            _log.warning("steps_missed", fleet=self.fleet, gap_steps=due.gap_steps)
         demand = await self._demand()
         commit = step_fleet(
-            self._fleet,
+            self.fleet,
             self._record,
             demand,
-            self._champions.policy(self._fleet),
+            self._champions.policy(self.fleet),
             self._parameters,
             due,
             self._clock(),
@@ -114,10 +114,13 @@ class FleetStepper:
             return
         try:
             await self._patiently(lambda: self._commit(commit))
+        except LeaseLost as lost:
+            _log.warning("step_lost", fleet=self.fleet, reason=str(lost))
+            return
         except StepConflict as conflict:
             await self._resume()
             if self._record != commit.record:
-                _log.warning("step_lost", fleet=self._fleet, reason=str(conflict))
+                _log.warning("step_lost", fleet=self.fleet, reason=str(conflict))
             return  # equal: the commit went through, only its answer was lost
         self._remember(commit)
         self._record = await self._ask_for_training(commit.record)
@@ -130,17 +133,17 @@ class FleetStepper:
         if self._settings.learning != "on_policy":
             return None
         step = 0 if self._record is None else self._record.step
-        rng = np.random.default_rng([self._seed, step, *self._fleet.encode()])
+        rng = np.random.default_rng([self._seed, step, *self.fleet.encode()])
         return float(rng.standard_normal())
 
     async def _resume(self) -> None:
         """Read the last committed step, and the history that a policy of this fleet may see."""
-        self._record = await self._patiently(lambda: self._bus.fleet_record(self._fleet))
+        self._record = await self._patiently(lambda: self._bus.fleet_record(self.fleet))
         if not self._sees_history:
             return
         rows = self._encoder.reach_seconds / self._settings.learning_freq
         newest = int(rows) + self._encoder.reach_rows + MARGIN_STEPS
-        steps = await self._patiently(lambda: self._bus.recorded_steps(self._fleet, newest))
+        steps = await self._patiently(lambda: self._bus.recorded_steps(self.fleet, newest))
         history = history_of(steps, self._parameters, self._settings.learning_freq)
         self._history = within_reach(history, self._encoder)
 
@@ -156,11 +159,11 @@ class FleetStepper:
 
     async def _commit(self, commit: Commit) -> None:
         await self._bus.commit_step(
-            commit.record, commit.recorded, commit.transition, commit.decision
+            commit.record, commit.recorded, commit.transition, commit.decision, self._lease
         )
         _log.debug(
             "fleet_stepped",
-            fleet=self._fleet,
+            fleet=self.fleet,
             step=commit.record.step,
             demand=commit.transition.reported_demand,
             allocation=commit.transition.allocation,
@@ -177,12 +180,12 @@ class FleetStepper:
                 self._stale = True
                 holding = self._record is not None
                 _log.warning(
-                    "demand_missing", fleet=self._fleet, holding=holding, reason=str(missing)
+                    "demand_missing", fleet=self.fleet, holding=holding, reason=str(missing)
                 )
             return None
         if self._stale:
             self._stale = False
-            _log.info("demand_is_back", fleet=self._fleet, demand=demand)
+            _log.info("demand_is_back", fleet=self.fleet, demand=demand)
         return demand
 
     async def _ask_for_training(self, record: FleetRecord) -> FleetRecord:
@@ -191,16 +194,16 @@ class FleetStepper:
         over = record.untrained_steps - batch
         if over < 0 or over % max(1, batch // ASKS_PER_BATCH):
             return record
-        job = TrainingJob(fleet=self._fleet, queued_at=self._clock(), up_to_step=record.step)
+        job = TrainingJob(fleet=self.fleet, queued_at=self._clock(), up_to_step=record.step)
         timeout_s = self._settings.time_total_s + TRAINING_OVERHEAD_SECONDS
         try:
             queued = await asyncio.to_thread(self._queue.enqueue, job, timeout_s)
         except BusAway as away:
-            _log.warning("training_not_queued", fleet=self._fleet, reason=str(away))
+            _log.warning("training_not_queued", fleet=self.fleet, reason=str(away))
             return record
         if not queued:
             return record
-        _log.info("training_queued", fleet=self._fleet, up_to_step=record.step)
+        _log.info("training_queued", fleet=self.fleet, up_to_step=record.step)
         return record.model_copy(update={"untrained_steps": 0})
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -211,36 +214,10 @@ class FleetStepper:
                 answer = await call()
             except BusAway as error:
                 if not away:
-                    _log.warning("redis_is_away", fleet=self._fleet, reason=str(error))
+                    _log.warning("redis_is_away", fleet=self.fleet, reason=str(error))
                 away = True
                 await asyncio.sleep(BUS_RETRY_SECONDS)
             else:
                 if away:
-                    _log.info("redis_is_back", fleet=self._fleet)
+                    _log.info("redis_is_back", fleet=self.fleet)
                 return answer
-
-
-async def step_fleets(
-    steppers: Sequence[FleetStepper], champions: Champions, bus: Bus, stop: asyncio.Event
-) -> None:
-    """Step every fleet and follow its champion until `stop`; then let steps under way finish."""
-    await champions.load_all()
-    tasks = [asyncio.create_task(_follow_champions(champions, bus))]
-    tasks.append(asyncio.create_task(champions.reload()))
-    tasks += [asyncio.create_task(stepper.run()) for stepper in steppers]
-    _log.info("environment_ready", fleets=len(steppers))
-    await stop.wait()
-    try:
-        async with asyncio.timeout(SHUTDOWN_SECONDS):
-            await asyncio.gather(*(stepper.finish() for stepper in steppers))
-    except TimeoutError:
-        _log.warning("shutdown_cut_short", reason="a step could not be committed; it is redone")
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _follow_champions(champions: Champions, bus: Bus) -> None:
-    async for change in bus.follow(CHAMPIONS):
-        assert isinstance(change, Champion)
-        await champions.apply(change)

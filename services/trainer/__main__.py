@@ -59,7 +59,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
             _wait_for_redis(settings.redis_url)
             try:
                 with queue.reaching():
-                    worker = TrainingWorker(queue, stop)
+                    worker = TrainingWorker(queue, stop, settings.heartbeat)
                     worker.work(logging_level="WARNING")
             except BusAway as error:
                 _log.warning("redis_is_away", error=str(error))

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -16,6 +17,7 @@ from services.trainer.jobs import tell_abandoned
 from services.trainer.stop import Stop, TrainingStopped
 from shared.bus import TrainingQueue
 from shared.errors import BusAway
+from shared.probe import beat
 
 BEAT_SECONDS = 5.0
 """Between two signs of life of a running job."""
@@ -41,9 +43,11 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
 
     max_connection_wait_time = LONGEST_RECONNECT_SECONDS
 
-    def __init__(self, queue: TrainingQueue, stop: Stop) -> None:
+    def __init__(self, queue: TrainingQueue, stop: Stop, heartbeat: Path | None = None) -> None:
+        """`heartbeat` is a file to touch with every sign of life that Redis has taken."""
         self._training = queue
         self._stop = stop
+        self._heartbeat = heartbeat
         super().__init__(
             [queue.queue],
             connection=queue.connection,
@@ -64,6 +68,11 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
 
     def get_heartbeat_ttl(self, *_: Any, **__: Any) -> int:
         return ABANDONED_SECONDS
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        super().heartbeat(timeout, pipeline)
+        if pipeline is None:
+            beat(self._heartbeat)
 
     def request_stop(self, signum: int, frame: Any) -> None:
         """SIGTERM or SIGINT: idle, end at once; busy, stop learning and put the job back."""
@@ -104,15 +113,16 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
         """Signs of life of a job while the block runs."""
         ended = threading.Event()
 
-        def beat() -> None:
+        def keep_beating() -> None:
             while not ended.wait(BEAT_SECONDS):
                 try:
                     with self._training.reaching():
                         self.maintain_heartbeats(job, execution)
+                    beat(self._heartbeat)
                 except BusAway as error:
                     _log.warning("redis_is_away", error=str(error))
 
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread = threading.Thread(target=keep_beating, name="heartbeat", daemon=True)
         thread.start()
         try:
             yield

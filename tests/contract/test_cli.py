@@ -115,6 +115,22 @@ def test_play_posts_every_row(run, trace, matchmaking_url):
     assert result.stdout.startswith("2 demands accepted")
 
 
+def test_play_keeps_the_pace_of_the_fleet(run, trace, matchmaking_url):
+    options = ("--in-step", "--url", matchmaking_url)
+    result = run("play", trace, *options, AUTOPILOT_LEARNING_FREQ="0.02")
+    assert result.stdout.startswith("2 demands accepted"), result.stderr
+    refused(run("play", trace, *options, "--speed", "50"), "--speed or --in-step")
+
+
+@pytest.mark.parametrize(("options", "counts"), [((), 12), (("--give-way",), 90)])
+def test_play_gives_way_to_a_matchmaker_if_asked_to(run, trace, matchmaking_url, options, counts):
+    httpx.post(f"{matchmaking_url}/demand", json={"num_of_gameservers": 90})
+    result = run("play", trace, "--speed", "50", "--url", matchmaking_url, *options)
+    assert result.stdout.startswith("2 demands accepted"), result.stderr
+    known = httpx.get(f"{matchmaking_url}/demand").json()
+    assert known["Prediction"]["num_of_gameservers"] == counts
+
+
 def test_policies_list_shows_champions_and_training(run, redis_url, tmp_path, publish_policy):
     publish_policy(PolicyStore.at(tmp_path / "policies"), "v1")
     result = run(

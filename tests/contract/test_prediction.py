@@ -246,7 +246,7 @@ async def test_where_the_general_policy_does_not_fit_the_rule_answers(client):
         (json.dumps({"instances": ROW}), "wrong length (float)"),
         (json.dumps({"observation": "many"}), "wrong length (str)"),
         (json.dumps([*ROW[1:], "5"]), "something else than numbers"),
-        (json.dumps([*ROW[1:], None]), "something else than numbers"),
+        (json.dumps([*ROW[1:], None]), "null for a number that is always known"),
         (json.dumps([*ROW[1:], True]), "something else than numbers"),
         (json.dumps([*ROW[1:], [5]]), "something else than numbers"),
         (json.dumps([*ROW[1:], 1e30]), "beyond 1000000"),

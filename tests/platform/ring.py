@@ -13,7 +13,8 @@ import httpx
 import uvicorn
 
 from services.environment.demand_source import HttpDemand
-from services.environment.worker import FleetStepper, step_fleets
+from services.environment.sharing import step_fleets
+from services.environment.worker import FleetStepper
 from services.matchmaking.app import create_app as create_matchmaking
 from services.prediction.app import create_app as create_prediction
 from shared.bus import Bus, TrainingQueue

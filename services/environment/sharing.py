@@ -1,0 +1,109 @@
+"""Which of the fleets this worker steps: those that it holds, of all that the workers share."""
+
+import asyncio
+import socket
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from services.environment.worker import FleetStepper
+from shared.bus import CHAMPIONS, Bus, Lease
+from shared.champions import Champions
+from shared.errors import BusAway
+from shared.messages import Champion
+from shared.probe import beat
+
+GONE_SECONDS = 3.0
+"""A worker that says nothing for so long has lost its fleets to those that are there."""
+RENEW_SECONDS = 1.0
+SHUTDOWN_SECONDS = 5.0
+"""How long a step under way may take to be committed after SIGTERM."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Holding:
+    """Steps the fleets that this worker holds, and no others, for as long as it holds them."""
+
+    def __init__(
+        self, steppers: Sequence[FleetStepper], bus: Bus, heartbeat: Path | None = None
+    ) -> None:
+        """`heartbeat` is a file to touch whenever Redis has heard that this worker is there."""
+        self._steppers = {stepper.fleet: stepper for stepper in steppers}
+        self._bus = bus
+        self._heartbeat = heartbeat
+        self._worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._stepping: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
+
+    async def run(self) -> None:
+        """Renew and follow the leases until cancelled. While Redis is away nothing changes."""
+        while True:
+            try:
+                held = await self._bus.hold_fleets(
+                    self._worker, tuple(self._steppers), GONE_SECONDS
+                )
+            except BusAway as error:
+                _log.debug("leases_not_renewed", reason=str(error))
+            except Exception:  # noqa: BLE001 - without leases no fleet is stepped for long
+                _log.exception("leases_not_renewed")
+            else:
+                await self._step_only(held)
+                beat(self._heartbeat)
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def _step_only(self, held: dict[str, Lease]) -> None:
+        before = set(self._stepping)
+        lost = [fleet for fleet, (lease, _) in self._stepping.items() if held.get(fleet) != lease]
+        await _end([self._stepping.pop(fleet)[1] for fleet in lost])
+        for fleet, lease in held.items():
+            if fleet not in self._stepping:
+                task = asyncio.create_task(self._steppers[fleet].run(lease))
+                self._stepping[fleet] = (lease, task)
+        if set(self._stepping) != before:
+            _log.info("fleets_held", fleets=len(held), of=len(self._steppers))
+
+    async def end(self) -> None:
+        """Let steps under way be committed, then leave the fleets to the other workers."""
+        held = [self._steppers[fleet] for fleet in self._stepping]
+        try:
+            async with asyncio.timeout(SHUTDOWN_SECONDS):
+                await asyncio.gather(*(stepper.finish() for stepper in held))
+                await self._bus.leave_fleets(self._worker)
+        except (TimeoutError, BusAway):
+            _log.warning("shutdown_cut_short", reason="a step could not be committed; it is redone")
+        await _end([task for _, task in self._stepping.values()])
+
+
+async def step_fleets(
+    steppers: Sequence[FleetStepper],
+    champions: Champions,
+    bus: Bus,
+    stop: asyncio.Event,
+    heartbeat: Path | None = None,
+) -> None:
+    """Step the fleets that this worker holds and follow champions until `stop`."""
+    await champions.load_all()
+    holding = Holding(steppers, bus, heartbeat)
+    tasks = [
+        asyncio.create_task(_follow_champions(champions, bus)),
+        asyncio.create_task(champions.reload()),
+        asyncio.create_task(holding.run()),
+    ]
+    _log.info("environment_ready", fleets=len(steppers))
+    await stop.wait()
+    await _end(tasks)
+    await holding.end()
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _follow_champions(champions: Champions, bus: Bus) -> None:
+    async for change in bus.follow(CHAMPIONS):
+        assert isinstance(change, Champion)
+        await champions.apply(change)

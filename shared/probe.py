@@ -1,0 +1,51 @@
+"""Is a service well? What a container's health check runs: ``python -IS shared/probe.py WHAT``.
+
+WHAT is the address of an HTTP service's `/readyz`, or the file that a worker touches while it is
+well. Standard library only and no site-packages: it runs every few seconds in every container.
+"""
+
+import socket
+import sys
+import time
+from pathlib import Path
+
+WELL_SECONDS = 20.0
+"""Without a sign of life for so long a worker is not well."""
+ANSWER_SECONDS = 2.0
+
+
+def beat(heartbeat: Path | None) -> None:
+    """A sign of life, if anybody looks for one."""
+    if heartbeat is not None:
+        heartbeat.touch()
+
+
+def ailment(what: str) -> str | None:
+    """What is wrong, or None."""
+    if what.startswith("http://"):
+        return _http_ailment(what.removeprefix("http://"))
+    try:
+        age_s = time.time() - Path(what).stat().st_mtime
+    except OSError as error:
+        return f"no sign of life yet: {error.strerror}"
+    return f"the last sign of life is {age_s:.0f} s old" if age_s > WELL_SECONDS else None
+
+
+def _http_ailment(address: str) -> str | None:
+    """By hand: to import an HTTP client takes twice as long as all of this."""
+    place, _, path = address.partition("/")
+    host, _, port = place.partition(":")
+    answer = b""
+    try:
+        with socket.create_connection((host, int(port)), ANSWER_SECONDS) as connection:
+            connection.sendall(f"GET /{path} HTTP/1.0\r\n\r\n".encode())
+            while received := connection.recv(4096):
+                answer += received
+    except OSError as error:
+        return f"{address} does not answer: {error}"
+    status, _, rest = answer.partition(b"\r\n")
+    return None if b" 200 " in status else rest.partition(b"\r\n\r\n")[2].decode() or str(status)
+
+
+if __name__ == "__main__":
+    sys.exit(ailment(sys.argv[1]))

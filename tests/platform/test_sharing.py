@@ -1,0 +1,120 @@
+"""Environment workers as processes share the fleets: joining, killed, paused, ended."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from services.cli.supervision import service_command
+from shared.bus import Bus
+
+STEP_SECONDS = 0.2
+FLEETS = tuple("abcdefg")
+PATIENCE_SECONDS = 40.0
+
+
+@pytest.fixture
+def worker_environment(tmp_path, redis_url):
+    (tmp_path / "fleets.toml").write_text("".join(f"[{fleet}]\n" for fleet in FLEETS))
+    return {
+        **os.environ,
+        "AUTOPILOT_REDIS_URL": redis_url,
+        "AUTOPILOT_FLEETS": str(tmp_path / "fleets.toml"),
+        "AUTOPILOT_GS_INVENTORY_URL": "local",
+        "AUTOPILOT_LEARNING_FREQ": str(STEP_SECONDS),
+        "AUTOPILOT_POLICY_STORE": str(tmp_path / "policies"),
+    }
+
+
+@pytest.fixture
+async def bus(redis_url):
+    bus = Bus.connect(redis_url)
+    yield bus
+    await bus.close()
+
+
+@contextmanager
+def workers(environment: dict[str, str], number: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    command = service_command("services.environment")
+    started = [subprocess.Popen(command, env=environment) for _ in range(number)]
+    try:
+        yield started
+    finally:
+        for worker in started:
+            worker.kill()
+            worker.wait()
+
+
+async def every_fleet_steps_further(bus: Bus, steps: int) -> None:
+    async def numbers() -> list[int]:
+        records = [await bus.fleet_record(fleet) for fleet in FLEETS]
+        return [0 if record is None else record.step for record in records]
+
+    wanted = [number + steps for number in await numbers()]
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        found = await numbers()
+        if all(now >= then for now, then in zip(found, wanted, strict=True)):
+            return
+        assert time.monotonic() < deadline, f"at {found}, not yet {wanted}"
+        await asyncio.sleep(STEP_SECONDS)
+
+
+async def owners(bus: Bus) -> dict[str, set[str]]:
+    """Fleets by the worker that holds them."""
+    held: dict[str, set[str]] = {}
+    leases = await bus._client.hgetall("autopilot:leases")
+    for fleet, lease in leases.items():
+        held.setdefault(lease.decode().partition(" ")[2], set()).add(fleet.decode())
+    return held
+
+
+async def shared_by(bus: Bus, number: int) -> dict[str, set[str]]:
+    """Who holds what, once so many workers hold all of it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        held = await owners(bus)
+        if len(held) == number and sum(map(len, held.values())) == len(FLEETS):
+            return held
+        assert time.monotonic() < deadline, held
+        await asyncio.sleep(STEP_SECONDS)
+
+
+async def in_order(bus: Bus) -> None:
+    await bus.open_group("test")
+    steps: dict[str, list[int]] = {fleet: [] for fleet in FLEETS}
+    for _, transition in await bus.read_group("test", "test", 100_000, 10):
+        steps[transition.fleet].append(transition.step)
+    for fleet, numbers in steps.items():
+        assert numbers == list(range(1, len(numbers) + 1)), fleet
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_workers_share_and_take_over_from_one_that_ends(worker_environment, bus, number):
+    with workers(worker_environment, 2) as started:
+        held = await shared_by(bus, 2)
+        assert sorted(map(len, held.values())) == [3, 4]
+        await every_fleet_steps_further(bus, 5)
+        started[0].send_signal(number)
+        await shared_by(bus, 1)
+        await every_fleet_steps_further(bus, 5)
+    await in_order(bus)
+
+
+async def test_a_worker_that_was_paused_does_not_step_what_others_took(worker_environment, bus):
+    with workers(worker_environment, 2) as started:
+        await shared_by(bus, 2)
+        await every_fleet_steps_further(bus, 5)
+        started[0].send_signal(signal.SIGSTOP)
+        await shared_by(bus, 1)
+        await every_fleet_steps_further(bus, 5)
+        started[0].send_signal(signal.SIGCONT)
+        held = await shared_by(bus, 2)
+        assert sorted(map(len, held.values())) == [3, 4]
+        await every_fleet_steps_further(bus, 5)
+    await in_order(bus)
