@@ -13,7 +13,7 @@ from typing import Any
 from services.cli.artefacts import act_of, check_history_len, load_artefact
 from services.cli.demand import RecordedDemand, Source, parameters_for
 from services.cli.forecasters import fit_forecasters
-from services.cli.learner import Lesson, Told, learn, learnt_decisions
+from services.cli.learner import Lesson, Told, chosen_decisions, learn
 from shared.core.backtest import FloatArray, Replay, decide, part, replay
 from shared.core.baselines import oracle
 from shared.core.observation import History
@@ -146,15 +146,26 @@ def baselines(case: Case) -> tuple[dict[str, Outcome], list[str]]:
 
 
 def learnt(case: Case, lesson: Lesson, tell: Told = lambda _, __: None) -> Outcome:
-    """The policy that is learnt from the training part; within `learner.trainer`."""
-    result = learn(case.training, case.parameters, lesson, tell)
+    """What serves after learning from the training part; within `learner.trainer`."""
+    result, choice = learn(case.training, case.parameters, lesson, tell)
     return case.outcome(
-        learnt_decisions(result, case.history, case.parameters),
+        chosen_decisions(choice, case.history, case.parameters),
+        kind=choice.kind,
+        held_out_costs=choice.costs,
         environment_steps=result.environment_steps,
         stage_seconds=result.stage_seconds,
         scores=result.scores,
         seed=lesson.seed,
+        steps=lesson.steps,
     )
+
+
+def what_serves(outcome: Outcome) -> list[str]:
+    """A note where it is not what was learnt."""
+    kind = outcome.chosen.get("kind", "learnt")
+    if kind == "learnt":
+        return []
+    return [f"{AUTOPILOT} is {kind}: what was learnt did worse on the held-out part of the history"]
 
 
 def replayed(case: Case, folder: Path, history_len: int | None) -> tuple[Case, Outcome]:

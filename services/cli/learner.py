@@ -1,6 +1,7 @@
 """Learn on recorded demand, with what the extra `trainer` brings; nothing of it loads before."""
 
 import importlib.util
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from shared.policies import GENERAL
 from shared.policy_store import CHECKPOINT, new_version, seal
 
 if TYPE_CHECKING:
+    from services.trainer.choice import Choice
     from services.trainer.learning import Learnt
 
 Told = Callable[[float, str], None]
@@ -69,10 +71,11 @@ def learn(
     lesson: Lesson,
     tell: Told = lambda _, __: None,
     checkpoint: Path | None = None,
-) -> "Learnt":
-    """Learn from all of a history, every row a step; within `trainer`."""
+) -> tuple["Learnt", "Choice"]:
+    """Learn from all of a history, every row a step, and choose who serves; within `trainer`."""
     from services.trainer import learning
     from services.trainer.algorithm import STEPS_PER_SECOND
+    from services.trainer.choice import choose
     from services.trainer.progress import Progress as Reached
     from services.trainer.replay import Recorded
 
@@ -86,8 +89,9 @@ def learn(
         done = progress.seconds / seconds if steps is None else progress.environment_steps / steps
         tell(done, f"{progress.environment_steps:,} steps replayed{words}")
 
-    return learning.learn(
-        Recorded.unbroken(history),
+    recorded = Recorded.unbroken(history)
+    learnt = learning.learn(
+        recorded,
         parameters,
         gamma=lesson.gamma,
         seconds=seconds,
@@ -96,14 +100,14 @@ def learn(
         checkpoint=checkpoint,
         on_progress=on_progress,
     )
+    return learnt, choose(learnt, recorded, parameters)
 
 
-def learnt_decisions(learnt: "Learnt", history: History, parameters: FleetParameters) -> FloatArray:
-    """Servers that a learnt module asks for after each row."""
-    from services.trainer.evaluation import targets_after
+def chosen_decisions(choice: "Choice", history: History, parameters: FleetParameters) -> FloatArray:
+    """Servers that the policy that serves asks for after each row."""
+    from services.trainer.evaluation import targets_of
 
-    rows = np.arange(len(history.demands))
-    return targets_after(learnt.module.decide, history, parameters, rows)
+    return targets_of(choice.policy, history, parameters, np.arange(len(history.demands)))
 
 
 def write_artefact(
@@ -121,17 +125,20 @@ def write_artefact(
 
     with hidden_folder(folder) as hidden:
         checkpoint = hidden / CHECKPOINT if save_model else None
-        learnt = learn(history, parameters, lesson, tell, checkpoint)
-        export(learnt.module, hidden)
-        check_agreement(
-            learnt.module,
-            hidden,
-            parameters,
-            np.random.default_rng(lesson.seed),
-        )
+        learnt, choice = learn(history, parameters, lesson, tell, checkpoint)
+        if choice.policy is not learnt.module:
+            shutil.rmtree(hidden / CHECKPOINT, ignore_errors=True)
+        export(choice.policy, hidden)
+        check_agreement(choice.policy, hidden, parameters, np.random.default_rng(lesson.seed))
         draft = _draft(learnt, parameters, lesson.seed, now)
-        trained_on = {"trained_on_steps": len(history.demands)}
-        return seal(draft.model_copy(update=trained_on), hidden, folder)
+        costs = {f"held_out_cost {kind}": cost for kind, cost in choice.costs.items()}
+        chosen = {
+            "kind": choice.kind,
+            "observation_fields": choice.policy.fields,
+            "scores": draft.scores | costs,
+            "trained_on_steps": len(history.demands),
+        }
+        return seal(draft.model_copy(update=chosen), hidden, folder)
 
 
 def write_general(

@@ -9,7 +9,15 @@ from rich.console import Console
 
 from services.cli import learner
 from services.cli.artefacts import find_artefact
-from services.cli.backtest import AUTOPILOT, Report, baselines, learnt, prepare, replayed
+from services.cli.backtest import (
+    AUTOPILOT,
+    Report,
+    baselines,
+    learnt,
+    prepare,
+    replayed,
+    what_serves,
+)
 from services.cli.demand import Source, fleet_settings, parameters_for
 from services.cli.evaluate import episode_rewards, print_rewards
 from services.cli.files import check_can_write, check_new_folder
@@ -85,7 +93,7 @@ def backtest(
         with learner.trainer(), learner.progress_bar() as tell:
             outcome = learnt(case, lesson, tell)
     others, notes = baselines(case)
-    report = Report(case, {AUTOPILOT: outcome, **others}, notes)
+    report = Report(case, {AUTOPILOT: outcome, **others}, [*what_serves(outcome), *notes])
     print_report(report, Console())
     if json is not None:
         write_json(report, json)
@@ -172,7 +180,8 @@ def evaluate(
 
 def _print_scores(manifest: PolicyManifest, out: Path) -> None:
     scores = ", ".join(f"{name} {value:.4g}" for name, value in manifest.scores.items())
-    Console().print(f"policy {manifest.version} in {out}: {scores}", markup=False, soft_wrap=True)
+    words = f"policy {manifest.version} ({manifest.kind}) in {out}: {scores}"
+    Console().print(words, markup=False, soft_wrap=True)
 
 
 def _settings(command: str) -> tuple[Settings, FleetSettings]:

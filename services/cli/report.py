@@ -11,7 +11,7 @@ from services.cli.backtest import AUTOPILOT, ORACLE, Report
 from services.cli.files import write_whole
 
 TITLES = {
-    AUTOPILOT: "autopilot (learnt)",
+    AUTOPILOT: "autopilot",
     "constant": "constant",
     "last_demand": "last demand",
     "buffer": "last demand + buffer",

@@ -1,19 +1,19 @@
 """The contest of a training job: who is in it, what they ask for, and so who wins."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.trainer.evaluation import Seeing, targets_after
+from services.trainer.evaluation import Seeing, targets_of
 from services.trainer.gate import CANDIDATE, GENERAL, Live, Verdict, judge, served_by, watch
 from services.trainer.module import ResidualModule
 from services.trainer.replay import Recorded
 from services.trainer.rules import ServedRule
 from shared.core.backtest import decide
-from shared.core.observation import IntArray, notebook_fields
+from shared.core.observation import IntArray
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError
 from shared.messages import Champion, Transition
@@ -86,9 +86,7 @@ class Contest:
 
     def _targets(self, policy: Seeing) -> FloatArray:
         """What a policy would have asked for after each row, in servers."""
-        notebook = policy.fields == notebook_fields(self.parameters.history_len)
-        seen = replace(self.parameters, observation="notebook" if notebook else "calendar")
-        return targets_after(policy.decide, self.recorded.history, seen, self.rows)
+        return targets_of(policy, self.recorded.history, self.parameters, self.rows)
 
     def _stepped(self, policy: LearntPolicy, rows: IntArray) -> FloatArray:
         """As `_targets`, one step after the other: an artefact may read what it asked before."""

@@ -1,5 +1,6 @@
 """Every decision of recorded demand: what it sees and what it turned out to meet."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ COPIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What was seen and met, in servers; the recorded ones first, then those of changed copies."""
+    """What was seen and met, in servers: recorded, then of changed copies, then made up."""
 
     observations: Array32
     """Shape ``(decisions, fields)``; NaN for targets and where history does not reach."""
@@ -28,6 +29,10 @@ class Decisions:
     """Demand met, shape ``(decisions,)``."""
     recorded: int
     """How many are as recorded."""
+    made_up: int = 0
+    """How many are; see `services.trainer.rehearsal`."""
+    rehearsed: float = 0.0
+    """Part of a batch that is drawn from them."""
 
 
 def decisions_of(
@@ -50,6 +55,19 @@ def decisions_of(
         for history in histories
     ]
     return Decisions(np.concatenate(seen), np.concatenate(met), len(rows))
+
+
+def drawn(
+    history: History,
+    parameters: FleetParameters,
+    rng: np.random.Generator,
+    parts: Sequence[tuple[int, int]],
+) -> tuple[Array32, Array32]:
+    """Observations and outcomes; for each part, of the first so many decisions so many are drawn."""
+    rows = decision_rows(Recorded.unbroken(history), parameters)
+    rows = np.concatenate([rng.choice(rows[:first], count) for first, count in parts])
+    seen = observations_after(history, parameters, rows).astype(np.float32)
+    return seen, history.demands[rows + parameters.lead_steps].astype(np.float32)
 
 
 def changed(history: History, parameters: FleetParameters, rng: np.random.Generator) -> History:

@@ -1,7 +1,7 @@
 """How good a policy is on demand that it has not learnt from, beside the plain rule."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from services.trainer.module import ResidualModule
 from shared.core.baselines import trend
 from shared.core.dynamics import target_of
-from shared.core.observation import Encoder, History, IntArray
+from shared.core.observation import Encoder, History, IntArray, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.core.rewards import reward_of
 from shared.core.scoring import score
@@ -50,6 +50,15 @@ def targets_after(
     """
     observations = observations_after(history, parameters, rows)
     return target_of(decide(observations)[:, 0], parameters)
+
+
+def targets_of(
+    policy: Seeing, history: History, parameters: FleetParameters, rows: IntArray
+) -> FloatArray:
+    """`targets_after`, for a policy that may see the notebook's numbers or the calendar's."""
+    notebook = policy.fields == notebook_fields(parameters.history_len)
+    seen = replace(parameters, observation="notebook" if notebook else "calendar")
+    return targets_after(policy.decide, history, seen, rows)
 
 
 def observations_after(history: History, parameters: FleetParameters, rows: IntArray) -> FloatArray:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, block_diag
 
 from services.trainer.evaluation import Seeing
-from services.trainer.layout import Layout
+from services.trainer.layout import INPUT, OUTPUT, Layout
 from services.trainer.module import (
     LIMIT,
     SMALLEST_UNIT,
@@ -20,13 +20,13 @@ from services.trainer.module import (
     PolicyShape,
     ResidualModule,
 )
+from services.trainer.rule_graph import RuleGraph
+from services.trainer.rules import ServedRule
 from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyDisagrees
 from shared.policy_store import LITERT_MODEL, SAVED_MODEL
 
-INPUT = "observation"
-OUTPUT = "policy"
 TOLERANCE = 1e-5
 """Largest difference between two forms of a policy, in units of the action."""
 CHECKED_OBSERVATIONS = 256
@@ -131,12 +131,13 @@ def _pick(values: Any, columns: Sequence[int]) -> Any:
     return tf.gather(values, list(columns), axis=1)
 
 
-def export(module: ResidualModule, folder: Path) -> None:
-    """Write a learnt policy's `tf-model/00000001` and `policy.tflite` into an artefact's folder."""
-    write(ServedPolicy(module), len(module.shape.fields), folder)
+def export(policy: ResidualModule | ServedRule, folder: Path) -> None:
+    """Write a policy's `tf-model/00000001` and `policy.tflite` into an artefact's folder."""
+    graph = RuleGraph(policy) if isinstance(policy, ServedRule) else ServedPolicy(policy)
+    _write(graph, len(policy.fields), folder)
 
 
-def write(policy: Any, inputs: int, folder: Path) -> None:
+def _write(policy: Any, inputs: int, folder: Path) -> None:
     """Write a policy's graph, a `tf.Module` with `decide`, that takes `inputs` numbers."""
     decide = tf.function(policy.decide)
     many = decide.get_concrete_function(tf.TensorSpec([None, inputs], tf.float32, name=INPUT))

@@ -100,6 +100,8 @@ class Hindsight:
         self._wanted = (torch.from_numpy(decisions.outcomes)[:, None] - last) / unit
         self._weight = unit / unit.mean()
         self._recorded = decisions.recorded
+        self._rehearsed = decisions.rehearsed
+        self._made_up_from = len(decisions.outcomes) - decisions.made_up
         self._average = copy.deepcopy(module.nets)
         self._optimiser = torch.optim.AdamW(
             module.nets.parameters(), lr=FIRST_LEARNING_RATE, weight_decay=weight_decay
@@ -137,10 +139,13 @@ class Hindsight:
         """Decisions for each net, shape ``(MEMBERS, BATCH)``."""
         size = (MEMBERS, BATCH)
         which = self._rng.integers(self._recorded, size=size)
-        total = len(self._features)
-        if total > self._recorded:
-            changed = self._rng.integers(self._recorded, total, size=size)
+        total, own = len(self._features), self._made_up_from
+        if own > self._recorded:
+            changed = self._rng.integers(self._recorded, own, size=size)
             which = np.where(self._rng.random(size) < AUGMENTED, changed, which)
+        if total > own:
+            made_up = self._rng.integers(own, total, size=size)
+            which = np.where(self._rng.random(size) < self._rehearsed, made_up, which)
         return which
 
     def _shaken(self, features: Tensor, strength: float) -> Tensor:

@@ -9,19 +9,19 @@ import structlog
 from rq.exceptions import AbandonedJobError
 
 from services.trainer.context import Context
-from services.trainer.export import check_agreement, export, write
-from services.trainer.gate import CANDIDATE, UNGATED, Verdict
+from services.trainer.export import check_agreement, export
+from services.trainer.gate import CANDIDATE, GENERAL, UNGATED, Verdict
 from services.trainer.learning import Learnt
 from services.trainer.lessons import lesson_of, rivals_of
 from services.trainer.module import ResidualModule
 from services.trainer.on_policy import exploration_of
 from services.trainer.progress import Stages
 from services.trainer.replay import TooLittleHistory
-from services.trainer.rule_graph import RuleGraph
 from services.trainer.rules import ServedRule
 from shared.bus import CHAMPIONS, TRAININGS, Bus
 from shared.errors import AutopilotError, BusAway, UnknownFleet
 from shared.messages import Champion, PolicyManifest, TrainingJob, TrainingOutcome
+from shared.policies import first_policy
 from shared.policy_store import CHECKPOINT, new_version
 
 Outcome = Literal["published", "kept", "demoted"]
@@ -87,16 +87,20 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
                 rivals = rivals_of(context, fleet, before, settings.parameters)
                 verdict = contest.verdict(learnt.module, rivals)
                 other = contest.made_for(verdict.winner)
+            shared = before is None and verdict.winner == GENERAL
             stages.done("gate")
             draft = _draft(context, fleet, version, learnt, trained_on, verdict)
             if contest is None:
                 draft = draft.model_copy(update={"exploration": exploration_of(learnt.module)})
-            written = _write_winner(context, draft, verdict, learnt, other, folder)
+            # A fleet gets its own only when that pays: till then many share the general policy.
+            written = (
+                None if shared else _write_winner(context, draft, verdict, learnt, other, folder)
+            )
             stages.done("export")
-        serves = _crown(context, fleet, verdict.winner, written, folder)
+        serves = None if shared else _crown(context, fleet, verdict.winner, written, folder)
     stages.done("publish")
-    _tell(context, before, serves, verdict, learnt, stages)
-    return serves.version
+    _tell(context, fleet, before, serves, verdict, learnt, stages)
+    return None if serves is None else serves.version
 
 
 def _write_winner(
@@ -117,10 +121,7 @@ def _write_winner(
     if other is None:
         return None
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
-    if isinstance(other, ResidualModule):
-        export(other, folder)
-    else:
-        write(RuleGraph(other), len(other.fields), folder)
+    export(other, folder)
     check_agreement(other, folder, parameters, rng)
     return draft.model_copy(update={"kind": verdict.winner, "observation_fields": other.fields})
 
@@ -140,24 +141,27 @@ def _crown(
 
 def _tell(
     context: Context,
+    fleet: str,
     before: Champion | None,
-    serves: Champion,
+    serves: Champion | None,
     verdict: Verdict,
     learnt: Learnt,
     stages: Stages,
 ) -> None:
-    """Record how the gate decided, and announce who serves."""
-    champion, runner_up = (None, None) if before is None else (before.version, before.runner_up)
-    kept: Outcome = "kept" if serves.version == champion else "published"
+    """Record how the gate decided, and announce who serves; None: the shared general policy."""
+    general = first_policy(context.fleets[fleet].parameters).version
+    champion, runner_up = (general, None) if before is None else (before.version, before.runner_up)
+    version = general if serves is None else serves.version
+    kept: Outcome = "kept" if version == champion else "published"
     outcome: Outcome = "demoted" if verdict.demoted else kept
     live, live_costs = verdict.live, {}
-    if live is not None and champion is not None and runner_up is not None:
+    if live is not None and runner_up is not None:
         live_costs = {champion: live.champion, runner_up: live.runner_up}
     told = TrainingOutcome(
-        fleet=serves.fleet,
+        fleet=fleet,
         at=context.clock(),
         outcome=outcome,
-        version=serves.version,
+        version=version,
         champion=champion,
         runner_up=runner_up,
         winner=verdict.winner,
@@ -172,8 +176,8 @@ def _tell(
     context.on_bus(lambda bus: _announce(bus, serves, told))
     _log.info(
         _EVENTS[outcome],
-        version=serves.version,
-        fleet=serves.fleet,
+        version=version,
+        fleet=fleet,
         winner=verdict.winner,
         costs={name: round(cost, 3) for name, cost in verdict.costs.items()},
         scored_steps=verdict.steps,
@@ -184,8 +188,9 @@ def _tell(
     )
 
 
-async def _announce(bus: Bus, champion: Champion, outcome: TrainingOutcome) -> None:
-    await bus.publish(CHAMPIONS, champion.fleet, champion)
+async def _announce(bus: Bus, champion: Champion | None, outcome: TrainingOutcome) -> None:
+    if champion is not None:
+        await bus.publish(CHAMPIONS, champion.fleet, champion)
     await bus.publish(TRAININGS, outcome.fleet, outcome)
 
 

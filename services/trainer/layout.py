@@ -6,6 +6,9 @@ Everything is a difference or a ratio, so that what is learnt at one level holds
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+INPUT = "observation"
+OUTPUT = "policy"
+"""Names in the signature of every policy's graph."""
 HARMONICS = {"time_of_day": 3, "time_of_week": 2}
 """Sines and cosines of a time: enough for a daily curve with an evening peak."""
 RESTLESS = 1

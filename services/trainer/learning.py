@@ -22,6 +22,7 @@ from services.trainer.evaluation import BestSoFar, HeldOut, evaluate_rule
 from services.trainer.general import begun_from, general_nets
 from services.trainer.module import ResidualModule
 from services.trainer.progress import Progress, Stages, Watch
+from services.trainer.rehearsal import with_rehearsal
 from services.trainer.replay import Recorded, hold_out, replayable
 from services.trainer.rllib import Algorithm
 from shared.core.parameters import FleetParameters
@@ -145,6 +146,8 @@ def _begin_hindsight(
     algorithm: Algorithm, recorded: Recorded, parameters: FleetParameters, seed: int
 ) -> None:
     decisions = decisions_of(recorded, parameters, np.random.default_rng(seed))
+    usual = float(np.median(recorded.history.demands))
+    decisions = with_rehearsal(decisions, usual, parameters)
     each_learner(algorithm, "begin_hindsight", decisions, parameters.over_prov_factor, seed)
 
 

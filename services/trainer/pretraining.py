@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from services.trainer.decisions import Decisions
-from services.trainer.evaluation import evaluate, evaluate_rule, observations_after, targets_after
+from services.trainer.decisions import Decisions, drawn
+from services.trainer.evaluation import evaluate, evaluate_rule, targets_after
 from services.trainer.general import NETS
 from services.trainer.hindsight import Hindsight
 from services.trainer.learning import UPDATES_PER_ROUND, Learnt
@@ -74,11 +74,10 @@ def _decisions(
     seen, met = [], []
     for number in range(SERIES):
         history = synthetic_history(rng)
-        rows = decision_rows(Recorded.unbroken(history), parameters)
-        parts = ((len(rows), OF_EACH), *BEGINNINGS)
-        rows = np.concatenate([rng.choice(rows[:first], count) for first, count in parts])
-        seen.append(observations_after(history, parameters, rows).astype(np.float32))
-        met.append(history.demands[rows + parameters.lead_steps].astype(np.float32))
+        parts = ((len(history.demands), OF_EACH), *BEGINNINGS)
+        one_seen, one_met = drawn(history, parameters, rng, parts)
+        seen.append(one_seen)
+        met.append(one_met)
         tell(0.0, f"{number + 1} of {SERIES} fleets made up")
     outcomes = np.concatenate(met)
     return Decisions(np.concatenate(seen), outcomes, len(outcomes))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from services.trainer.export import OUTPUT
+from services.trainer.layout import OUTPUT
 from services.trainer.replay import highest_action
 from services.trainer.rules import ServedRule
 

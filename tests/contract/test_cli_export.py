@@ -138,15 +138,14 @@ def test_tensorflow_answers_from_sagemakers_archive_as_the_services_do(any_store
     """By the command itself; a rule's graph, as the trainer writes it for a champion."""
     import tensorflow as tf
 
-    from services.trainer.export import write
-    from services.trainer.rule_graph import RuleGraph
+    from services.trainer.export import export as export_policy
     from services.trainer.rules import ServedRule
 
     parameters = FleetParameters(observation="notebook")
     slopes = {"demand[-3]": -0.5}
     rule = ServedRule(1.25, 3.0, slopes, (), shift_weight=0.0, parameters=parameters)
     with any_store.writing("eu", "v1") as folder:
-        write(RuleGraph(rule), len(rule.fields), folder)
+        export_policy(rule, folder)
         manifest = draft("v1").model_copy(update={"observation_fields": rule.fields})
         manifest = any_store.publish(manifest, folder)
     command = [sys.executable, "-m", "services.cli", "policies", "export", "v1", "--fleet", "eu"]

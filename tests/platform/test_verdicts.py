@@ -1,4 +1,4 @@
-"""A champion that has lost live for long goes, though its replay still looks well."""
+"""Who serves when nothing learnt pays, and who stops serving: verdicts of whole training jobs."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -8,12 +8,14 @@ import pytest
 
 from shared.bus import CHAMPIONS, TRAININGS, Bus
 from shared.messages import PolicyManifest, TrainingJob, utc_now
+from shared.policies import first_policy
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import a_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
+PAYLOAD = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1).model_dump_json()
 SETTINGS = FleetSettings(time_total_s=1, learning_freq=65)
 STEPS = 400
 BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
@@ -28,8 +30,7 @@ BEST = float(np.quantile(NOISE[-KEPT:], 5 / 6, method="inverted_cdf"))
 
 def publish_constant(store, version, servers, since):
     """A plain rule as the trainer writes it."""
-    from services.trainer.export import write
-    from services.trainer.rule_graph import RuleGraph
+    from services.trainer.export import export
     from services.trainer.rules import ServedRule
 
     parameters = SETTINGS.parameters
@@ -50,7 +51,7 @@ def publish_constant(store, version, servers, since):
         sha256={},
     )
     with store.writing("default", version) as folder:
-        write(RuleGraph(rule), len(rule.fields), folder)
+        export(rule, folder)
         store.publish(draft, folder)
     return store.set_champion("default", version, since)
 
@@ -88,13 +89,9 @@ def jobs(redis_url, tmp_path, monkeypatch):
     warmth.cool_down()
 
 
-def test_a_champion_that_loses_live_is_demoted_and_does_not_come_back(jobs, redis_url, tmp_path):
-    store = PolicyStore.at(str(tmp_path))
-    publish_constant(store, "v1", BEST, BEGAN - timedelta(days=1))
-    before = publish_constant(store, "v2", BEST + 0.05, BEGAN)
-    payload = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1).model_dump_json()
-
-    def on_bus(use):
+@pytest.fixture
+def on_bus(redis_url):
+    def use_it(use):
         async def run():
             bus = Bus.connect(redis_url)
             try:
@@ -104,8 +101,36 @@ def test_a_champion_that_loses_live_is_demoted_and_does_not_come_back(jobs, redi
 
         return asyncio.run(run())
 
+    return use_it
+
+
+def test_fleets_share_the_general_policy_until_their_own_pays(jobs, on_bus, tmp_path, monkeypatch):
+    """What is learnt here is to ask for the last demand, and no rule is in the contest."""
+    from services.trainer import lessons
+    from services.trainer.learning import Learnt
+    from services.trainer.module import module_of
+
+    untrained = module_of(SETTINGS.parameters, seed=0)
+    monkeypatch.setattr(lessons, "learn", lambda *_, **__: Learnt(untrained, 0, {}, {}))
+    monkeypatch.setattr(lessons, "tuned_rules", lambda *_: {})
+    general = first_policy(SETTINGS.parameters).version
+    store = PolicyStore.at(str(tmp_path))
+    on_bus(lambda bus: commit(bus, 1, NOISE, general, allocation=50.0))
+    assert jobs.train(PAYLOAD) is None
+    outcome = on_bus(lambda bus: bus.latest(TRAININGS))["default"]
+    assert outcome.costs["general"] < outcome.costs["candidate"]
+    assert (outcome.outcome, outcome.winner) == ("kept", "general")
+    assert outcome.champion == outcome.version == general
+    assert store.champion("default") is None
+    assert store.versions("default") == []
+
+
+def test_a_champion_that_loses_live_is_demoted_and_does_not_come_back(jobs, on_bus, tmp_path):
+    store = PolicyStore.at(str(tmp_path))
+    publish_constant(store, "v1", BEST, BEGAN - timedelta(days=1))
+    before = publish_constant(store, "v2", BEST + 0.05, BEGAN)
     on_bus(lambda bus: commit(bus, 1, NOISE, "v2", allocation=20.0))
-    served = jobs.train(payload)
+    served = jobs.train(PAYLOAD)
     outcome, champion = on_bus(told)
     assert outcome.costs["v2"] < 0.99 * outcome.costs["candidate"], "the candidate does not win"
     assert (outcome.outcome, outcome.champion, outcome.runner_up) == ("demoted", "v2", "v1")
@@ -119,7 +144,7 @@ def test_a_champion_that_loses_live_is_demoted_and_does_not_come_back(jobs, redi
     assert store.versions("default") == ["v1", "v2"], "nothing new was published"
 
     on_bus(lambda bus: commit(bus, STEPS + 1, NOISE, "v1", allocation=BEST))
-    jobs.train(payload)
+    jobs.train(PAYLOAD)
     outcome, champion = on_bus(told)
     assert champion.version != "v2"
     assert (outcome.champion, outcome.runner_up) == ("v1", "v2")

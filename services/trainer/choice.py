@@ -1,0 +1,55 @@
+"""What serves after learning from a trace: what was learnt, or whoever did better without it.
+
+Learning keeps the newest part of the history out, to stop early; on the same part the general
+policy and the rules, tuned on what came before it, are scored. The platform's own gate keeps a
+part that learning never sees (`services.trainer.gate`); from a single trace that would be lost.
+"""
+
+from dataclasses import dataclass
+
+from services.trainer.evaluation import evaluate, targets_of
+from services.trainer.gate import GENERAL, tuned_rules
+from services.trainer.general import general_module
+from services.trainer.learning import HELD_OUT, Learnt
+from services.trainer.module import ResidualModule
+from services.trainer.replay import Recorded, hold_out, replayable
+from services.trainer.rules import ServedRule
+from shared.core.parameters import FleetParameters
+
+LEARNT = "learnt"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Who serves, and what everybody cost on the held-out part."""
+
+    kind: str
+    """`learnt`, `general`, or the rule that it is."""
+    policy: ResidualModule | ServedRule
+    costs: dict[str, float]
+    """Servers per step, by kind; empty when nothing could be held out."""
+
+
+def choose(learnt: Learnt, recorded: Recorded, parameters: FleetParameters) -> Choice:
+    """The one with the highest mean reward on the held-out part; of equals, what was learnt."""
+    usable = replayable(recorded, parameters)
+    before, rows = hold_out(usable, HELD_OUT, parameters)
+    if not len(rows):
+        return Choice(LEARNT, learnt.module, {})
+    general = general_module(parameters)
+    others: dict[str, ResidualModule | ServedRule] = {
+        **({} if general is None else {GENERAL: general}),
+        **tuned_rules(before.history, parameters),
+    }
+    rewards = {LEARNT: learnt.scores["held_out_reward"]}
+    costs = {LEARNT: learnt.scores["held_out_cost"]}
+    for kind, policy in others.items():
+        targets = targets_of(policy, usable.history, parameters, rows)
+        held_out = evaluate(targets, usable.history, parameters, rows)
+        if held_out is not None:
+            rewards[kind], costs[kind] = held_out.reward, held_out.cost
+    kind = max(rewards, key=rewards.__getitem__)
+    if kind == LEARNT:
+        return Choice(kind, learnt.module, costs)
+    # A rule is tuned again, with the newest part.
+    return Choice(kind, {**others, **tuned_rules(usable.history, parameters)}[kind], costs)

@@ -1,0 +1,111 @@
+"""The general policy that comes with the package: whole, without a scale, and made by a command."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from services.cli.__main__ import app
+from services.trainer.export import random_observations
+from services.trainer.general import NETS, begun_from, general_module, general_nets
+from services.trainer.module import MEMBERS, module_of
+from shared.core.parameters import FleetParameters
+from shared.policies import (
+    GENERAL,
+    GENERAL_STORE,
+    GeneralPolicy,
+    RulePolicy,
+    first_policy,
+    general_manifest,
+)
+from shared.policy_store import LITERT_MODEL, SAVED_MODEL
+
+PARAMETERS = FleetParameters(observation="calendar")
+SERVERS = ("demand", "target", "mean", "change", "day_ago", "week_ago")
+
+
+def seen(parameters=PARAMETERS):
+    rows = random_observations(parameters.observation_fields, parameters, np.random.default_rng(1))
+    return rows[:64]
+
+
+def test_what_comes_with_the_package_is_whole():
+    manifest = general_manifest(PARAMETERS)
+    assert manifest is not None
+    assert manifest.fleet == manifest.kind == GENERAL
+    for name in (LITERT_MODEL, NETS, f"{SAVED_MODEL}/saved_model.pb"):
+        assert GENERAL_STORE.read(manifest, name), "read() checks the sha256"
+    assert manifest.scores["held_out_cost"] < manifest.scores["held_out_rule_cost"]
+
+
+def test_the_nets_that_fleets_begin_from_are_those_that_serve():
+    module, policy = general_module(PARAMETERS), first_policy(PARAMETERS)
+    rows = seen()
+    served = np.array([[policy.action(row)] for row in rows])
+    # The module clips to the fleet's highest action, the platform does so to the target.
+    np.testing.assert_allclose(module.decide(rows), np.clip(served, 0.0, 1.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0, 40.0])
+def test_a_fleet_of_another_size_is_decided_for_alike(scale):
+    larger = replace(PARAMETERS, max_servers=100 * scale, action_factor=100 * scale)
+    usual, policy = first_policy(PARAMETERS), first_policy(larger)
+    in_servers = np.array([field.startswith(SERVERS) for field in PARAMETERS.observation_fields])
+    for row in seen():
+        scaled = np.where(in_servers, scale * row, row)
+        assert policy.action(scaled) == pytest.approx(usual.action(row), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kind"),
+    [
+        (PARAMETERS, GeneralPolicy),
+        (FleetParameters(observation="notebook"), RulePolicy),
+        (replace(PARAMETERS, history_len=3), RulePolicy),
+    ],
+)
+def test_it_serves_where_its_observation_fits(parameters, kind):
+    assert isinstance(first_policy(parameters), kind)
+    assert (general_nets(parameters) is None) == (kind is RulePolicy)
+
+
+def test_half_of_a_fleets_nets_begin_from_it():
+    untrained = module_of(PARAMETERS, seed=0).get_state()
+    general = general_nets(PARAMETERS)
+    begun = begun_from(untrained, general)
+    for name, weights in general.items():
+        np.testing.assert_array_equal(begun[name][: MEMBERS // 2], weights[: MEMBERS // 2])
+        np.testing.assert_array_equal(begun[name][MEMBERS // 2 :], untrained[name][MEMBERS // 2 :])
+    np.testing.assert_array_equal(
+        begun_from(untrained, None)["nets.first"], untrained["nets.first"]
+    )
+
+
+@pytest.mark.slow
+def test_the_command_makes_it_again(monkeypatch, tmp_path):
+    """A small one: twice the same from the same seed, and better than the plain rule."""
+    from services.trainer import pretraining
+
+    monkeypatch.setattr(pretraining, "SERIES", 20)
+    monkeypatch.setattr(pretraining, "UPDATES", 400)
+    learnt = [pretraining.learn_general(5, seed=2) for _ in range(2)]
+    first, again = (one.module.get_state() for one in learnt)
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, again[name])
+    assert learnt[0].scores["held_out_cost"] < learnt[0].scores["held_out_rule_cost"]
+
+    out = tmp_path / "general"
+    answer = CliRunner().invoke(app, ["train", "--demand", "synthetic", "--out", str(out)])
+    assert answer.exit_code == 0, answer.output
+    names = {path.name for path in out.iterdir()}
+    assert names == {"policy.json", LITERT_MODEL, NETS, "tf-model"}
+
+
+@pytest.mark.parametrize("option", ["--seconds", "--steps", "--peak-servers"])
+def test_made_up_demand_takes_no_options_of_recorded_one(option, tmp_path):
+    command = ["train", "--demand", "synthetic", "--out", str(tmp_path / "out"), option, "5"]
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code != 0
+    assert "--demand synthetic takes --out" in str(answer.exception)
+    assert not (tmp_path / "out").exists()
