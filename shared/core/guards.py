@@ -120,7 +120,7 @@ class _Moves:
         self.by: list[GuardName] = []
 
     def to(self, number: float, by: GuardName) -> None:
-        if round(number - self.number, TARGET_DECIMALS):
+        if number != self.number and round(number - self.number, TARGET_DECIMALS):
             self.by.append(by)
         self.number = number
 
