@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from shared.core.guards import GuardName
+
 MAX_SERVERS_EVER = 1_000_000
 """Above this a demand is a mistake, not a game."""
 
@@ -44,7 +46,6 @@ Behaviour = tuple[Finite, Positive]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 
 Fallback = Literal["no_policy", "stale_decision", "stale_demand"]
-Guard = Literal["below_demand"]
 
 
 class Message(BaseModel):
@@ -159,6 +160,8 @@ class Decision(Message):
     policy_version: str
     decided_at: Utc
     fallback: Fallback | None = None
+    guards: tuple[GuardName, ...] = ()
+    """What changed the policy's target; the first settled it."""
 
 
 class FleetRecord(Message):
@@ -178,6 +181,10 @@ class FleetRecord(Message):
     next_policy_version: str
     next_behaviour: Behaviour | None = None
     """What that action was drawn from, if it was."""
+    next_target: Servers | None = None
+    """What the guards made of that action; None: what it says."""
+    asks: tuple[Finite, ...] = ()
+    """In servers, oldest first, as many as the guards look back."""
     untrained_steps: Count
     """Steps that count for training, since the last job was queued."""
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.core.guards import Guards
 from shared.core.parameters import FleetParameters, ObservationName, RewardName
 from shared.errors import BadSetting, UnknownFleet
 from shared.messages import MAX_SERVERS_EVER, FleetId
@@ -23,6 +24,8 @@ LOCAL_DEMAND = "local"
 """The `gs_inventory_url` that means the notebook's own sine."""
 SHORTEST_TTL_SECONDS = 5.0
 """A demo may step faster than a busy machine delays."""
+LONGEST_DELAY_STEPS = 1_000
+"""A fleet's record keeps an ask for each."""
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -37,6 +40,18 @@ class FleetSettings(BaseSettings):
     min_servers: Annotated[int, Field(ge=0)] = 10
     max_servers: Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)] = 100
     action_factor: Annotated[int, Field(gt=0)] = 100
+
+    # Guards between what a policy asks for and what is told; 0 is off.
+    max_step_up: Annotated[int, Field(ge=0)] = 0
+    """Servers that the target may rise in a step."""
+    max_step_down: Annotated[int, Field(ge=0)] = 0
+    """Servers that the target may fall in a step."""
+    scale_down_delay: Annotated[int, Field(ge=0, le=LONGEST_DELAY_STEPS)] = 0
+    """Steps for which less has to be asked before less is told."""
+    floor_at_allocated: bool = False
+    """Never tell less than allocated servers and waiting tickets, where they are reported."""
+    servers_per_ticket: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1
+    """Servers that a waiting ticket adds to that floor; 0 leaves tickets out."""
 
     # What is good, and how far ahead to look.
     over_prov_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
@@ -92,6 +107,17 @@ class FleetSettings(BaseSettings):
             history_len=self.history_len,
             reward=self.reward,
             observation=self.observation,
+        )
+
+    @property
+    def guards(self) -> Guards:
+        """What stands between an ask and what is told, beside the limits."""
+        return Guards(
+            max_step_up=self.max_step_up,
+            max_step_down=self.max_step_down,
+            scale_down_delay=self.scale_down_delay,
+            floor_at_allocated=self.floor_at_allocated,
+            servers_per_ticket=self.servers_per_ticket,
         )
 
     @property

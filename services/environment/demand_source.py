@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 from tenacity import (
@@ -25,11 +25,21 @@ FIRST_WAIT_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 0.5
 
 
+class Reading(NamedTuple):
+    """What a matchmaker tells of a fleet; None where it does not say."""
+
+    demand: float
+    """Game servers needed now."""
+    allocated: int | None = None
+    """Game servers in use."""
+    tickets_waiting: int | None = None
+
+
 class DemandSource(Protocol):
     """Reads a fleet's demand; `step` is the step that it is for."""
 
-    async def read(self, step: int) -> float:
-        """Game servers needed now; raises `DemandMissing`."""
+    async def read(self, step: int) -> Reading:
+        """What is needed now; raises `DemandMissing`."""
         ...
 
 
@@ -39,9 +49,9 @@ class LocalSine:
     def __init__(self, max_servers: float) -> None:
         self._peak = PEAK_FRACTION * max_servers
 
-    async def read(self, step: int) -> float:
+    async def read(self, step: int) -> Reading:
         """The curve's point for a step, in servers."""
-        return sine1h(step, self._peak)
+        return Reading(sine1h(step, self._peak))
 
 
 class HttpDemand:
@@ -72,12 +82,12 @@ class HttpDemand:
             reraise=True,
         )
 
-    async def read(self, step: int) -> float:  # noqa: ARG002 - a matchmaker knows no steps
-        """What the URL answers now, in servers."""
-        answer: float = await self._retrying(self._once)
+    async def read(self, step: int) -> Reading:  # noqa: ARG002 - a matchmaker knows no steps
+        """What the URL answers now."""
+        answer: Reading = await self._retrying(self._once)
         return answer
 
-    async def _once(self) -> float:
+    async def _once(self) -> Reading:
         try:
             async with self._turns:
                 response = await self._client.send(self._request)
@@ -87,14 +97,14 @@ class HttpDemand:
             raise _Transient(f"{self._url} answers {response.status_code}")
         if response.status_code != httpx.codes.OK:
             raise DemandMissing(f"{self._url} answers {response.status_code}: {response.text:.200}")
-        return _demand(self._url, response)
+        return _reading(self._url, response)
 
 
 class _Transient(DemandMissing):
     """Worth another try at once."""
 
 
-def _demand(url: str, response: httpx.Response) -> float:
+def _reading(url: str, response: httpx.Response) -> Reading:
     try:
         answer: Any = response.json()
         demand = float(answer["Prediction"]["num_of_gameservers"])
@@ -105,4 +115,11 @@ def _demand(url: str, response: httpx.Response) -> float:
         ) from error
     if not (math.isfinite(demand) and 0 <= demand <= MAX_SERVERS_EVER):
         raise DemandMissing(f"{url} answers {demand:g} servers, which can't be")
-    return demand
+    supply = answer.get("supply")
+    allocated = supply.get("allocated") if isinstance(supply, dict) else None
+    return Reading(demand, _count(allocated), _count(answer.get("tickets_waiting")))
+
+
+def _count(value: object) -> int | None:
+    """What any URL may have under the name of ours, if it is a count."""
+    return value if isinstance(value, int) and value >= 0 else None

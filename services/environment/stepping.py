@@ -10,7 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from services.environment.history import empty_history, with_row
-from shared.core.dynamics import FleetState, initial_state, observe, step
+from shared.core.dynamics import (
+    FleetState,
+    FloatArray,
+    initial_state,
+    observe,
+    step_to,
+    target_of,
+)
+from shared.core.guards import NO_GUARDS, Guards, guarded
 from shared.core.observation import Encoder, History, from_notebook, notebook_fields
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.messages import (
@@ -84,6 +92,8 @@ def step_fleet(
     now: datetime,
     history: History | None = None,
     draw: float | None = None,
+    guards: Guards = NO_GUARDS,
+    floor: float = 0.0,
 ) -> Commit | None:
     """Meet the demand with what was decided before, then decide for the next step.
 
@@ -92,7 +102,8 @@ def step_fleet(
     known: there is nothing to hold. `history` is the fleet's recorded demand before this step,
     for a policy that sees more than the notebook's numbers; without one its history begins here.
     `draw`, a standard normal number, makes the next action one from the policy's distribution;
-    without it the action is the mean.
+    without it the action is the mean. `guards` make of that action the target that is told, and
+    asked for at the next step; `floor` is theirs, in servers.
     """
     if demand is None and record is None:
         return None
@@ -108,7 +119,7 @@ def step_fleet(
     stale = demand is None
     reported = record.reported_demand if demand is None and record is not None else demand
     assert reported is not None
-    outcome = step(before, chosen.action, reported, parameters)
+    outcome = step_to(before, _asked_for(record, chosen, parameters), reported, parameters)
     next_observation = _floats(observe(outcome.state))
 
     if stale:
@@ -119,6 +130,16 @@ def step_fleet(
         if policy.fields != notebook_fields(parameters.history_len):
             by_now = with_row(before_this, due.at.timestamp(), demand, parameters)
         then = _decide(policy, next_observation, by_now, parameters, draw)
+    target = float(outcome.target)
+    told = guarded(
+        target if stale else then.action * parameters.action_factor,
+        reported,
+        guards,
+        parameters,
+        floor=floor,
+        told=None if record is None else target,
+        asks=() if record is None else record.asks,
+    )
     number = 1 if record is None else record.step + 1
     return Commit(
         record=FleetRecord(
@@ -131,6 +152,8 @@ def step_fleet(
             next_action=then.action,
             next_policy_version=then.version,
             next_behaviour=then.behaviour,
+            next_target=told.target if told.target != target_of(then.action, parameters) else None,
+            asks=told.asks,
             untrained_steps=(0 if record is None else record.untrained_steps) + (not stale),
         ),
         recorded=RecordedStep(number, due.at.timestamp(), reported, not stale, due.gap_steps),
@@ -140,7 +163,7 @@ def step_fleet(
             at=due.at,
             observation=observation,
             action=chosen.action,
-            target=float(outcome.target),
+            target=target,
             demand=float(outcome.demand),
             reported_demand=reported,
             allocation=float(outcome.allocation),
@@ -155,13 +178,7 @@ def step_fleet(
         decision=Decision(
             fleet=fleet,
             step=number + 1,
-            target=float(
-                np.clip(
-                    then.action * parameters.action_factor,
-                    parameters.min_servers,
-                    parameters.max_servers,
-                )
-            ),
+            target=told.target,
             allocation=float(outcome.allocation),
             curr_demand=reported,
             action=then.action,
@@ -169,6 +186,7 @@ def step_fleet(
             policy_version=then.version,
             decided_at=now,
             fallback=then.fallback,
+            guards=told.guards,
         ),
     )
 
@@ -178,6 +196,16 @@ def _state(record: FleetRecord, parameters: FleetParameters) -> FleetState:
     return FleetState(
         demands=_fitted(record.demands, parameters), targets=_fitted(record.targets, parameters)
     )
+
+
+def _asked_for(
+    record: FleetRecord | None, chosen: Choice, parameters: FleetParameters
+) -> FloatArray:
+    """The target of this step, as it was told after the one before."""
+    if record is None or record.next_target is None:
+        return target_of(chosen.action, parameters)
+    target = np.asarray(record.next_target, dtype=np.float64)
+    return np.clip(target, parameters.min_servers, parameters.max_servers)
 
 
 def _fitted(history: tuple[float, ...], parameters: FleetParameters) -> np.ndarray:

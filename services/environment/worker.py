@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import structlog
 
-from services.environment.demand_source import DemandSource
+from services.environment.demand_source import DemandSource, Reading
 from services.environment.history import (
     MARGIN_STEPS,
     empty_history,
@@ -55,6 +55,7 @@ class FleetStepper:
         self.fleet = fleet
         self._settings = settings
         self._parameters = settings.parameters
+        self._guards = settings.guards
         self._phase = phase
         self._source = source
         self._champions = champions
@@ -98,17 +99,19 @@ class FleetStepper:
     async def _step(self, due: Due) -> None:
         if due.gap_steps and self._record is not None:
             _log.warning("steps_missed", fleet=self.fleet, gap_steps=due.gap_steps)
-        demand = await self._demand()
+        reading = await self._read_demand()
         commit = step_fleet(
             self.fleet,
             self._record,
-            demand,
+            None if reading is None else reading.demand,
             self._champions.policy(self.fleet),
             self._parameters,
             due,
             self._clock(),
             self._history,
             self._draw(),
+            self._guards,
+            0.0 if reading is None else self._guards.floor(*reading[1:]),
         )
         if commit is None:
             return
@@ -169,12 +172,13 @@ class FleetStepper:
             allocation=commit.transition.allocation,
             target=commit.decision.target,
             policy_version=commit.decision.policy_version,
+            guards=commit.decision.guards,
         )
 
-    async def _demand(self) -> float | None:
+    async def _read_demand(self) -> Reading | None:
         number = 1 if self._record is None else self._record.step + 1
         try:
-            demand = await self._source.read(number)
+            reading = await self._source.read(number)
         except DemandMissing as missing:
             if not self._stale:
                 self._stale = True
@@ -185,8 +189,8 @@ class FleetStepper:
             return None
         if self._stale:
             self._stale = False
-            _log.info("demand_is_back", fleet=self.fleet, demand=demand)
-        return demand
+            _log.info("demand_is_back", fleet=self.fleet, demand=reading.demand)
+        return reading
 
     async def _ask_for_training(self, record: FleetRecord) -> FleetRecord:
         """Queue a job after every `train_batch_size` new transitions; the count starts again."""

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from pydantic import BaseModel, Field
 
 from shared.errors import BadInput, DemandMissing
-from shared.messages import Demand, DemandReport
+from shared.messages import Demand, DemandReport, Supply
 from shared.settings import FleetSettings
 
 AHEAD_LIMIT = timedelta(minutes=5)
@@ -35,6 +35,8 @@ class DemandAnswer(BaseModel):
     fleet: str
     observed_at: datetime
     age_s: float = Field(description="seconds since `observed_at`")
+    tickets_waiting: int | None = Field(None, description="left out where it was not reported")
+    supply: Supply | None = Field(None, description="left out where it was not reported")
 
 
 def demand_of(report: DemandReport, now: datetime) -> Demand:
@@ -70,16 +72,18 @@ def idempotency_key_of(report: DemandReport, header: str | None) -> str | None:
     return key
 
 
-def demand_answer(fleet: str, demand: float, observed_at: datetime, now: datetime) -> bytes:
+def demand_answer(demand: Demand, now: datetime) -> bytes:
     """A `DemandAnswer`, encoded."""
-    age_s = max((now - observed_at).total_seconds(), 0.0)
+    age_s = max((now - demand.observed_at).total_seconds(), 0.0)
     answer = DemandAnswer(
-        Prediction=NotebookPrediction(num_of_gameservers=demand),
-        fleet=fleet,
-        observed_at=observed_at,
+        Prediction=NotebookPrediction(num_of_gameservers=demand.demand),
+        fleet=demand.fleet,
+        observed_at=demand.observed_at,
         age_s=round(age_s, 3),
+        tickets_waiting=demand.tickets_waiting,
+        supply=demand.supply,
     )
-    return answer.model_dump_json().encode()
+    return answer.model_dump_json(exclude_none=True).encode()
 
 
 def fresh(demand: Demand | None, settings: FleetSettings, now: datetime, fleet: str) -> Demand:

@@ -29,7 +29,7 @@ from shared.http import (
     fleet_of,
     read_body,
 )
-from shared.messages import DemandReport
+from shared.messages import Demand, DemandReport
 from shared.problems import parse, problems
 from shared.settings import Fleets
 
@@ -96,16 +96,17 @@ def create_app(
         newest = await bus.newest_demand(fleet)
         now = clock()
         demand = fresh(newest, settings, now, fleet)
-        return JsonBytes(demand_answer(fleet, demand.demand, demand.observed_at, now))
+        return JsonBytes(demand_answer(demand, now))
 
     def simulator(curve: Callable[[datetime], float]) -> Callable[[Request], Any]:
-        async def simulated(request: Request) -> JsonBytes:
+        async def answer(request: Request) -> JsonBytes:
             fleet = fleet_of(request)
             _ = fleets[fleet]
             now = clock()
-            return JsonBytes(demand_answer(fleet, curve(now), now, now))
+            simulated = Demand(fleet=fleet, demand=curve(now), observed_at=now)
+            return JsonBytes(demand_answer(simulated, now))
 
-        return simulated
+        return answer
 
     app.add_api_route(
         "/demand",

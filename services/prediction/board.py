@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pydantic import BaseModel, Field
 
 from shared.core.baselines import headroom
+from shared.core.guards import GuardName, guarded
 from shared.core.recommendation import whole_servers
 from shared.errors import DemandMissing, UnknownFleet
-from shared.messages import Decision, Demand, Fallback, Guard, Message
+from shared.messages import Decision, Demand, Fallback, Message
 from shared.settings import Fleets, FleetSettings
 
 HEADROOM_VERSION = "rule:headroom"
@@ -39,7 +40,8 @@ class PredictionAnswer(BaseModel):
         description="when it was decided; in a `stale_decision`, when its demand was observed"
     )
     age_s: float = Field(description="seconds since `decided_at`")
-    guard: Guard | None = Field(description="what changed the policy's target")
+    guard: GuardName | None = Field(description="what settled the number, if not the policy")
+    guards: list[GuardName] = Field(description="all that changed it, `guard` first")
     fallback: Fallback | None = Field(description="why it is not a policy's fresh decision")
 
 
@@ -122,8 +124,9 @@ def outlook(
 ) -> Outlook:
     """What to tell of a fleet now; raises `DemandMissing` when nothing fresh is known.
 
-    A fresh decision is told, raised to the demand if it is below it. Without one, a fresh demand
-    makes the headroom rule decide. `age_s` is left at 0.
+    A fresh decision is told, raised to the demand if it is below it, unless a guard of moves has
+    the environment do that. Without one, a fresh demand makes the headroom rule decide, and moves
+    are not limited: what the caller was told last is not known. `age_s` is left at 0.
     """
     fresh_demand, until = None, datetime.max.replace(tzinfo=UTC)
     if demand is not None:
@@ -145,15 +148,18 @@ def _decided(
     curr_demand = decision.curr_demand if fresh_demand is None else fresh_demand.demand
     wanted = whole_servers(decision.target, settings.parameters)
     needed = whole_servers(curr_demand, settings.parameters)
-    raised = needed > wanted
-    servers = max(wanted, needed)
+    guards = list(decision.guards)
+    servers = wanted
+    if needed > wanted and not settings.guards.of_moves:
+        servers = needed
+        guards.insert(0, "below_demand")
     return PredictionAnswer(
         Prediction=NotebookPrediction(
             num_of_gameservers=servers,
             curr_demand=curr_demand,
             action=decision.action,
             new_alloc=servers,
-            is_false_positive=int(raised),
+            is_false_positive=int("below_demand" in guards),
             observations=list(decision.observation),
         ),
         fleet=decision.fleet,
@@ -161,19 +167,23 @@ def _decided(
         policy_version=decision.policy_version,
         decided_at=decision.decided_at,
         age_s=0,
-        guard="below_demand" if raised else None,
+        guard=guards[0] if guards else None,
+        guards=guards,
         fallback=decision.fallback,
     )
 
 
 def _by_headroom(settings: FleetSettings, demand: Demand) -> PredictionAnswer:
-    target = float(headroom(demand.demand, settings.parameters))
-    servers = whole_servers(target, settings.parameters)
+    ask = float(headroom(demand.demand, settings.parameters))
+    allocated = None if demand.supply is None else demand.supply.allocated
+    floor = settings.guards.floor(allocated, demand.tickets_waiting)
+    told = guarded(ask, demand.demand, settings.guards, settings.parameters, floor=floor)
+    servers = whole_servers(told.target, settings.parameters)
     return PredictionAnswer(
         Prediction=NotebookPrediction(
             num_of_gameservers=servers,
             curr_demand=demand.demand,
-            action=target / settings.parameters.action_factor,
+            action=ask / settings.parameters.action_factor,
             new_alloc=servers,
             is_false_positive=0,
             observations=[],
@@ -183,7 +193,8 @@ def _by_headroom(settings: FleetSettings, demand: Demand) -> PredictionAnswer:
         policy_version=HEADROOM_VERSION,
         decided_at=demand.observed_at,
         age_s=0,
-        guard=None,
+        guard=told.guards[0] if told.guards else None,
+        guards=list(told.guards),
         fallback="stale_decision",
     )
 

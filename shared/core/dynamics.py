@@ -61,7 +61,13 @@ def step(
     `action` and `demand` have the shape of the state without its last axis; `demand` is in
     servers and is clipped to the fleet's limits, as the notebook does.
     """
-    target = target_of(action, parameters)
+    return step_to(state, target_of(action, parameters), demand, parameters)
+
+
+def step_to(
+    state: FleetState, target: FloatArray, demand: ArrayLike, parameters: FleetParameters
+) -> StepOutcome:
+    """`step` for a target within the limits, in servers, however it came about."""
     seen = np.clip(
         np.asarray(demand, dtype=np.float64), parameters.min_servers, parameters.max_servers
     )

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from services.environment.demand_source import HttpDemand, LocalSine
+from services.environment.demand_source import HttpDemand, LocalSine, Reading
 from shared.errors import DemandMissing
 
 
@@ -57,18 +57,35 @@ def answer(servers) -> tuple[int, str]:
 
 async def test_demand_is_read_for_the_fleet(matchmaker):
     matchmaker.answers = [answer(84.5)]
-    assert await read(matchmaker.url) == 84.5
+    assert await read(matchmaker.url) == Reading(84.5)
     assert matchmaker.paths == ["/demand?fleet=eu-west"]
 
 
 async def test_the_notebooks_text_numbers_are_taken(matchmaker):
     matchmaker.answers = [answer("84.5")]
-    assert await read(matchmaker.url) == 84.5
+    assert (await read(matchmaker.url)).demand == 84.5
+
+
+@pytest.mark.parametrize(
+    ("beside", "allocated", "tickets_waiting"),
+    [
+        ({"supply": {"allocated": 40, "ready": 9}, "tickets_waiting": 8}, 40, 8),
+        ({"supply": {"ready": 9}}, None, None),
+        ({"supply": [40], "tickets_waiting": "many"}, None, None),
+        ({"supply": {"allocated": -1}, "tickets_waiting": 0.5}, None, None),
+    ],
+)
+async def test_what_is_in_use_is_read_where_it_is_told(
+    matchmaker, beside, allocated, tickets_waiting
+):
+    body = {"Prediction": {"num_of_gameservers": 50}, **beside}
+    matchmaker.answers = [(200, json.dumps(body))]
+    assert await read(matchmaker.url) == (50, allocated, tickets_waiting)
 
 
 async def test_a_passing_fault_is_tried_again(matchmaker):
     matchmaker.answers = [(502, "bad gateway"), (500, "oops"), answer(7)]
-    assert await read(matchmaker.url) == 7
+    assert (await read(matchmaker.url)).demand == 7
     assert len(matchmaker.paths) == 3
 
 
@@ -107,5 +124,6 @@ async def test_nobody_there_is_missing():
 
 
 async def test_the_local_sine_is_the_notebooks():
-    assert await LocalSine(100).read(1) == pytest.approx(22.120988611448297, abs=1e-12)
+    first = await LocalSine(100).read(1)
+    assert first.demand == pytest.approx(22.120988611448297, abs=1e-12)
     assert await LocalSine(100).read(61) == await LocalSine(100).read(1)

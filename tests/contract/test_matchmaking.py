@@ -108,6 +108,8 @@ async def test_everything_that_was_reported_is_recorded(client, bus):
     assert {key: recorded[key] for key in extra} == extra
     assert recorded["supply"] == supply
     assert recorded["observed_at"] == NOW
+    read = (await client.get("/demand")).json()
+    assert (read["tickets_waiting"], read["supply"]) == (3, supply)
 
 
 @pytest.mark.parametrize(

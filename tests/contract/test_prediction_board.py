@@ -56,6 +56,7 @@ def test_a_decision_is_told_in_the_shape_of_interfaces_md():
         "decided_at": "2026-11-22T20:32:59.700000Z",
         "age_s": 1.3,
         "guard": None,
+        "guards": [],
         "fallback": None,
     }
 

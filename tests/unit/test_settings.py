@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.core.guards import NO_GUARDS, Guards
 from shared.core.parameters import FleetParameters
 from shared.errors import BadSetting, UnknownFleet
 from shared.settings import Settings, load_fleets, load_settings
@@ -59,6 +60,11 @@ def test_the_notebooks_defaults():
         ("HISTORY_LEN", "7", "history_len", 7),
         ("REWARD", "notebook", "reward", "notebook"),
         ("OBSERVATION", "notebook", "observation", "notebook"),
+        ("MAX_STEP_UP", "4", "max_step_up", 4),
+        ("MAX_STEP_DOWN", "2", "max_step_down", 2),
+        ("SCALE_DOWN_DELAY", "5", "scale_down_delay", 5),
+        ("FLOOR_AT_ALLOCATED", "1", "floor_at_allocated", True),
+        ("SERVERS_PER_TICKET", "0.1", "servers_per_ticket", 0.1),
         ("TIME_TOTAL_S", "9", "time_total_s", 9),
         ("TRAIN_BATCH_SIZE", "64", "train_batch_size", 64),
     ],
@@ -102,6 +108,11 @@ def test_a_variable_sets_the_process(monkeypatch, variable, value, field, read):
         ("HISTORY_LEN", "1", "AUTOPILOT_HISTORY_LEN='1'"),
         ("REWARD", "kind", "AUTOPILOT_REWARD='kind'"),
         ("DEMAND_TTL", "0", "AUTOPILOT_DEMAND_TTL='0'"),
+        ("MAX_STEP_UP", "-1", "AUTOPILOT_MAX_STEP_UP='-1'"),
+        ("MAX_STEP_DOWN", "2.5", "AUTOPILOT_MAX_STEP_DOWN='2.5'"),
+        ("SCALE_DOWN_DELAY", "1001", "AUTOPILOT_SCALE_DOWN_DELAY='1001'"),
+        ("FLOOR_AT_ALLOCATED", "perhaps", "AUTOPILOT_FLOOR_AT_ALLOCATED='perhaps'"),
+        ("SERVERS_PER_TICKET", "inf", "AUTOPILOT_SERVERS_PER_TICKET='inf'"),
         ("TIME_TOTAL_S", "-5", "AUTOPILOT_TIME_TOTAL_S='-5'"),
         ("PREDICTION_PORT", "70000", "AUTOPILOT_PREDICTION_PORT='70000'"),
         ("METRICS_PORT", "web", "AUTOPILOT_METRICS_PORT='web'"),
@@ -124,6 +135,13 @@ def test_a_fleets_table_goes_over_the_variables(monkeypatch, fleet_file):
     fleets = load_fleets(load_settings())
     limits = {name: (f.min_servers, f.max_servers) for name, f in fleets.by_name.items()}
     assert limits == {"eu-west": (3, 200), "us_east": (3, 50)}
+
+
+def test_guards_are_off_unless_set(fleet_file):
+    fleet_file("[eu]\nmax_step_up = 4\nfloor_at_allocated = true\n\n[us]\n")
+    fleets = load_fleets(load_settings())
+    assert fleets["eu"].guards == Guards(max_step_up=4, floor_at_allocated=True)
+    assert fleets["us"].guards == NO_GUARDS
 
 
 def test_a_fleet_that_is_not_there(fleet_file):
