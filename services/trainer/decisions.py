@@ -63,7 +63,7 @@ def drawn(
     rng: np.random.Generator,
     parts: Sequence[tuple[int, int]],
 ) -> tuple[Array32, Array32]:
-    """Observations and outcomes; for each part, of the first so many decisions so many are drawn."""
+    """Observations and outcomes: for each part, so many of its first so many decisions."""
     rows = decision_rows(Recorded.unbroken(history), parameters)
     rows = np.concatenate([rng.choice(rows[:first], count) for first, count in parts])
     seen = observations_after(history, parameters, rows).astype(np.float32)
