@@ -183,7 +183,7 @@ def test_the_figures_are_those_of_the_runs(trainer):
 
 
 def test_a_drawn_action_keeps_the_distribution_that_it_was_drawn_from(trainer):
-    fresh = trainer.on_policy._fresh_module(transitions_of(64), PARAMETERS, 0)
+    fresh = trainer.on_policy.module_of(PARAMETERS, 0)
     run = transitions_of(8)
     run[3] = changed(run[3], action=0.5, behaviour=(0.4, 0.05))
     (episode,) = trainer.episodes.episodes_of([run], fresh, 1.0)
@@ -206,7 +206,7 @@ def test_the_mean_moves_towards_what_was_paid_and_away_when_rewards_are_reversed
     trainer, store, drawn
 ):
     """Every other action is above the policy's own, and is paid for; then the reverse."""
-    fresh = trainer.on_policy._fresh_module(transitions_of(256), PARAMETERS, 0)
+    fresh = trainer.on_policy.module_of(PARAMETERS, 0)
     recorded = transitions_of(256)
     observations = np.array([transition.observation for transition in recorded])
     before = fresh.decide(observations)

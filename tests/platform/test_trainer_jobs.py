@@ -241,7 +241,10 @@ def test_s3_goes_while_a_job_learns_and_comes_back(redis_url, bucket, moto, tmp_
     moto.stop()
     failed = trainer.wait_for("training_failed", JOB_SECONDS)
     assert f"{location} does not answer" in failed["error"]
-    outcome = asyncio.run(latest(redis_url, TRAININGS))
+    deadline = time.monotonic() + START_SECONDS
+    while (outcome := asyncio.run(latest(redis_url, TRAININGS))) is None:
+        assert time.monotonic() < deadline, "it is told after it is logged"
+        time.sleep(0.1)
     assert (outcome.outcome, outcome.error) == ("failed", failed["error"])
     moto.start()
     assert store.versions("default") == []
