@@ -183,6 +183,8 @@ def test_the_figures_are_those_of_the_runs(trainer):
 
 
 def test_a_drawn_action_keeps_the_distribution_that_it_was_drawn_from(trainer):
+    import torch
+
     fresh = trainer.on_policy.module_of(PARAMETERS, 0)
     run = transitions_of(8)
     run[3] = changed(run[3], action=0.5, behaviour=(0.4, 0.05))
@@ -192,7 +194,10 @@ def test_a_drawn_action_keeps_the_distribution_that_it_was_drawn_from(trainer):
     assert inputs[3].tolist() == pytest.approx([0.4, math.log(0.05)])
     assert logp[3] == pytest.approx(-2 - math.log(0.05 * math.sqrt(2 * math.pi)))
     others = np.delete(inputs, 3, axis=0)
-    assert np.exp(others[:, 1]) == pytest.approx(trainer.on_policy.exploration_of(fresh))
+    seen = [transition.observation for n, transition in enumerate(run) if n != 3]
+    _, _, unit = fresh.features(torch.tensor(seen, dtype=torch.float32))
+    own = math.exp(float(fresh.log_std.detach())) * unit.detach().numpy()[:, 0] / 100
+    assert np.exp(others[:, 1]) == pytest.approx(own, rel=1e-4)
     assert others[:, 0] == pytest.approx(
         [transition.observation[4] / 100 for n, transition in enumerate(run) if n != 3]
     )
