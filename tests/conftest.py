@@ -160,6 +160,23 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> PolicyStore:
     return PolicyStore.at(f"s3://{request.getfixturevalue('bucket')}/all/policies")
 
 
+@pytest.fixture
+def worker_environment(
+    request: pytest.FixtureRequest, tmp_path: Path, redis_url: str
+) -> dict[str, str]:
+    """Of an environment worker as a process, with the fleets and the pace of the test's module."""
+    fleets, step_seconds = request.module.FLEETS, request.module.STEP_SECONDS
+    (tmp_path / "fleets.toml").write_text("".join(f"[{fleet}]\n" for fleet in fleets))
+    return {
+        **os.environ,
+        "AUTOPILOT_REDIS_URL": redis_url,
+        "AUTOPILOT_FLEETS": str(tmp_path / "fleets.toml"),
+        "AUTOPILOT_GS_INVENTORY_URL": "local",
+        "AUTOPILOT_LEARNING_FREQ": str(step_seconds),
+        "AUTOPILOT_POLICY_STORE": str(tmp_path / "policies"),
+    }
+
+
 class ClientOf(Protocol):
     def __call__(self, app: FastAPI) -> AbstractAsyncContextManager[httpx.AsyncClient]: ...
 

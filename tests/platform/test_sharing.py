@@ -1,7 +1,6 @@
 """Environment workers as processes share the fleets: joining, killed, paused, ended."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import time
@@ -16,19 +15,6 @@ from shared.bus import Bus
 STEP_SECONDS = 0.2
 FLEETS = tuple("abcdefg")
 PATIENCE_SECONDS = 40.0
-
-
-@pytest.fixture
-def worker_environment(tmp_path, redis_url):
-    (tmp_path / "fleets.toml").write_text("".join(f"[{fleet}]\n" for fleet in FLEETS))
-    return {
-        **os.environ,
-        "AUTOPILOT_REDIS_URL": redis_url,
-        "AUTOPILOT_FLEETS": str(tmp_path / "fleets.toml"),
-        "AUTOPILOT_GS_INVENTORY_URL": "local",
-        "AUTOPILOT_LEARNING_FREQ": str(STEP_SECONDS),
-        "AUTOPILOT_POLICY_STORE": str(tmp_path / "policies"),
-    }
 
 
 @pytest.fixture

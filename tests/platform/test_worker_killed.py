@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import os
 import signal
 import subprocess
 import time
@@ -16,19 +15,6 @@ from shared.messages import Transition
 STEP_SECONDS = 0.02
 FLEETS = ("one", "two", "three")
 PATIENCE_SECONDS = 30.0
-
-
-@pytest.fixture
-def worker_environment(tmp_path, redis_url):
-    (tmp_path / "fleets.toml").write_text("".join(f"[{fleet}]\n" for fleet in FLEETS))
-    return {
-        **os.environ,
-        "AUTOPILOT_REDIS_URL": redis_url,
-        "AUTOPILOT_FLEETS": str(tmp_path / "fleets.toml"),
-        "AUTOPILOT_GS_INVENTORY_URL": "local",
-        "AUTOPILOT_LEARNING_FREQ": str(STEP_SECONDS),
-        "AUTOPILOT_POLICY_STORE": str(tmp_path / "policies"),
-    }
 
 
 @pytest.fixture
