@@ -202,21 +202,16 @@ def _draft(
     trained_on: int,
     verdict: Verdict,
 ) -> PolicyManifest:
-    parameters = context.fleets[fleet].parameters
     costs = {f"gate_cost {name}": cost for name, cost in verdict.costs.items()}
-    return PolicyManifest(
+    return PolicyManifest.draft(
+        context.fleets[fleet].parameters,
         version=version,
         fleet=fleet,
         created_at=context.clock(),
         observation_fields=learnt.module.fields,
-        history_len=parameters.history_len,
-        min_servers=parameters.min_servers,
-        max_servers=parameters.max_servers,
-        action_factor=parameters.action_factor,
         scores=learnt.scores | costs,
         trained_on_steps=trained_on,
         seed=context.seed,
-        sha256={},
     )
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from shared.core.parameters import FleetParameters
 from shared.errors import BadSetting, PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policy_store import LITERT_MODEL, PolicyStore, new_version
@@ -26,20 +27,7 @@ def write(store, name, content):
 
 
 def draft(version="v1", fleet="eu"):
-    return PolicyManifest(
-        version=version,
-        fleet=fleet,
-        created_at=NOW,
-        observation_fields=("demand[-1]", "target[-1]"),
-        history_len=2,
-        min_servers=0,
-        max_servers=100,
-        action_factor=100,
-        scores={"cost_per_step": 9.5},
-        trained_on_steps=128,
-        seed=0,
-        sha256={},
-    )
+    return PolicyManifest.draft(FleetParameters(), version=version, fleet=fleet, created_at=NOW)
 
 
 def publish(store, version="v1", fleet="eu", model=b"a model"):
@@ -240,7 +228,7 @@ def test_a_reader_never_sees_half_a_champion(store):
 def test_the_manifest_is_plain_json(store):
     publish(store)
     content = json.loads(store.files.read("eu/v1/policy.json"))
-    assert content["observation_fields"] == ["demand[-1]", "target[-1]"]
+    assert content["observation_fields"] == list(FleetParameters().observation_fields)
     assert content["created_at"] == "2026-11-22T20:33:01Z"
 
 

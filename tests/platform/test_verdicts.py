@@ -35,20 +35,13 @@ def publish_constant(store, version, servers, since):
 
     parameters = SETTINGS.parameters
     rule = ServedRule(0.0, servers, {}, (), 0.0, parameters)
-    draft = PolicyManifest(
+    draft = PolicyManifest.draft(
+        parameters,
         version=version,
         fleet="default",
         created_at=since,
         kind="rule:constant",
         observation_fields=rule.fields,
-        history_len=parameters.history_len,
-        min_servers=parameters.min_servers,
-        max_servers=parameters.max_servers,
-        action_factor=parameters.action_factor,
-        scores={},
-        trained_on_steps=0,
-        seed=0,
-        sha256={},
     )
     with store.writing("default", version) as folder:
         export(rule, folder)
