@@ -118,6 +118,33 @@ def test_fleets_share_the_general_policy_until_their_own_pays(jobs, on_bus, tmp_
     assert store.versions("default") == []
 
 
+def test_a_rollback_while_the_gate_decides_stays(jobs, on_bus, tmp_path, monkeypatch):
+    """The gate would keep `v2`, which does best; an operator goes back to `v1` meanwhile."""
+    from services.trainer import lessons
+    from services.trainer.learning import Learnt
+    from services.trainer.module import module_of
+
+    untrained = module_of(SETTINGS.parameters, seed=0)
+    monkeypatch.setattr(lessons, "learn", lambda *_, **__: Learnt(untrained, 0, {}, {}))
+    monkeypatch.setattr(lessons, "tuned_rules", lambda *_: {})
+    store = PolicyStore.at(str(tmp_path))
+    publish_constant(store, "v1", BEST + 5, BEGAN - timedelta(days=1))
+    publish_constant(store, "v2", BEST, BEGAN)
+    on_bus(lambda bus: commit(bus, 1, NOISE, "v2", allocation=BEST))
+
+    def rivals_of(*arguments):
+        found = lessons.rivals_of(*arguments)
+        store.set_champion("default", "v1", utc_now())
+        return found
+
+    monkeypatch.setattr(jobs, "rivals_of", rivals_of)
+    assert jobs.train(PAYLOAD) == "v1"
+    outcome, announced = on_bus(told)
+    assert (outcome.outcome, outcome.winner, outcome.version) == ("kept", "v2", "v1")
+    assert announced == store.champion("default")
+    assert (announced.version, announced.runner_up) == ("v1", "v2")
+
+
 def test_a_champion_that_loses_live_is_demoted_and_does_not_come_back(jobs, on_bus, tmp_path):
     store = PolicyStore.at(str(tmp_path))
     publish_constant(store, "v1", BEST, BEGAN - timedelta(days=1))
