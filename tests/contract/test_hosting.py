@@ -18,7 +18,9 @@ from rich.console import Console
 
 from services.cli.export import export_policy
 from services.prediction.app import create_app
+from services.prediction.serve import load
 from shared.bus import Bus
+from shared.errors import BadSetting
 from shared.messages import PolicyManifest, utc_now
 from shared.policies import load_artefact
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, SAVED_MODEL, PolicyStore
@@ -186,18 +188,24 @@ def spoil(model_dir: Path, name: str, content: bytes) -> None:
         (lambda folder: spoil(folder, MANIFEST, b"{}"), "is not a policy manifest"),
         (lambda folder: (folder / LITERT_MODEL).unlink(), f"can't read {LITERT_MODEL}"),
         (lambda folder: spoil(folder, LITERT_MODEL, b""), "does not match its sha256"),
-        (lambda folder: spoil(folder, LITERT_MODEL, b"TFL3"), "does not match its sha256"),
     ],
 )
-def test_a_model_that_cannot_serve_is_one_line_and_exit_2(serve, model_dir, spoilt, says):
+def test_a_model_that_cannot_serve_is_refused(model_dir, spoilt, says):
     spoilt(model_dir)
+    with pytest.raises(BadSetting) as refused:
+        load(model_dir)
+    assert str(refused.value).startswith(f"AUTOPILOT_MODEL_DIR={model_dir}: ")
+    assert says in str(refused.value)
+    assert "autopilot policies export --sagemaker" in str(refused.value)
+
+
+def test_a_refused_model_is_one_line_and_exit_2(serve, model_dir):
+    spoil(model_dir, LITERT_MODEL, b"TFL3")
     process, url = serve(model_dir, wait=False)
     _, log = process.communicate(timeout=START_SECONDS)
     assert process.returncode == 2
     assert log.count("\n") == 1
-    assert log.startswith(f"prediction: AUTOPILOT_MODEL_DIR={model_dir}: ")
-    assert says in log
-    assert "autopilot policies export --sagemaker" in log
+    assert f"AUTOPILOT_MODEL_DIR={model_dir}: policy v1: {LITERT_MODEL} does not match" in log
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/ping")
 
