@@ -1,7 +1,7 @@
 """Every message that crosses a process: frozen, extra fields refused, times in UTC."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,7 @@ from pydantic import (
 
 from shared.core.adaptation import FRESH, Adaptation
 from shared.core.guards import GuardName
+from shared.core.parameters import FleetParameters
 
 MAX_SERVERS_EVER = 1_000_000
 """Above this a demand is a mistake, not a game."""
@@ -240,6 +241,37 @@ class PolicyManifest(Message):
     seed: int
     sha256: dict[str, str]
     """Hex digest of every other file of the artefact, by its path inside it."""
+
+    @classmethod
+    def draft(cls, parameters: FleetParameters, **fields: Any) -> Self:
+        """Of a policy for a fleet with these parameters, whose files are yet to be written.
+
+        `fields` are `version`, `fleet`, `created_at`, and what else is known.
+        """
+        return cls(
+            **{
+                "observation_fields": parameters.observation_fields,
+                "history_len": parameters.history_len,
+                "min_servers": parameters.min_servers,
+                "max_servers": parameters.max_servers,
+                "action_factor": parameters.action_factor,
+                "scores": {},
+                "trained_on_steps": 0,
+                "seed": 0,
+                "sha256": {},
+                **fields,
+            }
+        )
+
+    @property
+    def parameters(self) -> FleetParameters:
+        """The fleet's numbers that the policy was made for; the reward is not among them."""
+        return FleetParameters(
+            min_servers=self.min_servers,
+            max_servers=self.max_servers,
+            action_factor=self.action_factor,
+            history_len=self.history_len,
+        )
 
 
 class TrainingJob(Message):

@@ -15,7 +15,7 @@ from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyCorrupt
 from shared.messages import PolicyManifest
-from shared.policy_store import LITERT_MODEL, PolicyStore
+from shared.policy_store import LITERT_MODEL, PolicyStore, read_checked, read_manifest
 
 GENERAL = "general"
 """The made-up fleet whose policy serves those that have none of their own."""
@@ -171,6 +171,12 @@ def _loaded(version: str) -> LearntPolicy:
     """One interpreter for all fleets, made when it is first asked."""
     manifest = GENERAL_STORE.manifest(GENERAL, version)
     return LearntPolicy(GENERAL_STORE.read(manifest, LITERT_MODEL), manifest)
+
+
+def load_artefact(folder: Path) -> LearntPolicy:
+    """The policy in a folder, checked; raises `PolicyMissing` or `PolicyCorrupt`."""
+    manifest = read_manifest(folder)
+    return LearntPolicy(read_checked(folder, manifest, LITERT_MODEL), manifest)
 
 
 def load_policy(

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
+from shared import policies
 from shared.errors import BadInput, PolicyError, PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policies import LearntPolicy
-from shared.policy_store import LITERT_MODEL, PolicyStore, read_checked, read_manifest
+from shared.policy_store import LITERT_MODEL, PolicyStore
 from shared.settings import Settings
 
 
 def load_artefact(folder: Path) -> LearntPolicy:
     """The policy in a folder; raises `BadInput` when it is none, or is damaged."""
     try:
-        manifest = read_manifest(folder)
-        return LearntPolicy(read_checked(folder, manifest, LITERT_MODEL), manifest)
+        return policies.load_artefact(folder)
     except PolicyError as error:
         raise BadInput(f"--policy {folder}: {error}") from error
 

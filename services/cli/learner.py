@@ -176,19 +176,13 @@ def write_general(
 def _draft(
     learnt: "Learnt", parameters: FleetParameters, seed: int, now: datetime
 ) -> PolicyManifest:
-    return PolicyManifest(
+    return PolicyManifest.draft(
+        parameters,
         version=new_version(now),
         fleet="default",
         created_at=now,
-        observation_fields=parameters.observation_fields,
-        history_len=parameters.history_len,
-        min_servers=parameters.min_servers,
-        max_servers=parameters.max_servers,
-        action_factor=parameters.action_factor,
         scores=learnt.scores,
-        trained_on_steps=0,
         seed=seed,
-        sha256={},
     )
 
 

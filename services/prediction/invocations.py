@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
 from shared.core.observation import from_notebook, notebook_fields
 from shared.core.parameters import FleetParameters
@@ -19,6 +20,9 @@ ROWS_LIMIT = 1_000
 """Observations in one request: about 10 ms of the event loop."""
 BODY_LIMIT = 1024 * 1024
 _FORMS = ("instances", "inputs")
+_JSON = "application/json"
+_UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
+"""What clients send where nobody has said a type: boto3 and curl among them."""
 
 
 class Invocation(BaseModel):
@@ -55,6 +59,13 @@ def body_schema() -> dict[str, Any]:
             ),
         ]
     }
+
+
+def check_content_type(header: str) -> None:
+    """Answer 415 to a body that is said to be something else than JSON."""
+    media_type = header.partition(";")[0].strip().lower()
+    if media_type != _JSON and media_type not in _UNSAID:
+        raise HTTPException(415, f"the body is said to be {media_type!r}: send {_JSON}")
 
 
 def observations(

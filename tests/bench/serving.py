@@ -77,20 +77,8 @@ def resident_mb(pid: int) -> float:
 
 
 def publish_policy(store: PolicyStore) -> None:
-    parameters = FleetParameters()
-    draft = PolicyManifest(
-        version=VERSION,
-        fleet="default",
-        created_at=utc_now(),
-        observation_fields=parameters.observation_fields,
-        history_len=parameters.history_len,
-        min_servers=parameters.min_servers,
-        max_servers=parameters.max_servers,
-        action_factor=parameters.action_factor,
-        scores={},
-        trained_on_steps=0,
-        seed=0,
-        sha256={},
+    draft = PolicyManifest.draft(
+        FleetParameters(), version=VERSION, fleet="default", created_at=utc_now()
     )
     with store.writing("default", VERSION) as folder:
         shutil.copy(MEAN_MODEL, folder / LITERT_MODEL)

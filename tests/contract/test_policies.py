@@ -24,23 +24,11 @@ OBSERVATIONS = st.lists(st.floats(0, 1e6), min_size=10, max_size=10)
 
 def publish(store, parameters=PARAMETERS, model=None, **changes):
     """Publish a version `v1` of fleet `eu`, trained for these parameters."""
-    manifest = {
-        "version": "v1",
-        "fleet": "eu",
-        "created_at": datetime(2026, 11, 22, tzinfo=UTC),
-        "observation_fields": parameters.observation_fields,
-        "history_len": parameters.history_len,
-        "min_servers": parameters.min_servers,
-        "max_servers": parameters.max_servers,
-        "action_factor": parameters.action_factor,
-        "scores": {},
-        "trained_on_steps": 128,
-        "seed": 0,
-        "sha256": {},
-    }
+    made = datetime(2026, 11, 22, tzinfo=UTC)
+    named = {"version": "v1", "fleet": "eu", "created_at": made}
     with store.writing("eu", "v1") as folder:
         (folder / LITERT_MODEL).write_bytes(MODEL.read_bytes() if model is None else model)
-        return store.publish(PolicyManifest(**(manifest | changes)), folder)
+        return store.publish(PolicyManifest.draft(parameters, **(named | changes)), folder)
 
 
 @pytest.fixture

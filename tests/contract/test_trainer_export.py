@@ -91,19 +91,8 @@ def test_the_checkpoint_holds_the_weights(learnt):
 
 def test_the_services_load_it_and_answer_as_torch_does(learnt, exported, tmp_path):
     store = PolicyStore.at(tmp_path)
-    manifest = PolicyManifest(
-        version="v1",
-        fleet="default",
-        created_at=utc_now(),
-        observation_fields=PARAMETERS.observation_fields,
-        history_len=PARAMETERS.history_len,
-        min_servers=PARAMETERS.min_servers,
-        max_servers=PARAMETERS.max_servers,
-        action_factor=PARAMETERS.action_factor,
-        scores=learnt[0].scores,
-        trained_on_steps=600,
-        seed=0,
-        sha256={},
+    manifest = PolicyManifest.draft(
+        PARAMETERS, version="v1", fleet="default", created_at=utc_now(), scores=learnt[0].scores
     )
     with store.writing("default", "v1") as folder:
         shutil.copytree(exported, folder, dirs_exist_ok=True)

@@ -126,19 +126,8 @@ def newest(trainer, store):
 
 def publish(store, version, checkpoint=None):
     """A champion, with the checkpoint that `checkpoint` writes."""
-    manifest = PolicyManifest(
-        version=version,
-        fleet="default",
-        created_at=utc_now(),
-        observation_fields=PARAMETERS.observation_fields,
-        history_len=PARAMETERS.history_len,
-        min_servers=PARAMETERS.min_servers,
-        max_servers=PARAMETERS.max_servers,
-        action_factor=PARAMETERS.action_factor,
-        scores={},
-        trained_on_steps=0,
-        seed=0,
-        sha256={},
+    manifest = PolicyManifest.draft(
+        PARAMETERS, version=version, fleet="default", created_at=utc_now()
     )
     with store.writing("default", version) as folder:
         if checkpoint is not None:
