@@ -18,6 +18,8 @@ from shared.probe import beat
 GONE_SECONDS = 3.0
 """A worker that says nothing for so long has lost its fleets to those that are there."""
 RENEW_SECONDS = 1.0
+RESUMING_AT_ONCE = 8
+"""Fleets whose state and history are read at a time: a worker may take over thousands."""
 SHUTDOWN_SECONDS = 5.0
 """How long a step under way may take to be committed after SIGTERM."""
 
@@ -35,34 +37,57 @@ class Holding:
         self._bus = bus
         self._heartbeat = heartbeat
         self._worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._changes = 0
+        self._resuming = asyncio.Semaphore(RESUMING_AT_ONCE)
         self._stepping: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Renew and follow the leases until cancelled. While Redis is away nothing changes."""
         while True:
             try:
-                held = await self._bus.hold_fleets(
-                    self._worker, tuple(self._steppers), GONE_SECONDS
-                )
+                await self._renew()
             except BusAway as error:
                 _log.debug("leases_not_renewed", reason=str(error))
             except Exception:  # noqa: BLE001 - without leases no fleet is stepped for long
                 _log.exception("leases_not_renewed")
             else:
-                await self._step_only(held)
                 beat(self._heartbeat)
             await asyncio.sleep(RENEW_SECONDS)
 
+    async def _renew(self) -> None:
+        """Stay there; see who holds what when anything has changed, or a task of ours has ended."""
+        changes = await self._bus.renew(self._worker, GONE_SECONDS)
+        ended = any(task.done() for _, task in self._stepping.values())
+        if changes and changes == self._changes and not ended:
+            return
+        held = await self._bus.hold_fleets(self._worker, tuple(self._steppers), GONE_SECONDS)
+        await self._step_only(held)
+        self._changes = changes
+
     async def _step_only(self, held: dict[str, Lease]) -> None:
         before = set(self._stepping)
-        lost = [fleet for fleet, (lease, _) in self._stepping.items() if held.get(fleet) != lease]
+        lost = [
+            fleet
+            for fleet, (lease, task) in self._stepping.items()
+            if held.get(fleet) != lease or task.done()
+        ]
         await _end([self._stepping.pop(fleet)[1] for fleet in lost])
         for fleet, lease in held.items():
             if fleet not in self._stepping:
-                task = asyncio.create_task(self._steppers[fleet].run(lease))
+                task = asyncio.create_task(self._step(self._steppers[fleet], lease))
                 self._stepping[fleet] = (lease, task)
         if set(self._stepping) != before:
             _log.info("fleets_held", fleets=len(held), of=len(self._steppers))
+
+    async def _step(self, stepper: FleetStepper, lease: Lease) -> None:
+        """Step a fleet until its lease is lost; ends as well where its state can't be read."""
+        try:
+            async with self._resuming:
+                await stepper.resume(lease)
+        except Exception:  # noqa: BLE001 - it is tried again at the next renewal
+            _log.exception("fleet_not_resumed", fleet=stepper.fleet)
+        else:
+            await stepper.run()
 
     async def end(self) -> None:
         """Let steps under way be committed, then leave the fleets to the other workers."""

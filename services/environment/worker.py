@@ -70,19 +70,25 @@ class FleetStepper:
         self._stepping = asyncio.Lock()
         self._lease: Lease | None = None
 
-    async def run(self, lease: Lease) -> None:
-        """Go on from the last committed step, until cancelled."""
+    async def resume(self, lease: Lease) -> None:
+        """Take over the fleet where its last committed step has left it."""
         self._lease = lease
         await self._resume()
-        last = None if self._record is None else self._record.due_at
         if self._record is not None:
             _log.info("fleet_resumed", fleet=self.fleet, step=self._record.step)
+
+    async def run(self) -> None:
+        """Step the fleet that was resumed, until cancelled or the lease is lost."""
+        last = None if self._record is None else self._record.due_at
         while True:
             due = next_due(last, self._period(), self._phase, self._clock())
             await asyncio.sleep((due.at - self._clock()).total_seconds())
             async with self._stepping:
                 try:
                     await self._step(due)
+                except LeaseLost as lost:
+                    _log.warning("lease_lost", fleet=self.fleet, reason=str(lost))
+                    return
                 except Exception:  # noqa: BLE001 - one fleet's fault must not stop the others
                     _log.exception("step_failed", fleet=self.fleet)
             last = due.at if self._record is None else self._record.due_at
@@ -117,9 +123,6 @@ class FleetStepper:
             return
         try:
             await self._patiently(lambda: self._commit(commit))
-        except LeaseLost as lost:
-            _log.warning("step_lost", fleet=self.fleet, reason=str(lost))
-            return
         except StepConflict as conflict:
             await self._resume()
             if self._record != commit.record:
