@@ -11,6 +11,7 @@ import pytest
 
 from services.cli.supervision import service_command
 from shared.bus import Bus
+from tests.platform.workers import owners
 
 STEP_SECONDS = 0.2
 FLEETS = tuple("abcdefg")
@@ -49,15 +50,6 @@ async def every_fleet_steps_further(bus: Bus, steps: int) -> None:
             return
         assert time.monotonic() < deadline, f"at {found}, not yet {wanted}"
         await asyncio.sleep(STEP_SECONDS)
-
-
-async def owners(bus: Bus) -> dict[str, set[str]]:
-    """Fleets by the worker that holds them."""
-    held: dict[str, set[str]] = {}
-    leases = await bus._client.hgetall("autopilot:leases")
-    for fleet, lease in leases.items():
-        held.setdefault(lease.decode().partition(" ")[2], set()).add(fleet.decode())
-    return held
 
 
 async def shared_by(bus: Bus, number: int) -> dict[str, set[str]]:
