@@ -46,6 +46,7 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
                 queue,
                 utc_now,
                 settings.seed,
+                len(fleets.names),
             )
             for index, fleet in enumerate(fleets.names)
         ]

@@ -29,6 +29,8 @@ ASKS_PER_BATCH = 10
 
 FIRST_DEMAND_SECONDS = 5.0
 """How often a fleet that has never seen demand looks for it, if that is sooner than a step."""
+FIRST_LOOKS_PER_SECOND = 100
+"""Of all such fleets, which step as close together ever after: thousands look less often."""
 TRAINING_OVERHEAD_SECONDS = 300.0
 """What a training job may take beside learning: start of Ray, export, checks."""
 
@@ -51,12 +53,17 @@ class FleetStepper:
         queue: TrainingQueue,
         clock: Callable[[], datetime],
         seed: int = 0,
+        fleets: int = 1,
     ) -> None:
+        """`phase`, 0 to 1, is the fleet's own among all the `fleets`, so that they spread out."""
         self.fleet = fleet
         self._settings = settings
         self._parameters = settings.parameters
         self._guards = settings.guards
         self._phase = phase
+        self._first_look_s = min(
+            settings.learning_freq, max(FIRST_DEMAND_SECONDS, fleets / FIRST_LOOKS_PER_SECOND)
+        )
         self._source = source
         self._champions = champions
         self._bus = bus
@@ -95,7 +102,7 @@ class FleetStepper:
 
     def _period(self) -> float:
         if self._record is None:
-            return min(self._settings.learning_freq, FIRST_DEMAND_SECONDS)
+            return self._first_look_s
         return self._settings.learning_freq
 
     async def finish(self) -> None:

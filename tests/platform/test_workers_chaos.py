@@ -111,7 +111,7 @@ def matchmaker(unused_port, worker_environment) -> Iterator[str]:
     port = unused_port()
     environment = {**worker_environment, "AUTOPILOT_MATCHMAKING_PORT": str(port)}
     process = subprocess.Popen(service_command("services.matchmaking"), env=environment)
-    yield f"http://127.0.0.1:{port}/currsine1h"
+    yield f"http://127.0.0.1:{port}/currsine1h?fleet={{fleet}}"
     process.kill()
     process.wait()
 
@@ -170,7 +170,7 @@ async def test_no_step_is_lost_or_doubled_and_no_fleet_is_silent_for_two_steps(
     chaos, matchmaker, bus
 ):
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(retries=5)) as client:
-        assert (await client.get(matchmaker)).is_success
+        assert (await client.get(matchmaker.format(fleet=FLEETS[0]))).is_success
     for _ in range(WORKERS):
         chaos.start()
     await chaos.calm_down()
