@@ -4,13 +4,20 @@ import asyncio
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 
 from services.cli.supervision import service_command
-from shared.bus import Bus
+from services.environment.demand_source import LocalSine
+from services.environment.sharing import step_fleets
+from services.environment.worker import FleetStepper
+from shared.bus import Bus, TrainingQueue, keys
+from shared.champions import Champions
+from shared.messages import utc_now
+from shared.policy_store import PolicyStore
+from shared.settings import Fleets, FleetSettings
 from tests.platform.workers import owners
 
 STEP_SECONDS = 0.2
@@ -38,8 +45,12 @@ def workers(environment: dict[str, str], number: int) -> Iterator[list[subproces
 
 
 async def every_fleet_steps_further(bus: Bus, steps: int) -> None:
+    await steps_further(bus, FLEETS, steps)
+
+
+async def steps_further(bus: Bus, fleets: Sequence[str], steps: int) -> None:
     async def numbers() -> list[int]:
-        records = [await bus.fleet_record(fleet) for fleet in FLEETS]
+        records = [await bus.fleet_record(fleet) for fleet in fleets]
         return [0 if record is None else record.step for record in records]
 
     wanted = [number + steps for number in await numbers()]
@@ -96,3 +107,27 @@ async def test_a_worker_that_was_paused_does_not_step_what_others_took(worker_en
         assert sorted(map(len, held.values())) == [3, 4]
         await every_fleet_steps_further(bus, 5)
     await in_order(bus)
+
+
+async def test_a_fleet_whose_state_can_not_be_read_is_tried_again_beside_the_others(
+    bus, redis_url, tmp_path
+):
+    pace = {"learning_freq": STEP_SECONDS, "gs_inventory_url": "local"}
+    fleets = Fleets({fleet: FleetSettings(**pace) for fleet in ("bad", "good")})
+    champions = Champions(PolicyStore.at(tmp_path), fleets)
+    queue = TrainingQueue(redis_url)
+    steppers = [
+        FleetStepper(fleet, fleets[fleet], 0.0, LocalSine(90.0), champions, bus, queue, utc_now)
+        for fleet in fleets.names
+    ]
+    key = keys.FLEET.format(fleet="bad")
+    await bus._client.hset(key, mapping={"step": 1, "state": "{"})
+    stop = asyncio.Event()
+    worker = asyncio.create_task(step_fleets(steppers, champions, bus, stop))
+    await steps_further(bus, ["good"], 5)
+    assert await bus.recorded_steps("bad") == []
+    await bus._client.delete(key)
+    await steps_further(bus, ["bad", "good"], 5)
+    stop.set()
+    await worker
+    queue.connection.close()
