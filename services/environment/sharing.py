@@ -15,8 +15,11 @@ from shared.errors import BusAway
 from shared.messages import Champion
 from shared.probe import beat
 
-GONE_SECONDS = 3.0
+LEASE_STEPS = 0.2
 """A worker that says nothing for so long has lost its fleets to those that are there."""
+SHORTEST_LEASE_SECONDS = 3.0
+"""A demo may step faster than a busy machine delays."""
+LONGEST_LEASE_SECONDS = 15.0
 RENEW_SECONDS = 1.0
 RESUMING_AT_ONCE = 8
 """Fleets whose state and history are read at a time: a worker may take over thousands."""
@@ -24,6 +27,11 @@ SHUTDOWN_SECONDS = 5.0
 """How long a step under way may take to be committed after SIGTERM."""
 
 _log = structlog.get_logger(__name__)
+
+
+def lease_seconds(step_seconds: float) -> float:
+    """How long a worker counts as there: a part of a step, so that no fleet misses two."""
+    return min(max(LEASE_STEPS * step_seconds, SHORTEST_LEASE_SECONDS), LONGEST_LEASE_SECONDS)
 
 
 class Holding:
@@ -37,6 +45,7 @@ class Holding:
         self._bus = bus
         self._heartbeat = heartbeat
         self._worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._lease_s = lease_seconds(min(stepper.step_seconds for stepper in steppers))
         self._changes = 0
         self._resuming = asyncio.Semaphore(RESUMING_AT_ONCE)
         self._stepping: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
@@ -56,11 +65,11 @@ class Holding:
 
     async def _renew(self) -> None:
         """Stay there; see who holds what when anything has changed, or a task of ours has ended."""
-        changes = await self._bus.renew(self._worker, GONE_SECONDS)
+        changes = await self._bus.renew(self._worker, self._lease_s)
         ended = any(task.done() for _, task in self._stepping.values())
         if changes and changes == self._changes and not ended:
             return
-        held = await self._bus.hold_fleets(self._worker, tuple(self._steppers), GONE_SECONDS)
+        held = await self._bus.hold_fleets(self._worker, tuple(self._steppers), self._lease_s)
         await self._step_only(held)
         self._changes = changes
 

@@ -77,6 +77,11 @@ class FleetStepper:
         self._stepping = asyncio.Lock()
         self._lease: Lease | None = None
 
+    @property
+    def step_seconds(self) -> float:
+        """From step to step."""
+        return self._settings.learning_freq
+
     async def resume(self, lease: Lease) -> None:
         """Take over the fleet where its last committed step has left it."""
         self._lease = lease

@@ -11,7 +11,7 @@ import pytest
 
 from services.cli.supervision import service_command
 from services.environment.demand_source import LocalSine
-from services.environment.sharing import step_fleets
+from services.environment.sharing import lease_seconds, step_fleets
 from services.environment.worker import FleetStepper
 from shared.bus import Bus, TrainingQueue, keys
 from shared.champions import Champions
@@ -81,6 +81,11 @@ async def in_order(bus: Bus) -> None:
         steps[transition.fleet].append(transition.step)
     for fleet, numbers in steps.items():
         assert numbers == list(range(1, len(numbers) + 1)), fleet
+
+
+@pytest.mark.parametrize(("step", "lease"), [(0.05, 3.0), (65.0, 13.0), (900.0, 15.0)])
+def test_a_lease_is_a_part_of_a_step(step, lease):
+    assert lease_seconds(step) == lease
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

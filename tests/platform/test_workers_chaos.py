@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from services.cli.supervision import service_command
-from services.environment.sharing import GONE_SECONDS, RENEW_SECONDS
+from services.environment.sharing import RENEW_SECONDS, lease_seconds
 from shared.bus import Bus
 from shared.messages import Transition
 from tests.platform.workers import Worker, owners
@@ -27,10 +27,10 @@ WORKERS = 3
 FLEETS = tuple(f"fleet-{number}" for number in range(300))
 STEP_SECONDS = 15.0
 """A worker that dies may be followed by another: even after three, two steps are not over."""
-PAUSE_SECONDS = 2 * GONE_SECONDS
+PAUSE_SECONDS = 2 * lease_seconds(STEP_SECONDS)
 """At least: others have taken the fleets by then."""
 PATIENCE_SECONDS = 60.0
-assert PAUSE_SECONDS > GONE_SECONDS + RENEW_SECONDS
+assert lease_seconds(STEP_SECONDS) + RENEW_SECONDS < PAUSE_SECONDS
 
 
 @dataclass
