@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.metrics.consumer import Consumer, Handle
 from services.metrics.fleet_metrics import FleetMetrics
+from services.metrics.workload import Workload
 from shared.bus import DECISIONS, ENDED_TRAININGS, TRAININGS, TRANSITIONS, Bus, Log
 from shared.health import add_health_routes
 from shared.http import HttpService
@@ -29,6 +30,7 @@ def create_app(
     bus: Bus,
     registry: CollectorRegistry,
     fleet_metrics: FleetMetrics,
+    workload: Workload,
     put_to_cloudwatch: Handle | None,
 ) -> HttpService:
     """The sidecar over a bus, which it closes at its end; None where AWS is not configured."""
@@ -47,6 +49,7 @@ def create_app(
     work = {
         "prometheus": consumer(PROMETHEUS_GROUP, fleet_metrics.record_transitions),
         "decisions_and_trainings": lambda: _follow(bus, fleet_metrics),
+        "workload": lambda: workload.follow(bus),
     }
     if put_to_cloudwatch is not None:
         work["cloudwatch"] = consumer(CLOUDWATCH_GROUP, put_to_cloudwatch)
