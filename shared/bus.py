@@ -10,6 +10,7 @@
 | ``autopilot:workers`` | sorted set | environment worker -> when it counts as gone, milliseconds | workers |
 | ``autopilot:leases`` | hash | fleet -> `Lease`: fencing token and worker | fleets |
 | ``autopilot:leases:token`` | integer | newest fencing token | 1 |
+| ``autopilot:supply:<fleet>`` | string | newest `FleetSupply` that the fleet's controller told | `SUPPLY_SECONDS` |
 | ``autopilot:recorded:<fleet>`` | list | `RecordedStep`, oldest first: what the trainer replays | `RECORDED_STEPS` |
 | ``autopilot:transitions`` | stream | `Transition`, by consumer group | about `TRANSITIONS_LENGTH` |
 | ``autopilot:decisions`` | hash | fleet -> newest `Decision` | fleets |
@@ -46,6 +47,7 @@ from shared.messages import (
     Decision,
     Demand,
     FleetRecord,
+    FleetSupply,
     Message,
     RecordedStep,
     TrainingJob,
@@ -62,6 +64,8 @@ RECORDED_STEPS = 20_000
 """Two weeks at 65 s; about 1 MB a fleet."""
 CHANGES_LENGTH = 10_000
 IDEMPOTENCY_SECONDS = 86_400
+SUPPLY_SECONDS = 120
+"""A supply that is not told again counts no longer; Agones tells it every 30 s by default."""
 PAGE = 1_000
 """Stream entries in one answer, about 1 MB, when a stream is read backwards."""
 TRAINING_QUEUE = "training"
@@ -80,6 +84,7 @@ _FLEET = "autopilot:fleet:{fleet}"
 _WORKERS = "autopilot:workers"
 _LEASES = "autopilot:leases"
 _LEASE_TOKEN = "autopilot:leases:token"  # noqa: S105 - it fences, and is no secret
+_SUPPLY = "autopilot:supply:{fleet}"
 _RECORDED = "autopilot:recorded:{fleet}"
 _TRANSITIONS = "autopilot:transitions"
 
@@ -488,6 +493,24 @@ class Bus:
         with _asking():
             last: Any = await self._client.xrevrange(stream, count=1)
         return last[0][0].decode() if last else "0"
+
+    # Supply
+
+    async def record_supplies(self, supplies: Sequence[FleetSupply]) -> None:
+        """Make these the newest supply of their fleets, in one round trip, for `SUPPLY_SECONDS`."""
+        pipeline = self._client.pipeline(transaction=False)
+        for supply in supplies:
+            key = _SUPPLY.format(fleet=supply.fleet)
+            pipeline.set(key, supply.model_dump_json(exclude_none=True), ex=SUPPLY_SECONDS)
+        with _asking():
+            await pipeline.execute()
+
+    async def newest_supplies(self, fleets: Sequence[str]) -> dict[str, FleetSupply]:
+        """The newest supply of those of these fleets that have one, in one round trip."""
+        with _asking():
+            found: Any = await self._client.mget([_SUPPLY.format(fleet=fleet) for fleet in fleets])
+        supplies = (_readable(FleetSupply, content) for content in found if content is not None)
+        return {supply.fleet: supply for supply in supplies if supply is not None}
 
 
 class TrainingQueue:
