@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 import httpx
@@ -134,11 +134,13 @@ def _time(value: object) -> datetime | None:
     """As `_count`, if it is a time."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
+        return moment.astimezone(UTC) if moment is not None and moment.tzinfo else None
+    except (ValueError, OverflowError):
         return None
-    return moment if moment is not None and moment.tzinfo is not None else None
 
 
 def _count(value: object) -> int | None:
     """What any URL may have under the name of ours, if it is a count."""
-    return value if isinstance(value, int) and value >= 0 else None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if value >= 0 else None

@@ -1,13 +1,12 @@
 """What Prometheus is told, by fleet."""
 
-import math
 from collections.abc import Sequence
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from shared.core.recommendation import whole_servers
-from shared.messages import Decision, TrainingOutcome, Transition
+from shared.messages import Decision, Supply, TrainingOutcome, Transition
 from shared.settings import Fleets
 
 
@@ -78,13 +77,13 @@ class FleetMetrics:
         self._show_supply(step)
 
     def _show_supply(self, step: Transition) -> None:
-        """NaN where it is not told any more: an old count would look like a new one."""
-        counts = step.supply
-        for gauge, count in (
-            (self._allocated, counts and counts.allocated),
-            (self._ready, counts and counts.ready),
-        ):
-            gauge.labels(step.fleet).set(math.nan if count is None else count)
+        """What is not told any more is not shown: an old count would look like a new one."""
+        counts = step.supply or Supply()
+        for gauge, count in ((self._allocated, counts.allocated), (self._ready, counts.ready)):
+            if count is not None:
+                gauge.labels(step.fleet).set(count)
+            else:
+                gauge.remove(step.fleet)
         if step.lead_times is not None:
             self._lead_time.labels(step.fleet).set(step.lead_times.measured_s)
             self._assumed_lead_time.labels(step.fleet).set(step.lead_times.assumed_s)
