@@ -7,7 +7,6 @@ import pytest
 import redis
 import rq
 
-from shared import bus as keys
 from shared.bus import (
     CHAMPIONS,
     DECISIONS,
@@ -15,6 +14,7 @@ from shared.bus import (
     TRAININGS,
     Bus,
     TrainingQueue,
+    keys,
     wait_for_redis,
 )
 from shared.errors import BadSetting, BusAway, LeaseLost, StepConflict
@@ -493,7 +493,7 @@ class TestTrainingQueue:
 
 
 async def test_the_newest_transitions_of_a_fleet_come_oldest_first(bus, monkeypatch):
-    monkeypatch.setattr("shared.bus.PAGE", 3)
+    monkeypatch.setattr("shared.bus.feeds.PAGE", 3)
     for step in range(1, 6):
         await bus.commit_step(*a_step(step))
         await bus.commit_step(*a_step(step, fleet="us"))

@@ -1,0 +1,42 @@
+"""Redis, all of it: the only package that imports redis. `keys` names what it holds."""
+
+from shared.bus.connection import wait_for_redis
+from shared.bus.demands import DemandReceipt, Demands
+from shared.bus.groups import Groups
+from shared.bus.keys import (
+    CHAMPIONS,
+    DECISIONS,
+    DEMANDS,
+    ENDED_TRAININGS,
+    TRAININGS,
+    TRANSITIONS,
+    TRANSITIONS_LENGTH,
+    Feed,
+    Log,
+)
+from shared.bus.leases import Lease, Leases
+from shared.bus.steps import Steps
+from shared.bus.supplies import Supplies
+from shared.bus.training import TRAINING_RETRIES, TrainingQueue
+
+__all__ = [
+    "CHAMPIONS",
+    "DECISIONS",
+    "DEMANDS",
+    "ENDED_TRAININGS",
+    "TRAININGS",
+    "TRAINING_RETRIES",
+    "TRANSITIONS",
+    "TRANSITIONS_LENGTH",
+    "Bus",
+    "DemandReceipt",
+    "Feed",
+    "Lease",
+    "Log",
+    "TrainingQueue",
+    "wait_for_redis",
+]
+
+
+class Bus(Demands, Leases, Steps, Supplies, Groups):
+    """The platform's Redis, for asyncio. Every method raises `BusAway` when it does not answer."""

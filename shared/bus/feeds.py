@@ -1,0 +1,121 @@
+"""Latest state by fleet and the streams of its changes: published, read, followed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import redis.asyncio
+import structlog
+
+from shared.bus import keys
+from shared.bus.connection import Connection, asking
+from shared.bus.entries import entries_of, readable
+from shared.bus.keys import Feed, M
+from shared.errors import BusAway
+from shared.messages import Message
+
+PAGE = 1_000
+"""Stream entries in one answer, about 1 MB, when a stream is read backwards."""
+FOLLOW_BLOCK_MS = 1_000
+FOLLOW_BATCH = 500
+RECONNECT_SECONDS = 0.5
+
+_PUBLISH = """
+-- KEYS: state, changes; ARGV: fleet, message, length
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'fleet', ARGV[1], 'message', ARGV[2])
+"""
+
+_log = structlog.get_logger(__name__)
+
+
+class Feeds(Connection):
+    """Messages of which the newest of each fleet matters, and those who follow them."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        super().__init__(client)
+        self._publish = client.register_script(_PUBLISH)
+
+    async def publish(self, feed: Feed[M], fleet: str, message: M) -> None:
+        """Make a message its fleet's latest, and tell those who follow."""
+        with asking():
+            await self._publish(
+                keys=[feed.state, feed.changes],
+                args=[fleet, message.model_dump_json(), keys.CHANGES_LENGTH],
+            )
+
+    async def latest(self, feed: Feed[M]) -> dict[str, M]:
+        """The latest message of every fleet."""
+        with asking():
+            state: dict[Any, Any] = await self._client.hgetall(feed.state)
+        messages = {k.decode(): readable(feed.message, v) for k, v in state.items()}
+        return {fleet: message for fleet, message in messages.items() if message is not None}
+
+    async def newest_changes(self, feed: Feed[M], fleet: str, count: int | None = None) -> list[M]:
+        """A fleet's changes that the stream still has, oldest first; the newest `count`, if given."""
+        found: list[M] = []
+        async for change in self._backwards(feed.changes, feed.message, fleet):
+            if len(found) == count:
+                break
+            found.append(change)
+        return found[::-1]
+
+    async def _latest(self, feed: Feed[M], fleet: str) -> M | None:
+        with asking():
+            content = await self._client.hget(feed.state, fleet)
+        return None if content is None else feed.message.model_validate_json(content)
+
+    async def follow(self, *feeds: Feed[Any]) -> AsyncIterator[Message]:
+        """The latest message of every fleet in each feed, then every change, for ever.
+
+        What can't be read is logged and left out. While Redis is away it waits; when Redis is
+        back it starts again from the latest state.
+        """
+        by_stream = {feed.changes: feed for feed in feeds}
+        away = False
+        while True:
+            try:
+                positions: dict[Any, Any] = {
+                    feed.changes: await self._end_of(feed.changes) for feed in feeds
+                }
+                for feed in feeds:
+                    for message in (await self.latest(feed)).values():
+                        yield message
+                if away:
+                    away = False
+                    _log.info("redis_is_back")
+                while True:
+                    with asking():
+                        answer = await self._client.xread(
+                            positions, count=FOLLOW_BATCH, block=FOLLOW_BLOCK_MS
+                        )
+                    for stream, id, content in entries_of(answer):
+                        positions[stream] = id
+                        message = readable(by_stream[stream].message, content)
+                        if message is not None:
+                            yield message
+            except BusAway as error:
+                if not away:
+                    away = True
+                    _log.warning("redis_is_away", error=str(error))
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _end_of(self, stream: str) -> str:
+        with asking():
+            last: Any = await self._client.xrevrange(stream, count=1)
+        return last[0][0].decode() if last else "0"
+
+    async def _backwards(self, stream: str, message: type[M], fleet: str) -> AsyncIterator[M]:
+        """A fleet's messages in a stream, newest first, a page at a time."""
+        end = "+"
+        while True:
+            with asking():
+                page: Any = await self._client.xrevrange(stream, max=end, count=PAGE)
+            for _, fields in page:
+                if fields.get(b"fleet") == fleet.encode():
+                    found = readable(message, fields.get(b"message", b""))
+                    if found is not None:
+                        yield found
+            if len(page) < PAGE:
+                return
+            end = f"({page[-1][0].decode()}"

@@ -1,0 +1,87 @@
+"""Every key, stream and queue of Redis, named once.
+
+| key | type | holds | bound |
+|---|---|---|---|
+| ``autopilot:demand`` | stream | every demand report | about `DEMAND_LENGTH` |
+| ``autopilot:demand:newest`` | hash | fleet -> newest `Demand` by `observed_at` | fleets |
+| ``autopilot:demand:newest-at`` | hash | fleet -> its `observed_at`, microseconds | fleets |
+| ``autopilot:demand:seen:<fleet>:<key>`` | string | id of the report with that idempotency key | a day |
+| ``autopilot:fleet:<fleet>`` | hash | ``step`` and ``state`` (`FleetRecord`) after the last commit | fleets |
+| ``autopilot:workers`` | sorted set | environment worker -> when it counts as gone, milliseconds | workers |
+| ``autopilot:leases`` | hash | fleet -> `Lease`: fencing token and worker | fleets |
+| ``autopilot:leases:token`` | integer | newest fencing token | 1 |
+| ``autopilot:supply:<fleet>`` | string | newest `FleetSupply` that the fleet's controller told | `SUPPLY_SECONDS` |
+| ``autopilot:recorded:<fleet>`` | list | `RecordedStep`, oldest first: what the trainer replays | `RECORDED_STEPS` |
+| ``autopilot:transitions`` | stream | `Transition`, by consumer group | about `TRANSITIONS_LENGTH` |
+| ``autopilot:decisions`` | hash | fleet -> newest `Decision` | fleets |
+| ``autopilot:decisions:changes`` | stream | `Decision`, as they are made | about `CHANGES_LENGTH` |
+| ``autopilot:champions`` | hash | fleet -> `Champion`; the policy store has the truth | fleets |
+| ``autopilot:champions:changes`` | stream | `Champion`, as they are moved | about `CHANGES_LENGTH` |
+| ``autopilot:training:outcomes`` | hash | fleet -> newest `TrainingOutcome` | fleets |
+| ``autopilot:training:changes`` | stream | `TrainingOutcome`, as jobs end | about `CHANGES_LENGTH` |
+| ``rq:...`` | RQ's own | queue `training`, one `TrainingJob` a fleet at a time | fleets |
+"""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from shared.messages import (
+    Champion,
+    Decision,
+    Demand,
+    Message,
+    TrainingOutcome,
+    Transition,
+)
+
+DEMAND_LENGTH = 100_000
+"""Reports kept for a look back; readers use the newest."""
+TRANSITIONS_LENGTH = 200_000
+"""A day of 100 fleets at 65 s is 133,000: consumers may be away that long. A transition takes about
+820 bytes, so a day of them 110 MB and all that are kept 165 MB."""
+RECORDED_STEPS = 20_000
+"""Two weeks at 65 s; about 1 MB a fleet."""
+CHANGES_LENGTH = 10_000
+IDEMPOTENCY_SECONDS = 86_400
+SUPPLY_SECONDS = 120
+"""A supply that is not told again counts no longer; Agones tells it every 30 s by default."""
+TRAINING_QUEUE = "training"
+
+SEEN = "autopilot:demand:seen:{fleet}:{key}"
+NEWEST_AT = "autopilot:demand:newest-at"
+FLEET = "autopilot:fleet:{fleet}"
+WORKERS = "autopilot:workers"
+LEASES = "autopilot:leases"
+LEASE_TOKEN = "autopilot:leases:token"  # noqa: S105 - it fences, and is no secret
+SUPPLY = "autopilot:supply:{fleet}"
+RECORDED = "autopilot:recorded:{fleet}"
+TRANSITIONS_STREAM = "autopilot:transitions"
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class Feed(Generic[M]):
+    """Latest state by fleet in a hash, and the stream of its changes."""
+
+    state: str
+    changes: str
+    message: type[M]
+
+
+DEMANDS = Feed("autopilot:demand:newest", "autopilot:demand", Demand)
+DECISIONS = Feed("autopilot:decisions", "autopilot:decisions:changes", Decision)
+CHAMPIONS = Feed("autopilot:champions", "autopilot:champions:changes", Champion)
+TRAININGS = Feed("autopilot:training:outcomes", "autopilot:training:changes", TrainingOutcome)
+
+
+@dataclass(frozen=True)
+class Log(Generic[M]):
+    """A stream that consumer groups read."""
+
+    stream: str
+    message: type[M]
+
+
+TRANSITIONS = Log(TRANSITIONS_STREAM, Transition)
+ENDED_TRAININGS = Log(TRAININGS.changes, TrainingOutcome)

@@ -1,0 +1,112 @@
+"""What fleets do: each step committed whole or not at all, by the worker that holds the fleet."""
+
+from datetime import datetime
+from typing import Any
+
+import redis.asyncio
+from pydantic import TypeAdapter
+
+from shared.bus import keys
+from shared.bus.connection import asking
+from shared.bus.feeds import Feeds
+from shared.bus.keys import DECISIONS
+from shared.bus.leases import Lease
+from shared.errors import LeaseLost, StepConflict
+from shared.messages import Decision, FleetRecord, RecordedStep, Transition
+
+_COMMIT_STEP = """
+-- KEYS: fleet, recorded, transitions, decisions, decisions' changes, leases
+-- ARGV: fleet, steps committed before, state, recorded step, transition, decision, then the lengths, lease
+if ARGV[10] ~= '' and redis.call('HGET', KEYS[6], ARGV[1]) ~= ARGV[10] then return -2 end
+local before = redis.call('HGET', KEYS[1], 'step') or '0'
+if before ~= ARGV[2] then return tonumber(before) end
+redis.call('HSET', KEYS[1], 'step', tonumber(ARGV[2]) + 1, 'state', ARGV[3])
+redis.call('RPUSH', KEYS[2], ARGV[4])
+redis.call('LTRIM', KEYS[2], -tonumber(ARGV[7]), -1)
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', 'fleet', ARGV[1], 'message', ARGV[5])
+redis.call('HSET', KEYS[4], ARGV[1], ARGV[6])
+redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[9], '*', 'fleet', ARGV[1], 'message', ARGV[6])
+return -1
+"""
+
+_RECORDED_STEP: TypeAdapter[RecordedStep] = TypeAdapter(RecordedStep)
+
+
+class Steps(Feeds):
+    """A fleet's state, its recorded demand and its transitions."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        super().__init__(client)
+        self._commit_step = client.register_script(_COMMIT_STEP)
+
+    async def fleet_record(self, fleet: str) -> FleetRecord | None:
+        """A fleet's state after its last committed step, or None before the first."""
+        with asking():
+            state = await self._client.hget(keys.FLEET.format(fleet=fleet), "state")
+        return None if state is None else FleetRecord.model_validate_json(state)
+
+    async def commit_step(
+        self,
+        record: FleetRecord,
+        recorded: RecordedStep,
+        transition: Transition,
+        decision: Decision,
+        lease: Lease | None = None,
+    ) -> None:
+        """Commit a step whole or not at all: state, recorded demand, transition, decision.
+
+        Raises, and changes nothing: `LeaseLost` unless `lease` is the one that the fleet has, if
+        one is given; `StepConflict` unless it is the step after the fleet's last.
+        """
+        fleet = record.fleet
+        names = [
+            keys.FLEET.format(fleet=fleet),
+            keys.RECORDED.format(fleet=fleet),
+            keys.TRANSITIONS_STREAM,
+            DECISIONS.state,
+            DECISIONS.changes,
+            keys.LEASES,
+        ]
+        arguments: list[Any] = [
+            fleet,
+            record.step - 1,
+            record.model_dump_json(),
+            _RECORDED_STEP.dump_json(recorded),
+            transition.model_dump_json(),
+            decision.model_dump_json(),
+            keys.RECORDED_STEPS,
+            keys.TRANSITIONS_LENGTH,
+            keys.CHANGES_LENGTH,
+            lease or "",
+        ]
+        with asking():
+            last = await self._commit_step(keys=names, args=arguments)
+        if last == -2:
+            raise LeaseLost(f"fleet {fleet!r}: another worker holds it now")
+        if last != -1:
+            raise StepConflict(
+                f"fleet {fleet!r}: step {record.step} does not follow the last committed step {last}"
+            )
+
+    async def recorded_steps(
+        self, fleet: str, newest: int = keys.RECORDED_STEPS
+    ) -> list[RecordedStep]:
+        """The recorded demand of a fleet, oldest first: at most the `newest` steps."""
+        with asking():
+            rows = await self._client.lrange(keys.RECORDED.format(fleet=fleet), -newest, -1)
+        return [_RECORDED_STEP.validate_json(row) for row in rows]
+
+    async def newest_transitions(
+        self, fleet: str, count: int, after: datetime | None = None
+    ) -> list[Transition]:
+        """The newest transitions of a fleet, at most `count`, oldest first.
+
+        Of those due later than `after`, if given: the stream, which all fleets share, is read
+        backwards and no further than that.
+        """
+        found: list[Transition] = []
+        async for transition in self._backwards(keys.TRANSITIONS_STREAM, Transition, fleet):
+            if len(found) == count or (after is not None and transition.at <= after):
+                break
+            found.append(transition)
+        return found[::-1]

@@ -1,0 +1,64 @@
+"""The queue of training jobs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+import rq
+from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.serializers import JSONSerializer
+
+from shared.bus.connection import SOCKET_TIMEOUT_SECONDS, away
+from shared.bus.keys import TRAINING_QUEUE
+from shared.messages import TrainingJob
+
+TRAINING_FUNCTION = "services.trainer.jobs.train"
+TRAINING_RETRIES = 3
+
+
+class TrainingQueue:
+    """The RQ queue of training jobs: at most one a fleet, queued or running. Not for asyncio."""
+
+    def __init__(self, url: str) -> None:
+        self.connection = redis.Redis.from_url(
+            url, socket_connect_timeout=SOCKET_TIMEOUT_SECONDS, health_check_interval=30
+        )
+        self.queue = rq.Queue(
+            TRAINING_QUEUE, connection=self.connection, serializer=JSONSerializer, is_async=True
+        )
+
+    def enqueue(self, job: TrainingJob, timeout_s: float) -> bool:
+        """Queue a job unless its fleet has one queued or running; say whether it was queued.
+
+        A job that has failed for good makes room for the next one.
+        """
+        job_id = f"train-{job.fleet}"
+        with away():
+            try:
+                before = self.queue.fetch_job(job_id)
+                if before is not None and (before.is_failed or before.is_finished):
+                    before.delete()
+                self.queue.enqueue(
+                    TRAINING_FUNCTION,
+                    job.model_dump_json(),
+                    job_id=job_id,
+                    unique=True,
+                    job_timeout=int(timeout_s),
+                    result_ttl=0,
+                    retry=rq.Retry(max=TRAINING_RETRIES, interval=[1, 10, 60]),
+                )
+            except (DuplicateJobError, NoSuchJobError):
+                return False
+        return True
+
+    @contextmanager
+    def reaching(self) -> Iterator[None]:
+        """For RQ's own calls on `connection`: raises `BusAway` when Redis does not answer."""
+        with away():
+            yield
+
+    def status(self, fleet: str) -> str | None:
+        """RQ's status of the fleet's job, such as `queued` or `failed`, or None without one."""
+        with away():
+            job = self.queue.fetch_job(f"train-{fleet}")
+            return None if job is None else str(job.get_status().value)
