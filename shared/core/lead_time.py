@@ -1,8 +1,8 @@
 """How long a fleet really takes from a raised target to the servers: state in, state out.
 
-A raise is waited for from when it was told until as many servers are seen up. It is given up
-when less is told before that, and when it takes longer than anybody would wait: then something
-else decides how many servers there are.
+A raise is waited for from when it was told until as many servers are seen up. What is taken back
+of it before that is waited for no more; nor is one that takes longer than anybody would wait: then
+something else decides how many servers there are.
 """
 
 import statistics
@@ -20,9 +20,11 @@ ENOUGH_SAMPLES = 3
 
 @dataclass(frozen=True, slots=True)
 class Raise:
-    """A number of servers that was asked for, and when, in seconds since 1970."""
+    """Servers that were asked for: those above a number, up to another."""
 
     at: float
+    """When, in seconds since 1970."""
+    above: int
     servers: int
 
 
@@ -35,7 +37,7 @@ class LeadTime:
     told: int | None = None
     """The number told last."""
     raises: tuple[Raise, ...] = ()
-    """Told and not yet met, oldest first; each asks for more than the one before."""
+    """Told and not yet met, oldest first; each is above the one before."""
     samples: tuple[float, ...] = ()
     """Seconds that raises took to be met, oldest first."""
 
@@ -72,8 +74,9 @@ def seen(lead: LeadTime | None, up: int, at: float, patience_s: float) -> LeadTi
 
 
 def told(lead: LeadTime, servers: int, at: float) -> LeadTime:
-    """A number is told: a raise above what is up is waited for, what asked for more given up."""
-    raises = tuple(each for each in lead.raises if each.servers <= servers)
+    """A number is told: what it raises above what is up is waited for, what is beyond it is not."""
+    kept = (replace(each, servers=min(each.servers, servers)) for each in lead.raises)
+    raises = tuple(each for each in kept if each.servers > each.above)
     if lead.told is not None and servers > max(lead.told, lead.up):
-        raises = (*raises, Raise(at, servers))[-RAISES:]
+        raises = (*raises, Raise(at, max(lead.told, lead.up), servers))[-RAISES:]
     return replace(lead, told=servers, raises=raises)

@@ -42,11 +42,24 @@ def test_raises_that_overlap_are_measured_each():
     assert lead.samples == (250, 300)
 
 
+def test_what_is_left_of_a_raise_is_measured_from_when_it_was_told():
+    lead = run(
+        ("seen", 10, 0),
+        ("told", 10, 0),
+        ("told", 40, 100),
+        ("told", 20, 200),
+        ("told", 25, 300),
+        ("seen", 20, 400),
+        ("seen", 25, 600),
+    )
+    assert lead.samples == (300, 300)
+
+
 @pytest.mark.parametrize(
     "events",
     [
         pytest.param([("told", 30, 10), ("seen", 30, 300)], id="the first number: raised when?"),
-        pytest.param([("told", 10, 0), ("told", 20, 10), ("told", 12, 50)], id="taken back"),
+        pytest.param([("told", 10, 0), ("told", 20, 10), ("told", 10, 50)], id="taken back"),
         pytest.param([("told", 10, 0), ("told", 20, 10), ("seen", 20, 5)], id="seen before told"),
         pytest.param([("told", 10, 0), ("told", 20, 10), ("seen", 20, 1011)], id="given up"),
         pytest.param([("seen", 50, 0), ("told", 10, 0), ("told", 40, 10)], id="up already"),
@@ -99,12 +112,14 @@ def test_whatever_happens_the_state_stays_small_and_its_figures_possible(events)
         assert len(lead.raises) <= RAISES
         assert len(lead.samples) <= SAMPLES
         assert all(0 <= sample <= PATIENCE for sample in lead.samples)
-        asked = [each.servers for each in lead.raises]
-        assert asked == sorted(set(asked))
+        asked = [bound for each in lead.raises for bound in (each.above, each.servers)]
+        assert asked == sorted(asked)
+        assert all(each.above < each.servers for each in lead.raises)
+        assert [each.at for each in lead.raises] == sorted(each.at for each in lead.raises)
         if lead.told is not None:
             assert all(servers <= lead.told for servers in asked)
         if what == "seen":
-            assert all(servers > lead.up for servers in asked)
+            assert all(each.servers > lead.up for each in lead.raises)
 
 
 def run_one(lead, what, servers, at):
