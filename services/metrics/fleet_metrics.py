@@ -6,7 +6,7 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from shared.core.recommendation import whole_servers
-from shared.messages import Decision, TrainingOutcome, Transition
+from shared.messages import Decision, Supply, TrainingOutcome, Transition
 from shared.settings import Fleets
 
 
@@ -27,6 +27,14 @@ class FleetMetrics:
         self._reported = gauge("reported_demand", "Game servers needed, as reported")
         self._target = gauge("target", "Game servers asked for at the newest step")
         self._allocation = gauge("allocation", "Game servers that are up")
+        self._allocated = gauge("allocated_servers", "Game servers in use, as they are told")
+        self._ready = gauge("ready_servers", "Game servers without players, as they are told")
+        self._lead_time = gauge(
+            "lead_time_seconds", "From a raised target to the servers, as measured"
+        )
+        self._assumed_lead_time = gauge(
+            "assumed_lead_time_seconds", "The same, as the environment assumes"
+        )
         self._reward = gauge("reward", "Reward of the newest step")
         self._recommended = gauge(
             "recommended_servers", "Whole game servers that the newest decision asks for"
@@ -66,6 +74,19 @@ class FleetMetrics:
         surplus = 0.0 if step.stale else step.allocation - step.reported_demand
         self._idle.labels(fleet).inc(max(surplus, 0.0))
         self._unserved.labels(fleet).inc(max(-surplus, 0.0))
+        self._show_supply(step)
+
+    def _show_supply(self, step: Transition) -> None:
+        """What is not told any more is not shown: an old count would look like a new one."""
+        counts = step.supply or Supply()
+        for gauge, count in ((self._allocated, counts.allocated), (self._ready, counts.ready)):
+            if count is not None:
+                gauge.labels(step.fleet).set(count)
+            else:
+                gauge.remove(step.fleet)
+        if step.lead_times is not None:
+            self._lead_time.labels(step.fleet).set(step.lead_times.measured_s)
+            self._assumed_lead_time.labels(step.fleet).set(step.lead_times.assumed_s)
 
     def record_decision(self, decision: Decision) -> None:
         """Show what a configured fleet is told to have; Redis keeps decisions of others too."""

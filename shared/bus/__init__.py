@@ -16,6 +16,7 @@ from shared.bus.keys import (
 )
 from shared.bus.leases import Lease, Leases
 from shared.bus.steps import Steps
+from shared.bus.supplies import Supplies
 from shared.bus.training import TRAINING_RETRIES, TrainingQueue, Trainings
 
 __all__ = [
@@ -37,5 +38,5 @@ __all__ = [
 ]
 
 
-class Bus(Demands, Leases, Steps, Groups, Trainings):
+class Bus(Demands, Leases, Steps, Supplies, Groups, Trainings):
     """The platform's Redis, for asyncio. Every method raises `BusAway` when it does not answer."""
