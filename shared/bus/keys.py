@@ -19,6 +19,7 @@
 | ``autopilot:champions:changes`` | stream | `Champion`, as they are moved | about `CHANGES_LENGTH` |
 | ``autopilot:training:outcomes`` | hash | fleet -> newest `TrainingOutcome` | fleets |
 | ``autopilot:training:changes`` | stream | `TrainingOutcome`, as jobs end | about `CHANGES_LENGTH` |
+| ``autopilot:turn:<work>`` | string | the process that does a work alone | its seconds |
 | ``rq:...`` | RQ's own | queue `training`, one `TrainingJob` a fleet at a time | fleets |
 """
 
@@ -55,6 +56,7 @@ LEASES = "autopilot:leases"
 LEASE_TOKEN = "autopilot:leases:token"  # noqa: S105 - it fences, and is no secret
 SUPPLY = "autopilot:supply:{fleet}"
 RECORDED = "autopilot:recorded:{fleet}"
+TURN = "autopilot:turn:{work}"
 TRANSITIONS_STREAM = "autopilot:transitions"
 
 M = TypeVar("M", bound=Message)
