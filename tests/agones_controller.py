@@ -125,7 +125,7 @@ class AgonesController:
         return int(response["replicas"]) if response["scale"] else self._fleet.replicas
 
     def _post(self, webhook: dict[str, Any], review: dict[str, Any]) -> bytes:
-        url = _url_of(webhook)
+        url = url_of(webhook)
         trusting: ssl.SSLContext | bool = True
         if "caBundle" in webhook:
             bundle = base64.b64decode(webhook["caBundle"]).decode()
@@ -140,7 +140,8 @@ class AgonesController:
         return answer.content
 
 
-def _url_of(webhook: dict[str, Any]) -> str:
+def url_of(webhook: dict[str, Any]) -> str:
+    """Where a webhook is."""
     if "url" in webhook:
         return str(webhook["url"])
     service = webhook["service"]

@@ -28,6 +28,7 @@ from tests.agones_controller import (
     Applied,
     ControllerPanic,
     PolicyFailed,
+    url_of,
 )
 from tests.certificates import Authority, a_certificate
 from tests.conftest import a_decision
@@ -213,6 +214,17 @@ def test_whose_fleet_it_is(serve, decide, autoscaler):
     assert applied(annotated, metadata=False) == "buffer"
     assert applied(AgonesFleet("mars")) == "buffer"
     assert applied(AgonesFleet("default"), f"{address}?fleet=mars") == "buffer"
+
+
+def test_a_service_has_its_fleet_in_the_path():
+    """As the README shows it; Agones escapes what would be a query."""
+    fences = (ROOT / "deploy/agones/README.md").read_text().split("```")[1::2]
+    shown = next(fence for fence in fences if fence.startswith("yaml"))
+    webhook = yaml.safe_load(shown.removeprefix("yaml"))["webhook"]
+    address = "http://prediction.gameserver-autopilot.svc:8000/agones/scale"
+    assert url_of(webhook) == f"{address}/default"
+    webhook["service"]["path"] = "/agones/scale?fleet=default"
+    assert url_of(webhook) == f"{address}%3Ffleet%3Ddefault"
 
 
 @pytest.mark.parametrize("who", ["agones:guessed@", ""])
