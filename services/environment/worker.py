@@ -1,6 +1,7 @@
 """Stepping one fleet: an asyncio task of its own, on its own clock."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
@@ -219,7 +220,7 @@ class FleetStepper:
             return
         if lead.differs_from(times.assumed_s):
             self._warned_of_lead_time = True
-            steps = max(2, round(times.measured_s / self._settings.learning_freq))
+            steps = max(2, math.ceil(times.measured_s / self._settings.learning_freq))
             _log.warning(
                 "lead_time_differs",
                 fleet=self.fleet,

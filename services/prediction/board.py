@@ -105,8 +105,8 @@ class Board:
     def to_follow(self, fleet: str, now: datetime) -> PredictionAnswer:
         """The answer, without an age, where a fleet may be scaled by it.
 
-        Raises `PredictionStale` where a rule stands in for the environment, since it limits no
-        moves, and where a held target has outlived the demand that it was decided on.
+        Raises `PredictionStale` where a rule stands in for the environment, and where a held target
+        has outlived the demand that it was decided on.
         """
         answer = self._current(fleet, now).answer
         if answer.fallback == "stale_decision":
