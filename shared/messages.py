@@ -15,6 +15,7 @@ from pydantic import (
 
 from shared.core.adaptation import FRESH, Adaptation
 from shared.core.guards import GuardName
+from shared.core.lead_time import LeadTime
 from shared.core.parameters import FleetParameters
 
 MAX_SERVERS_EVER = 1_000_000
@@ -63,6 +64,28 @@ class Supply(Message):
     ready: Count | None = None
     reserved: Count | None = None
     starting: Count | None = None
+
+    @property
+    def up(self) -> int | None:
+        """Game servers that players can be on; None where that is not told."""
+        if self.allocated is None or self.ready is None:
+            return None
+        return self.allocated + self.ready + (self.reserved or 0)
+
+
+class FleetSupply(Message):
+    """The supply of a fleet as its controller told it, and when."""
+
+    fleet: FleetId
+    at: Utc
+    supply: Supply
+
+
+class LeadTimes(Message):
+    """Seconds from a raised target to the servers: as measured, and as the environment assumes."""
+
+    measured_s: NotNegative
+    assumed_s: Positive
 
 
 class DemandReport(Message):
@@ -144,6 +167,9 @@ class Transition(Message):
     """No fresh demand: the last one was held. Never trained on."""
     gap_steps: Count = 0
     """Steps that were due since the one before and did not happen (the worker was away)."""
+    supply: Supply | None = None
+    """What the fleet really had, where it is told: `allocation` is what was asked for."""
+    lead_times: LeadTimes | None = None
 
 
 class Decision(Message):
@@ -191,6 +217,8 @@ class FleetRecord(Message):
     """What has been learnt of the policy of `next_policy_version` since it serves."""
     untrained_steps: Count
     """Steps that count for training, since the last job was queued."""
+    lead_time: LeadTime | None = None
+    """What is measured of it; None where supply is not told."""
 
 
 class RecordedStep(NamedTuple):

@@ -20,6 +20,7 @@ from shared.errors import (
     DemandMissing,
     PolicyError,
     PolicyMissing,
+    PredictionStale,
     StoreAway,
     UnknownFleet,
 )
@@ -34,6 +35,7 @@ _STATUS: dict[type[AutopilotError], int] = {
     BusAway: 503,
     StoreAway: 503,
     DemandMissing: 503,
+    PredictionStale: 503,
     PolicyMissing: 404,
     PolicyError: 503,
 }

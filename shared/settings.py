@@ -156,6 +156,13 @@ class Settings(BaseSettings):
 
     # Access: a bearer token for everything but health and metrics, if set.
     api_token: str | None = None
+    agones_token: str | None = None
+    """The password in the URL of the Agones webhook, instead of the bearer token; opens no more."""
+
+    # TLS of the prediction service: a mounted certificate, read again when it is renewed.
+    tls_cert_file: Path | None = None
+    """PEM, with the certificates between it and the caller's CA."""
+    tls_key_file: Path | None = None
 
     # Metrics in CloudWatch, put where AWS is configured (AWS_REGION or AWS_DEFAULT_REGION).
     cloudwatch_namespace: str = "rl-game-server-autopilot"
@@ -175,6 +182,14 @@ class Settings(BaseSettings):
     # Logs: `json`, `console`, or `auto` (console on a terminal).
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError(
+                "AUTOPILOT_TLS_CERT_FILE and AUTOPILOT_TLS_KEY_FILE go together: set both, or none"
+            )
+        return self
 
 
 class HostingSettings(BaseSettings):

@@ -1,6 +1,7 @@
 """Stepping one fleet: an asyncio task of its own, on its own clock."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
@@ -17,10 +18,11 @@ from services.environment.history import (
     within_reach,
 )
 from services.environment.stepping import Commit, Due, encoder_of, next_due, step_fleet
+from services.environment.supply import Supplies, newer, with_supply
 from shared.bus import Bus, Lease, TrainingQueue
 from shared.champions import Champions
 from shared.errors import BusAway, DemandMissing, LeaseLost, StepConflict
-from shared.messages import FleetRecord, TrainingJob
+from shared.messages import FleetRecord, FleetSupply, TrainingJob
 from shared.settings import FleetSettings
 
 BUS_RETRY_SECONDS = 0.5
@@ -53,6 +55,7 @@ class FleetStepper:
         queue: TrainingQueue,
         clock: Callable[[], datetime],
         seed: int = 0,
+        supplies: Supplies | None = None,
         fleets: int = 1,
     ) -> None:
         """`phase`, 0 to 1, is the fleet's own among all the `fleets`, so that they spread out."""
@@ -70,10 +73,12 @@ class FleetStepper:
         self._queue = queue
         self._clock = clock
         self._seed = seed
+        self._supplies = supplies
         self._record: FleetRecord | None = None
         self._history = empty_history(settings.learning_freq)
         self._encoder = encoder_of(self._parameters.observation_fields, self._parameters.lead_steps)
         self._stale = False
+        self._warned_of_lead_time = False
         self._stepping = asyncio.Lock()
         self._lease: Lease | None = None
 
@@ -118,6 +123,7 @@ class FleetStepper:
         if due.gap_steps and self._record is not None:
             _log.warning("steps_missed", fleet=self.fleet, gap_steps=due.gap_steps)
         reading = await self._read_demand()
+        supply = await self._supply(reading)
         commit = step_fleet(
             self.fleet,
             self._record,
@@ -129,10 +135,15 @@ class FleetStepper:
             self._history,
             self._draw(),
             self._guards,
-            0.0 if reading is None else self._guards.floor(*reading[1:]),
+            self._guards.floor(
+                None if supply is None else supply.supply.allocated,
+                None if reading is None else reading.tickets_waiting,
+            ),
         )
         if commit is None:
             return
+        lead = None if self._record is None else self._record.lead_time
+        commit = with_supply(commit, lead, supply, self._parameters, self._settings.learning_freq)
         try:
             await self._patiently(lambda: self._commit(commit))
         except StepConflict as conflict:
@@ -141,6 +152,7 @@ class FleetStepper:
                 _log.warning("step_lost", fleet=self.fleet, reason=str(conflict))
             return  # equal: the commit went through, only its answer was lost
         self._remember(commit)
+        self._warn_of_lead_time(commit)
         self._record = await self._ask_for_training(commit.record)
 
     def _draw(self) -> float | None:
@@ -206,6 +218,32 @@ class FleetStepper:
             self._stale = False
             _log.info("demand_is_back", fleet=self.fleet, demand=reading.demand)
         return reading
+
+    async def _supply(self, reading: Reading | None) -> FleetSupply | None:
+        """The newer of what the matchmaker and the fleet's controller tell."""
+        reported = None
+        if reading is not None and reading.supply is not None:
+            at = reading.observed_at or self._clock()
+            reported = FleetSupply(fleet=self.fleet, at=at, supply=reading.supply)
+        controlled = None if self._supplies is None else await self._supplies.newest(self.fleet)
+        return newer(reported, controlled)
+
+    def _warn_of_lead_time(self, commit: Commit) -> None:
+        """Once: a policy that plans for the wrong time can't be right, however well it learns."""
+        times, lead = commit.transition.lead_times, commit.record.lead_time
+        if self._warned_of_lead_time or times is None or lead is None:
+            return
+        if lead.differs_from(times.assumed_s):
+            self._warned_of_lead_time = True
+            steps = max(2, math.ceil(times.measured_s / self._settings.learning_freq))
+            _log.warning(
+                "lead_time_differs",
+                fleet=self.fleet,
+                measured_s=round(times.measured_s),
+                assumed_s=round(times.assumed_s),
+                advice=f"servers come up in another time than history_len assumes: set "
+                f"AUTOPILOT_HISTORY_LEN={steps} for this fleet",
+            )
 
     async def _ask_for_training(self, record: FleetRecord) -> FleetRecord:
         """Queue a job after every `train_batch_size` new transitions; the count starts again."""

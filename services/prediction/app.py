@@ -13,10 +13,13 @@ from prometheus_client.core import CounterMetricFamily
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
+from services.prediction.agones import PATH as AGONES_PATH
+from services.prediction.agones import FleetAutoscaleReview, add_agones_routes
 from services.prediction.board import Board, PredictionAnswer
 from services.prediction.catalogue import Catalogue, catalogue
 from services.prediction.follower import following
 from services.prediction.hosting import add_hosting_routes
+from services.prediction.supplies import Supplies
 from shared.bus import Bus
 from shared.champions import Champions
 from shared.core.parameters import FleetParameters
@@ -65,6 +68,7 @@ def create_app(
     store: PolicyStore,
     clock: Callable[[], datetime],
     token: str | None = None,
+    agones_token: str | None = None,
 ) -> HttpService:
     """The prediction service over a bus, which it closes at its end, and a policy store."""
     board = Board(fleets)
@@ -73,7 +77,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with following(bus, board, champions):
+        async with following(bus, board, champions, supplies):
             yield
         await bus.close()
 
@@ -85,12 +89,15 @@ def create_app(
 
     registry = CollectorRegistry()
     registry.register(PolicyRefusals(champions))
+    supplies = Supplies(bus, registry)
     app = HttpService(
         title="gameserver-autopilot prediction",
         description="How many game servers to have.",
         lifespan=lifespan,
         registry=registry,
         token=token,
+        messages=[FleetAutoscaleReview],
+        passwords={} if agones_token is None else {AGONES_PATH: agones_token},
     )
 
     async def prediction(request: Request) -> JsonBytes:
@@ -143,5 +150,6 @@ def create_app(
         tags=["policies"],
     )
     add_hosting_routes(app, serving, [FLEET_PARAMETER])
+    add_agones_routes(app, board, fleets, supplies, clock)
     add_health_routes(app, ready, registry)
     return app

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from shared.core.baselines import headroom
 from shared.core.guards import GuardName, guarded
 from shared.core.recommendation import whole_servers
-from shared.errors import DemandMissing, UnknownFleet
+from shared.errors import DemandMissing, PredictionStale, UnknownFleet
 from shared.messages import Decision, Demand, Fallback, Message
 from shared.settings import Fleets, FleetSettings
 
@@ -58,13 +58,16 @@ class _Known:
     settings: FleetSettings
     decision: Decision | None = None
     demand: Demand | None = None
+    demand_met_at: datetime | None = None
+    """When a decision was made last that had seen fresh demand."""
     encoded: "_Encoded | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """An answer's JSON around the number that changes with every request."""
+    """An answer, and its JSON around the number that changes with every request."""
 
+    answer: PredictionAnswer
     before_age: bytes
     after_age: bytes
     decided_at: datetime
@@ -87,12 +90,50 @@ class Board:
             return
         if isinstance(message, Decision):
             known.decision = message
+            if message.fallback != "stale_demand":
+                known.demand_met_at = message.decided_at
         elif known.demand is None or message.observed_at >= known.demand.observed_at:
             known.demand = message
         known.encoded = None
 
     def encoded(self, fleet: str, now: datetime) -> bytes:
         """The `PredictionAnswer` of a fleet, encoded; errors as `outlook`."""
+        kept = self._current(fleet, now)
+        age_s = (now - kept.decided_at).total_seconds()
+        return b"%b%.3f%b" % (kept.before_age, age_s if age_s > 0 else 0.0, kept.after_age)
+
+    def to_follow(self, fleet: str, now: datetime) -> PredictionAnswer:
+        """The answer, without an age, where a fleet may be scaled by it.
+
+        Raises `PredictionStale` where a rule stands in for the environment, and where a held target
+        has outlived the demand that it was decided on.
+        """
+        answer = self._current(fleet, now).answer
+        if answer.fallback == "stale_decision":
+            raise PredictionStale(
+                f"fleet {fleet!r} has no fresh decision, only a rule's: use your own fallback; "
+                "look at the environment service"
+            )
+        if answer.fallback == "stale_demand" and self._held_too_long(self._known[fleet], now):
+            raise PredictionStale(
+                f"fleet {fleet!r} holds a target for longer than its demand counts: use your own "
+                "fallback; look at the matchmaker"
+            )
+        return answer
+
+    def _held_too_long(self, known: _Known, now: datetime) -> bool:
+        """Whether the demand that was seen last counts no longer.
+
+        It was observed before the decision that saw it, where it came by way of `POST /demand`.
+        """
+        counts = timedelta(seconds=known.settings.demand_ttl_s)
+        seen = known.demand_met_at
+        if known.demand is not None:
+            reported = known.demand.observed_at
+            seen = reported if seen is None or reported + counts >= seen else seen
+        return seen is None or now > seen + counts
+
+    def _current(self, fleet: str, now: datetime) -> "_Encoded":
         known = self._known.get(fleet)
         if known is None:
             raise UnknownFleet(fleet, self._fleets.names)
@@ -101,8 +142,7 @@ class Board:
             kept = known.encoded = _encode(
                 outlook(known.settings, fleet, known.decision, known.demand, now)
             )
-        age_s = (now - kept.decided_at).total_seconds()
-        return b"%b%.3f%b" % (kept.before_age, age_s if age_s > 0 else 0.0, kept.after_age)
+        return kept
 
     def all_encoded(self, now: datetime) -> tuple[dict[str, bytes], dict[str, str]]:
         """Answers by fleet, encoded, and the reasons of those that have none."""
@@ -223,6 +263,7 @@ def _encode(outlook: Outlook) -> _Encoded:
     mark = b'"age_s":0.0'
     before, after = outlook.answer.model_dump_json().encode().split(mark)
     return _Encoded(
+        answer=outlook.answer,
         before_age=before + mark[:-3],
         after_age=after,
         decided_at=outlook.answer.decided_at,

@@ -7,6 +7,7 @@ cores: read the ratios, not the rates. A figure that misses its requirement says
 """
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -39,6 +40,25 @@ START_SECONDS = 20.0
 LITERT_CALLS = 20_000
 VERSION = "bench"
 OBSERVATION = "[" + ",".join(["50.5"] * 10) + "]"
+REVIEW = json.dumps(
+    {
+        "request": {
+            "uid": "01f0c6f2-c7a5-11f0-8b1d-0242ac120002",
+            "name": "default",
+            "namespace": "games",
+            "annotations": {"agones.dev/sdk-version": "1.55.0"},
+            "status": {
+                "replicas": 60,
+                "readyReplicas": 20,
+                "reservedReplicas": 0,
+                "allocatedReplicas": 40,
+                "counters": {"rooms": {"count": 40, "capacity": 600}},
+            },
+        },
+        "response": None,
+    }
+)
+"""As Agones sends it."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -116,8 +136,8 @@ def measure_rest(services: dict[str, subprocess.Popen[bytes]]) -> None:
         row(f"{name} at rest", f"{resident:.0f} MB resident", "< 100 MB", resident < 100)
 
 
-def measure_rates(noop: Target, targets: dict[str, tuple[Target, float]]) -> float:
-    """Prints the ratios; the saturation rate of the first target."""
+def measure_rates(noop: Target, targets: dict[str, tuple[Target, float]]) -> dict[str, float]:
+    """Prints the ratios; the saturation rates."""
     rates: dict[str, list[float]] = {"FastAPI no-op": [], **{name: [] for name in targets}}
     for _ in range(ROUNDS):
         rates["FastAPI no-op"].append(saturate(noop, ROUND_SECONDS))
@@ -130,40 +150,35 @@ def measure_rates(noop: Target, targets: dict[str, tuple[Target, float]]) -> flo
         ratio = medians[name] / base
         measured = f"{medians[name]:,.0f} a second, ratio {ratio:.2f}"
         row(name, measured, f">= {required:.2f}", ratio >= required)
-    return medians[next(iter(targets))]
+    return medians
 
 
-def measure_latency(noop: Target, prediction: Target, rate: float) -> None:
-    """Prints the 99th percentile of each, and of the yardstick what this machine adds now."""
-    found = near_rate(prediction, rate, STEADY_SECONDS)
+def measure_latency(noop: Target, name: str, measured: Target, rate: float, limit_ms: int) -> None:
+    """Prints its 99th percentile, and of the yardstick what this machine adds now."""
+    limit = f"p99 < {limit_ms} ms"
+    found = near_rate(measured, rate, STEADY_SECONDS)
     if found is not None:
         connections, reached, p99 = found
         row(
-            f"GET /prediction at {reached:,.0f} a second",
+            f"{name} at {reached:,.0f} a second",
             f"p99 {p99:.2f} ms, wrk, {connections} connections",
-            "p99 < 5 ms",
-            p99 < 5,
+            limit,
+            p99 < limit_ms,
         )
-    windows: dict[str, list[float]] = {"FastAPI no-op": [], "GET /prediction": []}
+    windows: dict[str, list[float]] = {"FastAPI no-op": [], name: []}
     for _ in range(STEADY_WINDOWS):
         # The no-op can't keep up with half of our rate everywhere, so it gets half of that.
-        for name, target, at in (
-            ("FastAPI no-op", noop, rate / 2),
-            ("GET /prediction", prediction, rate),
-        ):
+        for what, target, at in (("FastAPI no-op", noop, rate / 2), (name, measured, rate)):
             latencies = latencies_at(target, at, STEADY_SECONDS)
-            windows[name].append(latencies[int(len(latencies) * 0.99)])
-    for name, at, required in (
-        ("FastAPI no-op", rate / 2, ""),
-        ("GET /prediction", rate, "p99 < 5 ms"),
-    ):
-        p99 = statistics.median(windows[name])
-        spread = f"{min(windows[name]):.2f} to {max(windows[name]):.2f}"
+            windows[what].append(latencies[int(len(latencies) * 0.99)])
+    for what, at, required in (("FastAPI no-op", rate / 2, ""), (name, rate, limit)):
+        p99 = statistics.median(windows[what])
+        spread = f"{min(windows[what]):.2f} to {max(windows[what]):.2f}"
         row(
-            f"{name} at {at:,.0f} a second",
+            f"{what} at {at:,.0f} a second",
             f"p99 {p99:.2f} ms, Python, {spread}",
             required,
-            not required or p99 < 5,
+            not required or p99 < limit_ms,
         )
 
 
@@ -209,10 +224,12 @@ def main() -> None:
         asyncio.run(publish_decision(redis_url))
         noop = Target(ports["noop"], "/noop")
         prediction = Target(ports["prediction"], "/prediction")
+        webhook = Target(ports["prediction"], "/agones/scale", REVIEW)
         saturation = measure_rates(
             noop,
             {
                 "GET /prediction": (prediction, 1.05),
+                "POST /agones/scale": (webhook, 0.5),
                 "POST /invocations": (
                     Target(ports["prediction"], "/invocations", OBSERVATION),
                     0.7,
@@ -223,8 +240,12 @@ def main() -> None:
                 ),
             },
         )
-        asyncio.run(publish_decision(redis_url))
-        measure_latency(noop, prediction, saturation / 2)
+        for name, target, limit_ms in (
+            ("GET /prediction", prediction, 5),
+            ("POST /agones/scale", webhook, 50),
+        ):
+            asyncio.run(publish_decision(redis_url))
+            measure_latency(noop, name, target, saturation[name] / 2, limit_ms)
 
 
 if __name__ == "__main__":
