@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from shared.core.guards import GuardName
+from shared.core.guards import GuardName, Move
 
 MAX_SERVERS_EVER = 1_000_000
 """Above this a demand is a mistake, not a game."""
@@ -142,6 +142,8 @@ class Transition(Message):
     """No fresh demand: the last one was held. Never trained on."""
     gap_steps: Count = 0
     """Steps that were due since the one before and did not happen (the worker was away)."""
+    floor: NotNegative = 0.0
+    """What was told after it was not to go below: servers in use, and those that tickets need."""
 
 
 class Decision(Message):
@@ -162,6 +164,42 @@ class Decision(Message):
     fallback: Fallback | None = None
     guards: tuple[GuardName, ...] = ()
     """What changed the policy's target; the first settled it."""
+
+
+class Explanation(Message):
+    """How a fleet's newest decision came about; numbers in servers unless they say otherwise."""
+
+    fleet: FleetId
+    step: Annotated[int, Field(ge=1)]
+    """The step that the target is asked for at."""
+    decided_at: Utc
+    policy_version: str
+    fallback: Fallback | None = None
+    observation: dict[str, float | None]
+    """What the policy saw, by the names of its fields; None: its history does not reach so far."""
+    demands: tuple[Finite, ...]
+    """The last `history_len`, oldest first: all that the plain rule sees."""
+    action: Finite
+    ask: Finite
+    """What the guards were given: the action in servers, or the target that was held."""
+    reported_demand: Servers
+    told_before: Servers | None
+    asks: tuple[Finite, ...]
+    """The asks before, as many as the scale-down delay looks back."""
+    floor: NotNegative
+    scheduled: NotNegative
+    moves: tuple[Move, ...]
+    """What each guard in force made of the ask, in their order."""
+    target: Servers
+
+
+class FleetMode(Message):
+    """Whether callers are told what is decided for a fleet, as an operator has said it."""
+
+    fleet: FleetId
+    shadow: bool
+    """True: they are told 503 and why, unless they ask for the shadow's answer."""
+    since: Utc
 
 
 class FleetRecord(Message):
@@ -201,6 +239,12 @@ class RecordedStep(NamedTuple):
     """False for a held demand: never trained on."""
     gap_steps: int
     """Steps missing before this one: histories don't reach across."""
+    ask: float | None = None
+    """What the policy asked for at this step, in servers, before any guard."""
+    allocation: float | None = None
+    """Servers up by this platform's decisions."""
+    up: int | None = None
+    """Servers really up, ready and allocated, where they are reported."""
 
 
 class Champion(Message):

@@ -33,6 +33,15 @@ class Reading(NamedTuple):
     allocated: int | None = None
     """Game servers in use."""
     tickets_waiting: int | None = None
+    ready: int | None = None
+    """Game servers that wait for players."""
+
+    @property
+    def up(self) -> int | None:
+        """Game servers that are up."""
+        if self.allocated is None or self.ready is None:
+            return None
+        return self.allocated + self.ready
 
 
 class DemandSource(Protocol):
@@ -116,8 +125,14 @@ def _reading(url: str, response: httpx.Response) -> Reading:
     if not (math.isfinite(demand) and 0 <= demand <= MAX_SERVERS_EVER):
         raise DemandMissing(f"{url} answers {demand:g} servers, which can't be")
     supply = answer.get("supply")
-    allocated = supply.get("allocated") if isinstance(supply, dict) else None
-    return Reading(demand, _count(allocated), _count(answer.get("tickets_waiting")))
+    if not isinstance(supply, dict):
+        supply = {}
+    return Reading(
+        demand,
+        _count(supply.get("allocated")),
+        _count(answer.get("tickets_waiting")),
+        _count(supply.get("ready")),
+    )
 
 
 def _count(value: object) -> int | None:

@@ -21,9 +21,11 @@ from shared.core.dynamics import (
 from shared.core.guards import NO_GUARDS, Guards, guarded
 from shared.core.observation import Encoder, History, from_notebook, notebook_fields
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
+from shared.core.recommendation import TARGET_DECIMALS
 from shared.messages import (
     Behaviour,
     Decision,
+    Explanation,
     Fallback,
     FleetRecord,
     RecordedStep,
@@ -54,6 +56,7 @@ class Commit:
     recorded: RecordedStep
     transition: Transition
     decision: Decision
+    explanation: Explanation
 
 
 class Choice(NamedTuple):
@@ -63,6 +66,9 @@ class Choice(NamedTuple):
     version: str
     fallback: Fallback | None = None
     behaviour: Behaviour | None = None
+    fields: tuple[str, ...] = ()
+    seen: Sequence[float] = ()
+    """By `fields`; NaN where history does not reach."""
 
 
 def next_due(last: datetime | None, period_s: float, phase: float, now: datetime) -> Due:
@@ -94,6 +100,8 @@ def step_fleet(
     draw: float | None = None,
     guards: Guards = NO_GUARDS,
     floor: float = 0.0,
+    scheduled: float = 0.0,
+    up: int | None = None,
 ) -> Commit | None:
     """Meet the demand with what was decided before, then decide for the next step.
 
@@ -103,7 +111,8 @@ def step_fleet(
     for a policy that sees more than the notebook's numbers; without one its history begins here.
     `draw`, a standard normal number, makes the next action one from the policy's distribution;
     without it the action is the mean. `guards` make of that action the target that is told, and
-    asked for at the next step; `floor` is theirs, in servers.
+    asked for at the next step; `floor` and `scheduled` are theirs, in servers. `up` servers are
+    reported to be up.
     """
     if demand is None and record is None:
         return None
@@ -123,7 +132,10 @@ def step_fleet(
     next_observation = _floats(observe(outcome.state))
 
     if stale:
-        then = Choice(chosen.action, chosen.version, "stale_demand")
+        fields = notebook_fields(parameters.history_len)
+        then = Choice(
+            chosen.action, chosen.version, "stale_demand", fields=fields, seen=next_observation
+        )
     else:
         assert demand is not None
         by_now = before_this
@@ -131,14 +143,18 @@ def step_fleet(
             by_now = with_row(before_this, due.at.timestamp(), demand, parameters)
         then = _decide(policy, next_observation, by_now, parameters, draw)
     target = float(outcome.target)
+    ask = target if stale else then.action * parameters.action_factor
+    told_before = None if record is None else target
+    asks = () if record is None else record.asks
     told = guarded(
-        target if stale else then.action * parameters.action_factor,
+        ask,
         reported,
         guards,
         parameters,
         floor=floor,
-        told=None if record is None else target,
-        asks=() if record is None else record.asks,
+        scheduled=scheduled,
+        told=told_before,
+        asks=asks,
     )
     number = 1 if record is None else record.step + 1
     return Commit(
@@ -156,7 +172,16 @@ def step_fleet(
             asks=told.asks,
             untrained_steps=(0 if record is None else record.untrained_steps) + (not stale),
         ),
-        recorded=RecordedStep(number, due.at.timestamp(), reported, not stale, due.gap_steps),
+        recorded=RecordedStep(
+            number,
+            due.at.timestamp(),
+            reported,
+            not stale,
+            due.gap_steps,
+            round(chosen.action * parameters.action_factor, TARGET_DECIMALS),
+            round(float(outcome.allocation), TARGET_DECIMALS),
+            up,
+        ),
         transition=Transition(
             fleet=fleet,
             step=number,
@@ -174,6 +199,7 @@ def step_fleet(
             behaviour=chosen.behaviour,
             stale=stale,
             gap_steps=due.gap_steps,
+            floor=floor,
         ),
         decision=Decision(
             fleet=fleet,
@@ -187,6 +213,27 @@ def step_fleet(
             decided_at=now,
             fallback=then.fallback,
             guards=told.guards,
+        ),
+        explanation=Explanation(
+            fleet=fleet,
+            step=number + 1,
+            decided_at=now,
+            policy_version=then.version,
+            fallback=then.fallback,
+            observation={
+                field: None if math.isnan(value) else value
+                for field, value in zip(then.fields, then.seen, strict=True)
+            },
+            demands=next_observation[: parameters.history_len],
+            action=then.action,
+            ask=ask,
+            reported_demand=reported,
+            told_before=told_before,
+            asks=asks,
+            floor=floor,
+            scheduled=scheduled,
+            moves=told.moves,
+            target=told.target,
         ),
     )
 
@@ -225,15 +272,17 @@ def _decide(
 
     `observation` is the notebook's; what a policy sees beside it comes from `history`.
     """
-    action = policy.action(_seen_by(policy, observation, history, parameters))
+    seen = _seen_by(policy, observation, history, parameters)
+    action = policy.action(seen)
     if not math.isfinite(action):
-        policy = RulePolicy(parameters)
-        action = policy.action(observation)
+        policy, seen = RulePolicy(parameters), observation
+        action = policy.action(seen)
     fallback: Fallback | None = None if policy.learnt else "no_policy"
     if draw is None or not policy.exploration:
-        return Choice(action, policy.version, fallback)
+        return Choice(action, policy.version, fallback, None, policy.fields, seen)
     behaviour = (action, policy.exploration)
-    return Choice(action + draw * policy.exploration, policy.version, fallback, behaviour)
+    drawn = action + draw * policy.exploration
+    return Choice(drawn, policy.version, fallback, behaviour, policy.fields, seen)
 
 
 def _seen_by(

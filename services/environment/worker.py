@@ -1,6 +1,7 @@
 """Stepping one fleet: an asyncio task of its own, on its own clock."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
@@ -19,7 +20,9 @@ from services.environment.history import (
 from services.environment.stepping import Commit, Due, encoder_of, next_due, step_fleet
 from shared.bus import Bus, Lease, TrainingQueue
 from shared.champions import Champions
+from shared.core.guards import GuardName
 from shared.errors import BusAway, DemandMissing, LeaseLost, StepConflict
+from shared.explanation import explained, steps_to_explain
 from shared.messages import FleetRecord, TrainingJob
 from shared.settings import FleetSettings
 
@@ -67,6 +70,7 @@ class FleetStepper:
         self._history = empty_history(settings.learning_freq)
         self._encoder = encoder_of(self._parameters.observation_fields, self._parameters.lead_steps)
         self._stale = False
+        self._settled_by: GuardName | None = None
         self._stepping = asyncio.Lock()
         self._lease: Lease | None = None
 
@@ -100,6 +104,7 @@ class FleetStepper:
         if due.gap_steps and self._record is not None:
             _log.warning("steps_missed", fleet=self.fleet, gap_steps=due.gap_steps)
         reading = await self._read_demand()
+        now = self._clock()
         commit = step_fleet(
             self.fleet,
             self._record,
@@ -107,11 +112,15 @@ class FleetStepper:
             self._champions.policy(self.fleet),
             self._parameters,
             due,
-            self._clock(),
+            now,
             self._history,
             self._draw(),
             self._guards,
-            0.0 if reading is None else self._guards.floor(*reading[1:]),
+            0.0
+            if reading is None
+            else self._guards.floor(reading.allocated, reading.tickets_waiting),
+            self._guards.scheduled(now, self._parameters, self._settings.learning_freq),
+            None if reading is None else reading.up,
         )
         if commit is None:
             return
@@ -126,6 +135,7 @@ class FleetStepper:
                 _log.warning("step_lost", fleet=self.fleet, reason=str(conflict))
             return  # equal: the commit went through, only its answer was lost
         self._remember(commit)
+        await self._explain(commit)
         self._record = await self._ask_for_training(commit.record)
 
     def _draw(self) -> float | None:
@@ -162,7 +172,12 @@ class FleetStepper:
 
     async def _commit(self, commit: Commit) -> None:
         await self._bus.commit_step(
-            commit.record, commit.recorded, commit.transition, commit.decision, self._lease
+            commit.record,
+            commit.recorded,
+            commit.transition,
+            commit.decision,
+            self._lease,
+            commit.explanation,
         )
         _log.debug(
             "fleet_stepped",
@@ -174,6 +189,24 @@ class FleetStepper:
             policy_version=commit.decision.policy_version,
             guards=commit.decision.guards,
         )
+
+    async def _explain(self, commit: Commit) -> None:
+        """Log why, as `GET /explain` tells it, where another guard than before settles the number.
+
+        Limits apart, which a target may touch at every step; at debug each decision is logged.
+        """
+        settled_by = next(iter(commit.decision.guards), None)
+        before, self._settled_by = self._settled_by, settled_by
+        news = settled_by != before and settled_by not in (None, "min_servers", "max_servers")
+        level = logging.INFO if news else logging.DEBUG
+        if not _log.is_enabled_for(level):
+            return
+        try:
+            steps = await self._bus.recorded_steps(self.fleet, steps_to_explain(self._parameters))
+        except BusAway:
+            return
+        why = explained(commit.explanation, steps, self._settings)
+        _log.log(level, "decision_explained", **why.model_dump(mode="json"))
 
     async def _read_demand(self) -> Reading | None:
         number = 1 if self._record is None else self._record.step + 1
