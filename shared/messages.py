@@ -245,6 +245,8 @@ class RecordedStep(NamedTuple):
     """Servers up by this platform's decisions."""
     up: int | None = None
     """Servers really up, ready and allocated, where they are reported."""
+    floor: float = 0.0
+    """What was told after it was not to go below, as in `Transition`."""
 
 
 class Champion(Message):

@@ -18,6 +18,7 @@ from shared.errors import (
     BadInput,
     BusAway,
     DemandMissing,
+    FleetInShadow,
     PolicyError,
     PolicyMissing,
     StoreAway,
@@ -34,6 +35,7 @@ _STATUS: dict[type[AutopilotError], int] = {
     BusAway: 503,
     StoreAway: 503,
     DemandMissing: 503,
+    FleetInShadow: 503,
     PolicyMissing: 404,
     PolicyError: 503,
 }

@@ -181,6 +181,7 @@ def step_fleet(
             round(chosen.action * parameters.action_factor, TARGET_DECIMALS),
             round(float(outcome.allocation), TARGET_DECIMALS),
             up,
+            floor,
         ),
         transition=Transition(
             fleet=fleet,

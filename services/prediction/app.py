@@ -13,8 +13,9 @@ from prometheus_client.core import CounterMetricFamily
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from services.prediction.board import Board, PredictionAnswer
+from services.prediction.board import Board
 from services.prediction.catalogue import Catalogue, catalogue
+from services.prediction.explain import add_explain_route
 from services.prediction.follower import following
 from services.prediction.invocations import (
     BODY_LIMIT,
@@ -23,18 +24,25 @@ from services.prediction.invocations import (
     invoke,
     observations,
 )
+from services.prediction.outlook import PredictionAnswer
 from shared.bus import Bus
 from shared.champions import Champions
 from shared.health import Health, add_health_routes
-from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, fleet_of, read_body
+from shared.http import (
+    FLEET_PARAMETER,
+    SHADOW_PARAMETER,
+    HttpService,
+    JsonBytes,
+    fleet_of,
+    read_body,
+    shadow_of,
+)
 from shared.policy_store import PolicyStore
 from shared.problems import problems
 from shared.settings import Fleets
 
 _OF_FLEET: dict[str, Any] = {"parameters": [FLEET_PARAMETER]}
-_OF_PATH: dict[str, Any] = {
-    "parameters": [FLEET_PARAMETER | {"in": "path", "required": True, "schema": {"type": "string"}}]
-}
+_FLEET_IN_PATH = FLEET_PARAMETER | {"in": "path", "required": True, "schema": {"type": "string"}}
 _INVOCATION: dict[str, Any] = _OF_FLEET | {
     "requestBody": {"required": True, "content": {"application/json": {"schema": body_schema()}}}
 }
@@ -86,7 +94,7 @@ def create_app(
 
     async def ready() -> None:
         """Answers from memory need no Redis; without any, Redis has to be there."""
-        answers, _ = board.all_encoded(clock())
+        answers, _ = board.all_encoded(clock(), shadow=True)
         if not answers:
             await bus.ping()
 
@@ -102,11 +110,11 @@ def create_app(
 
     async def prediction(request: Request) -> JsonBytes:
         """How many game servers a fleet should have now, answered from memory."""
-        return JsonBytes(board.encoded(fleet_of(request), clock()))
+        return JsonBytes(board.encoded(fleet_of(request), clock(), shadow=shadow_of(request)))
 
-    async def predictions(_: Request) -> JsonBytes:
+    async def predictions(request: Request) -> JsonBytes:
         """How many game servers every fleet should have now."""
-        answers, reasons = board.all_encoded(clock())
+        answers, reasons = board.all_encoded(clock(), shadow=shadow_of(request))
         content = {
             "predictions": dict.fromkeys(reasons)
             | {name: orjson.Fragment(answer) for name, answer in answers.items()},
@@ -130,13 +138,13 @@ def create_app(
         found = await asyncio.to_thread(catalogue, store, fleet, serving)
         return JsonBytes(found.model_dump_json().encode())
 
-    for path, extra in (("/prediction", _OF_FLEET), ("/predict/{fleet}", _OF_PATH)):
+    for path, fleet in (("/prediction", FLEET_PARAMETER), ("/predict/{fleet}", _FLEET_IN_PATH)):
         app.add_api_route(
             path,
             prediction,
             response_model=PredictionAnswer,
-            responses=problems(401, 404, 503),
-            openapi_extra=extra,
+            responses=problems(401, 404, 422, 503),
+            openapi_extra={"parameters": [fleet, SHADOW_PARAMETER]},
             tags=["prediction"],
         )
     app.add_api_route(
@@ -152,7 +160,8 @@ def create_app(
         "/predictions",
         predictions,
         response_model=Predictions,
-        responses=problems(401),
+        responses=problems(401, 422),
+        openapi_extra={"parameters": [SHADOW_PARAMETER]},
         tags=["prediction"],
     )
     app.add_api_route(
@@ -163,6 +172,7 @@ def create_app(
         openapi_extra=_OF_FLEET,
         tags=["policies"],
     )
+    add_explain_route(app, bus, board, fleets, clock)
     app.add_api_route("/ping", ping, response_model=Health, tags=["health"])
     add_health_routes(app, ready, registry)
     return app
