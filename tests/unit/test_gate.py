@@ -202,8 +202,8 @@ def rows_and_allocations(steps):
         65.0,
     )
     transitions = [made.transition for made in steps]
-    rows, up = served_by("v2", transitions, recorded, PARAMETERS)
-    return rows.tolist(), up.tolist()
+    served = served_by("v2", transitions, recorded, PARAMETERS)
+    return served.rows.tolist(), served.up.tolist()
 
 
 def test_a_champion_answers_for_what_it_has_asked_for_itself():
