@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import BaseModel, Field
 
 from shared.core.baselines import headroom
-from shared.core.guards import GuardName, Guards, Told, guarded
+from shared.core.guards import GuardName, Guards, guarded
 from shared.core.recommendation import whole_servers
 from shared.errors import DemandMissing
 from shared.messages import Decision, Demand, Fallback
@@ -77,66 +77,74 @@ def outlook(
 ) -> Outlook:
     """What to tell of a fleet now; raises `DemandMissing` when nothing fresh is known.
 
-    A fresh decision is told, raised to the demand if it is below it, unless a guard of moves has
-    the environment do that. Without one, a fresh demand makes the headroom rule decide, once a
-    step as the environment would, going on from the last decision as far as moves are limited; when
-    there are decisions again, what is told goes back to them no faster. `age_s` is left at 0.
+    A fresh decision is told, raised to the servers that are in use now, and to the demand unless a
+    guard of moves has the environment do that. Without one, a fresh demand makes the headroom rule
+    decide, once a step as the environment would. Where moves are limited, what is told goes on from
+    the last decision, and when there are decisions again back to them, no faster than it may.
+    `age_s` is left at 0.
     """
-    fresh_demand, until = None, datetime.max.replace(tzinfo=UTC)
+    fresh_demand, floor, until = None, 0.0, datetime.max.replace(tzinfo=UTC)
     if demand is not None:
         demand_until = demand.observed_at + timedelta(seconds=settings.demand_ttl_s)
         if now <= demand_until:
-            fresh_demand, until = demand, demand_until
+            fresh_demand, floor, until = demand, _floor(settings, demand), demand_until
     if decision is not None:
         decided_until = decision.decided_at + timedelta(seconds=settings.decision_ttl_s)
         if now <= decided_until:
             until = min(until, decided_until)
+            if paced is None and settings.guards.of_moves and floor > decision.target:
+                paced = Paced(decision.target, (), (), decision.decided_at)
             if paced is not None:
-                return _back_to(settings, decision, fresh_demand, now, until, paced)
-            return Outlook(_decided(settings, decision, fresh_demand), until)
+                return _back_to(settings, decision, fresh_demand, floor, now, until, paced)
+            return Outlook(_decided(settings, decision, fresh_demand, floor), until)
     if fresh_demand is None:
         raise DemandMissing(_nothing_to_say(settings, fleet, decision, demand, now))
     if paced is None and decision is not None and settings.guards.of_moves:
         paced = Paced(decision.target, (), (), now - _step(settings))
-    return _by_headroom(settings, fresh_demand, now, until, paced)
+    return _by_headroom(settings, fresh_demand, floor, now, until, paced)
 
 
 def _decided(
-    settings: FleetSettings, decision: Decision, fresh_demand: Demand | None
+    settings: FleetSettings, decision: Decision, fresh_demand: Demand | None, floor: float
 ) -> PredictionAnswer:
     curr_demand = decision.curr_demand if fresh_demand is None else fresh_demand.demand
-    wanted = whole_servers(decision.target, settings.parameters)
-    needed = whole_servers(curr_demand, settings.parameters)
-    if needed > wanted and not settings.guards.of_moves:
-        guards: tuple[GuardName, ...] = ("below_demand", *decision.guards)
-        return _of_decision(decision, curr_demand, needed, guards)
-    return _of_decision(decision, curr_demand, wanted, decision.guards)
+    servers = whole_servers(decision.target, settings.parameters)
+    guards = list(decision.guards)
+    needed = 0.0 if settings.guards.of_moves else curr_demand
+    raised: tuple[tuple[float, GuardName], ...] = (
+        (needed, "below_demand"),
+        (floor, "allocated_floor"),
+    )
+    for least, guard in raised:
+        if whole_servers(least, settings.parameters) > servers:
+            servers = whole_servers(least, settings.parameters)
+            guards.insert(0, guard)
+    return _of_decision(decision, curr_demand, servers, tuple(dict.fromkeys(guards)))
 
 
 def _back_to(
     settings: FleetSettings,
     decision: Decision,
     fresh_demand: Demand | None,
+    floor: float,
     now: datetime,
     until: datetime,
     paced: Paced,
 ) -> Outlook:
     """A fresh decision, as far as what was told instead of the last ones may move to it."""
-    moves = max(
-        (now - paced.moved_at) // _step(settings), int(decision.decided_at > paced.moved_at)
-    )
+    moves = max(_moves(settings, paced, now), int(decision.decided_at > paced.moved_at))
+    if "allocated_floor" in decision.guards:
+        floor = max(floor, decision.target)
     if moves:
-        floor = 0.0 if fresh_demand is None else _floor(settings, fresh_demand)
-        if "allocated_floor" in decision.guards:
-            floor = max(floor, decision.target)
         limits = replace(_over(settings.guards, moves), scale_down_delay=0)
         # The decision has met the demand as far as it may: 0 is below any number.
         told = guarded(
             decision.target, 0.0, limits, settings.parameters, floor=floor, told=paced.target
         )
         if told.target == decision.target:
-            return Outlook(_decided(settings, decision, fresh_demand), until)
-        paced = _paced(told, now)
+            return Outlook(_decided(settings, decision, fresh_demand, floor), until)
+        paced = Paced(told.target, (), told.guards, now)
+    paced = _in_use(settings, paced, floor)
     curr_demand = decision.curr_demand if fresh_demand is None else fresh_demand.demand
     servers = whole_servers(paced.target, settings.parameters)
     guards = tuple(dict.fromkeys((*paced.guards, *decision.guards)))
@@ -170,31 +178,27 @@ def _of_decision(
 def _by_headroom(
     settings: FleetSettings,
     demand: Demand,
+    floor: float,
     now: datetime,
     until: datetime,
     paced: Paced | None,
 ) -> Outlook:
     ask = float(headroom(demand.demand, settings.parameters))
-    step = _step(settings)
     moves = 1 if paced is None else _moves(settings, paced, now)
-    told = paced
-    if told is None or moves:
-        told = _paced(
-            guarded(
-                ask,
-                demand.demand,
-                _over(settings.guards, moves),
-                settings.parameters,
-                floor=_floor(settings, demand),
-                scheduled=settings.guards.scheduled(
-                    now, settings.parameters, settings.learning_freq
-                ),
-                told=None if paced is None else paced.target,
-                asks=() if paced is None else paced.asks,
-            ),
-            now,
+    if paced is None or moves:
+        told = guarded(
+            ask,
+            demand.demand,
+            _over(settings.guards, moves),
+            settings.parameters,
+            floor=floor,
+            scheduled=settings.guards.scheduled(now, settings.parameters, settings.learning_freq),
+            told=None if paced is None else paced.target,
+            asks=() if paced is None else paced.asks,
         )
-    servers = whole_servers(told.target, settings.parameters)
+        paced = Paced(told.target, told.asks, told.guards, now)
+    paced = _in_use(settings, paced, floor)
+    servers = whole_servers(paced.target, settings.parameters)
     answer = PredictionAnswer(
         Prediction=NotebookPrediction(
             num_of_gameservers=servers,
@@ -209,17 +213,22 @@ def _by_headroom(
         policy_version=HEADROOM_VERSION,
         decided_at=demand.observed_at,
         age_s=0,
-        guard=told.guards[0] if told.guards else None,
-        guards=list(told.guards),
+        guard=paced.guards[0] if paced.guards else None,
+        guards=list(paced.guards),
         fallback="stale_decision",
     )
     if settings.guards.of_moves or settings.guards.scheduled_floors:
-        until = min(until, told.moved_at + step)
-    return Outlook(answer, until, told if settings.guards.of_moves else None)
+        until = min(until, paced.moved_at + _step(settings))
+    return Outlook(answer, until, paced if settings.guards.of_moves else None)
 
 
-def _paced(told: Told, now: datetime) -> Paced:
-    return Paced(told.target, told.asks, told.guards, now)
+def _in_use(settings: FleetSettings, paced: Paced, floor: float) -> Paced:
+    """Servers in use are not given up, whenever that is reported."""
+    least = min(floor, settings.parameters.max_servers)
+    if least <= paced.target:
+        return paced
+    guards = tuple(dict.fromkeys(("allocated_floor", *paced.guards)))
+    return replace(paced, target=least, guards=guards)
 
 
 def _moves(settings: FleetSettings, paced: Paced, now: datetime) -> int:
