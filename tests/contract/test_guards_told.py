@@ -76,7 +76,7 @@ class Happening:
     """Whether it steps; or else its worker is down."""
     shadow: bool
     asked_after_s: tuple[float, ...]
-    """When a caller asks, in seconds after the step was due."""
+    """When a caller asks, in seconds after the step was due; one asks right after it, always."""
 
 
 REPORTS = st.builds(
@@ -149,16 +149,24 @@ class Told:
 
 
 def played(settings: FleetSettings, happenings: list[Happening]) -> Iterator[Told]:
-    """Play what happens, and yield every number that a caller is told."""
+    """Play what happens, and yield every number that a caller is told, or would be but for shadow.
+
+    What nobody was told can't be held against the next number, so somebody asks at every step.
+    """
     board = Board(Fleets({"default": settings}))
     record: FleetRecord | None = None
     reported: Demand | None = None
 
     def told(at: datetime) -> Iterator[Told]:
         try:
-            answer = json.loads(board.encoded("default", at))
-        except (DemandMissing, FleetInShadow):
+            answer = json.loads(board.encoded("default", at, shadow=True))
+        except DemandMissing:
             return
+        if answer["shadow"]:
+            with pytest.raises(FleetInShadow):
+                board.encoded("default", at)
+        else:
+            assert json.loads(board.encoded("default", at)) == answer
         number = answer["Prediction"]["num_of_gameservers"]
         assert settings.min_servers <= number <= settings.max_servers
         floor = 0.0
@@ -192,7 +200,7 @@ def played(settings: FleetSettings, happenings: list[Happening]) -> Iterator[Tol
                 # A restart at every step: all that it knows is what was committed.
                 record = FleetRecord.model_validate_json(commit.record.model_dump_json())
                 board.hear(commit.decision)
-        for after_s in now.asked_after_s:
+        for after_s in (0.0, *now.asked_after_s):
             if after_s > 30 and now.between.demand is not None:
                 reported = now.between.message(at + timedelta(seconds=30))
                 board.hear(reported)
