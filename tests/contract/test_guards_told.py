@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.environment.stepping import next_due, step_fleet
+from services.environment.stepping import Commit, next_due, step_fleet
 from services.prediction.board import Board
 from shared.core.observation import notebook_fields
 from shared.core.schedule import ScheduledFloor
@@ -148,32 +148,55 @@ class Told:
     """Servers in use and waited for, by the newest report that still counts."""
 
 
+def stepped(
+    settings: FleetSettings, record: FleetRecord | None, now: Happening, at: datetime
+) -> Commit | None:
+    report = now.report
+    silent = report.demand is None
+    return step_fleet(
+        "default",
+        record,
+        report.demand,
+        Asking(now.ask),
+        settings.parameters,
+        next_due(None if record is None else record.due_at, 65, 0, at),
+        at,
+        guards=settings.guards,
+        floor=0.0 if silent else settings.guards.floor(report.allocated, report.tickets),
+        scheduled=settings.guards.scheduled(at, settings.parameters, 65),
+    )
+
+
+def told_by(
+    board: Board, settings: FleetSettings, at: datetime, reported: Demand | None
+) -> Told | None:
+    """What is told, or would be but for shadow; None where there is nothing to say."""
+    try:
+        answer = json.loads(board.encoded("default", at, shadow=True))
+    except DemandMissing:
+        return None
+    if answer["shadow"]:
+        with pytest.raises(FleetInShadow):
+            board.encoded("default", at)
+    else:
+        assert json.loads(board.encoded("default", at)) == answer
+    number = answer["Prediction"]["num_of_gameservers"]
+    assert settings.min_servers <= number <= settings.max_servers
+    floor = 0.0
+    if reported is not None and at - reported.observed_at <= 3 * STEP:
+        supply = reported.supply
+        floor = settings.guards.floor(supply.allocated, reported.tickets_waiting)
+    return Told(at, number, tuple(answer["guards"]), floor)
+
+
 def played(settings: FleetSettings, happenings: list[Happening]) -> Iterator[Told]:
-    """Play what happens, and yield every number that a caller is told, or would be but for shadow.
+    """Play what happens, and yield every number that is told.
 
     What nobody was told can't be held against the next number, so somebody asks at every step.
     """
     board = Board(Fleets({"default": settings}))
     record: FleetRecord | None = None
     reported: Demand | None = None
-
-    def told(at: datetime) -> Iterator[Told]:
-        try:
-            answer = json.loads(board.encoded("default", at, shadow=True))
-        except DemandMissing:
-            return
-        if answer["shadow"]:
-            with pytest.raises(FleetInShadow):
-                board.encoded("default", at)
-        else:
-            assert json.loads(board.encoded("default", at)) == answer
-        number = answer["Prediction"]["num_of_gameservers"]
-        assert settings.min_servers <= number <= settings.max_servers
-        floor = 0.0
-        if reported is not None and at - reported.observed_at <= 3 * STEP:
-            supply = reported.supply
-            floor = settings.guards.floor(supply.allocated, reported.tickets_waiting)
-        yield Told(at, number, tuple(answer["guards"]), floor)
 
     for number, now in enumerate(happenings):
         at = NOW + number * STEP
@@ -182,20 +205,7 @@ def played(settings: FleetSettings, happenings: list[Happening]) -> Iterator[Tol
             reported = now.report.message(at)
             board.hear(reported)
         if now.environment:
-            heard = now.report.demand is not None
-            floor = settings.guards.floor(now.report.allocated, now.report.tickets)
-            commit = step_fleet(
-                "default",
-                record,
-                now.report.demand,
-                Asking(now.ask),
-                settings.parameters,
-                next_due(None if record is None else record.due_at, 65, 0, at),
-                at,
-                guards=settings.guards,
-                floor=floor if heard else 0.0,
-                scheduled=settings.guards.scheduled(at, settings.parameters, 65),
-            )
+            commit = stepped(settings, record, now, at)
             if commit is not None:
                 # A restart at every step: all that it knows is what was committed.
                 record = FleetRecord.model_validate_json(commit.record.model_dump_json())
@@ -204,7 +214,9 @@ def played(settings: FleetSettings, happenings: list[Happening]) -> Iterator[Tol
             if after_s > 30 and now.between.demand is not None:
                 reported = now.between.message(at + timedelta(seconds=30))
                 board.hear(reported)
-            yield from told(at + timedelta(seconds=after_s))
+            told = told_by(board, settings, at + timedelta(seconds=after_s), reported)
+            if told is not None:
+                yield told
 
 
 @given(fleets(), HAPPENINGS)
