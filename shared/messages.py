@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from shared.core.adaptation import FRESH, Adaptation
 from shared.core.guards import GuardName
 from shared.core.parameters import FleetParameters
 
@@ -186,6 +187,8 @@ class FleetRecord(Message):
     """What the guards made of that action; None: what it says."""
     asks: tuple[Finite, ...] = ()
     """In servers, oldest first, as many as the guards look back."""
+    adaptation: Adaptation = FRESH
+    """What has been learnt of the policy of `next_policy_version` since it serves."""
     untrained_steps: Count
     """Steps that count for training, since the last job was queued."""
 
@@ -229,6 +232,9 @@ class PolicyManifest(Message):
     action_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     exploration: NotNegative = 0.0
     """Standard deviation of the action, for a fleet that learns from what it does live."""
+    experts: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    """What answers in the model's file, in its order, and what each counts for at first (the sum
+    is 1); empty: one policy does. See `shared.core.adaptation`."""
     scores: dict[str, float]
     """Figures of the training, by name; costs in servers per step."""
     trained_on_steps: Count

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from shared import policies
-from shared.core.backtest import Act
 from shared.errors import BadInput, PolicyError, PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policies import LearntPolicy
@@ -34,11 +33,6 @@ def find_artefact(name: str, fleet: str, settings: Settings) -> LearntPolicy:
         ) from None
     except PolicyError as error:
         raise BadInput(f"--policy {name}: {error}") from error
-
-
-def act_of(policy: LearntPolicy) -> Act:
-    """The policy as a function of an observation."""
-    return lambda observation: policy.action(observation.tolist())
 
 
 def check_history_len(manifest: PolicyManifest, history_len: int | None) -> None:

@@ -14,7 +14,7 @@ from shared.core.parameters import FleetParameters
 from shared.core.recommendation import whole_servers
 from shared.errors import BadInput, PolicyCorrupt
 from shared.messages import MAX_SERVERS_EVER
-from shared.policies import Policy
+from shared.policies import Policy, first_action
 
 ROWS_LIMIT = 1_000
 """Observations in one request: about 10 ms of the event loop."""
@@ -108,7 +108,7 @@ def observations(
 
 def invoke(policy: Policy, rows: list[list[float]], parameters: FleetParameters) -> bytes:
     """The `Invocation` of a policy on observations, encoded."""
-    actions = [policy.action(row) for row in rows]
+    actions = [first_action(policy, row) for row in rows]
     if not all(map(math.isfinite, actions)):
         raise PolicyCorrupt(
             f"policy {policy.version} has no finite answer to this: roll back to another version"
@@ -116,8 +116,8 @@ def invoke(policy: Policy, rows: list[list[float]], parameters: FleetParameters)
     factor = parameters.action_factor
     return orjson.dumps(
         {
-            "predictions": [[action] for action in actions],
-            "num_of_gameservers": [whole_servers(a * factor, parameters) for a in actions],
+            "predictions": [[one] for one in actions],
+            "num_of_gameservers": [whole_servers(one * factor, parameters) for one in actions],
             "policy_version": policy.version,
         }
     )

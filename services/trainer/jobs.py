@@ -85,7 +85,7 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
             verdict, other = UNGATED, None
             if contest is not None:
                 rivals = rivals_of(context, fleet, before, settings.parameters)
-                verdict = contest.verdict(learnt.module, rivals)
+                verdict = contest.verdict(learnt.policy, rivals)
                 other = contest.made_for(verdict.winner)
             shared = before is None and verdict.winner == GENERAL
             stages.done("gate")
@@ -117,9 +117,9 @@ def _write_winner(
     rng = np.random.default_rng(context.seed)
     parameters = context.fleets[draft.fleet].parameters
     if verdict.winner == CANDIDATE:
-        export(learnt.module, folder)
-        check_agreement(learnt.module, folder, parameters, rng)
-        return draft
+        export(learnt.policy, folder)
+        check_agreement(learnt.policy, folder, parameters, rng)
+        return draft.model_copy(update={"experts": learnt.policy.experts})
     if other is None:
         return None
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)

@@ -15,7 +15,7 @@ from services.cli.export import export_policy
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput, PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import LearntPolicy
+from shared.policies import LearntPolicy, first_action
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, read_checked, read_manifest
 from shared.settings import Settings
 from tests.conftest import MEAN_MODEL
@@ -52,7 +52,7 @@ def test_the_whole_artefact_as_a_folder(any_store, tmp_path):
     for name in manifest.sha256:
         read_checked(out, manifest, name)
     policy = LearntPolicy((out / LITERT_MODEL).read_bytes(), manifest)
-    assert policy.action([50.0] * 10) == pytest.approx(0.5)
+    assert first_action(policy, [50.0] * 10) == pytest.approx(0.5)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "policies") == ["out"]
 
 
@@ -158,7 +158,7 @@ def test_tensorflow_answers_from_sagemakers_archive_as_the_services_do(any_store
     observations = np.random.default_rng(0).uniform(10, 100, (8, len(rule.fields)))
     answer = loaded.signatures["serving_default"](tf.constant(observations, dtype=tf.float32))
     actions = answer["policy"].numpy()
-    expected = [[served.action(row)] for row in observations]
+    expected = [[first_action(served, row)] for row in observations]
     assert actions.shape == (8, 1)
     assert np.ptp(actions) > 0.1
     assert actions == pytest.approx(np.array(expected), abs=1e-5)

@@ -10,7 +10,7 @@ from shared.core.observation import History, from_notebook
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyDisagrees
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import load_policy
+from shared.policies import first_action, load_policy
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
 
 pytestmark = pytest.mark.slow
@@ -99,7 +99,7 @@ def test_the_services_load_it_and_answer_as_torch_does(learnt, exported, tmp_pat
         store.publish(manifest, folder)
     policy = load_policy(store, "default", "v1", PARAMETERS)
     observations = np.random.default_rng(1).uniform(10, 100, (64, 10))
-    answers = [policy.action(observation.tolist()) for observation in observations]
+    answers = [first_action(policy, observation.tolist()) for observation in observations]
     expected = learnt[0].module.decide(observations)[:, 0]
     np.testing.assert_allclose(answers, expected, atol=1e-5)
     assert len(set(answers)) > 32, "a policy without weights answers alike"
