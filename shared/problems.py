@@ -18,8 +18,10 @@ from shared.errors import (
     BadInput,
     BusAway,
     DemandMissing,
+    FleetInShadow,
     PolicyError,
     PolicyMissing,
+    PredictionStale,
     StoreAway,
     UnknownFleet,
 )
@@ -34,6 +36,8 @@ _STATUS: dict[type[AutopilotError], int] = {
     BusAway: 503,
     StoreAway: 503,
     DemandMissing: 503,
+    PredictionStale: 503,
+    FleetInShadow: 503,
     PolicyMissing: 404,
     PolicyError: 503,
 }

@@ -1,6 +1,8 @@
 """Stepping one fleet: an asyncio task of its own, on its own clock."""
 
 import asyncio
+import logging
+import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
@@ -17,10 +19,13 @@ from services.environment.history import (
     within_reach,
 )
 from services.environment.stepping import Commit, Due, encoder_of, next_due, step_fleet
+from services.environment.supply import Supplies, newer, with_supply
 from shared.bus import Bus, Lease, TrainingQueue
 from shared.champions import Champions
+from shared.core.guards import GuardName
 from shared.errors import BusAway, DemandMissing, LeaseLost, StepConflict
-from shared.messages import FleetRecord, TrainingJob
+from shared.explanation import explained, steps_to_explain
+from shared.messages import FleetRecord, FleetSupply, TrainingJob
 from shared.settings import FleetSettings
 
 BUS_RETRY_SECONDS = 0.5
@@ -53,6 +58,7 @@ class FleetStepper:
         queue: TrainingQueue,
         clock: Callable[[], datetime],
         seed: int = 0,
+        supplies: Supplies | None = None,
         fleets: int = 1,
     ) -> None:
         """`phase`, 0 to 1, is the fleet's own among all the `fleets`, so that they spread out."""
@@ -70,10 +76,13 @@ class FleetStepper:
         self._queue = queue
         self._clock = clock
         self._seed = seed
+        self._supplies = supplies
         self._record: FleetRecord | None = None
         self._history = empty_history(settings.learning_freq)
         self._encoder = encoder_of(self._parameters.observation_fields, self._parameters.lead_steps)
         self._stale = False
+        self._warned_of_lead_time = False
+        self._settled_by: GuardName | None = None
         self._stepping = asyncio.Lock()
         self._lease: Lease | None = None
 
@@ -118,6 +127,8 @@ class FleetStepper:
         if due.gap_steps and self._record is not None:
             _log.warning("steps_missed", fleet=self.fleet, gap_steps=due.gap_steps)
         reading = await self._read_demand()
+        supply = await self._supply(reading)
+        now = self._clock()
         commit = step_fleet(
             self.fleet,
             self._record,
@@ -125,14 +136,21 @@ class FleetStepper:
             self._champions.policy(self.fleet),
             self._parameters,
             due,
-            self._clock(),
+            now,
             self._history,
             self._draw(),
             self._guards,
-            0.0 if reading is None else self._guards.floor(*reading[1:]),
+            self._guards.floor(
+                None if supply is None else supply.supply.allocated,
+                None if reading is None else reading.tickets_waiting,
+            ),
+            self._guards.scheduled(now, self._parameters, self._settings.learning_freq),
+            None if supply is None else supply.supply.up,
         )
         if commit is None:
             return
+        lead = None if self._record is None else self._record.lead_time
+        commit = with_supply(commit, lead, supply, self._parameters, self._settings.learning_freq)
         try:
             await self._patiently(lambda: self._commit(commit))
         except StepConflict as conflict:
@@ -141,6 +159,8 @@ class FleetStepper:
                 _log.warning("step_lost", fleet=self.fleet, reason=str(conflict))
             return  # equal: the commit went through, only its answer was lost
         self._remember(commit)
+        self._warn_of_lead_time(commit)
+        await self._explain(commit)
         self._record = await self._ask_for_training(commit.record)
 
     def _draw(self) -> float | None:
@@ -177,7 +197,12 @@ class FleetStepper:
 
     async def _commit(self, commit: Commit) -> None:
         await self._bus.commit_step(
-            commit.record, commit.recorded, commit.transition, commit.decision, self._lease
+            commit.record,
+            commit.recorded,
+            commit.transition,
+            commit.decision,
+            self._lease,
+            commit.explanation,
         )
         _log.debug(
             "fleet_stepped",
@@ -189,6 +214,24 @@ class FleetStepper:
             policy_version=commit.decision.policy_version,
             guards=commit.decision.guards,
         )
+
+    async def _explain(self, commit: Commit) -> None:
+        """Log why, as `GET /explain` tells it, where another guard than before settles the number.
+
+        Limits apart, which a target may touch at every step; at debug each decision is logged.
+        """
+        settled_by = next(iter(commit.decision.guards), None)
+        before, self._settled_by = self._settled_by, settled_by
+        news = settled_by != before and settled_by not in (None, "min_servers", "max_servers")
+        level = logging.INFO if news else logging.DEBUG
+        if not _log.is_enabled_for(level):
+            return
+        try:
+            steps = await self._bus.recorded_steps(self.fleet, steps_to_explain(self._parameters))
+        except BusAway:
+            return
+        why = explained(commit.explanation, steps, self._settings)
+        _log.log(level, "decision_explained", **why.model_dump(mode="json"))
 
     async def _read_demand(self) -> Reading | None:
         number = 1 if self._record is None else self._record.step + 1
@@ -206,6 +249,32 @@ class FleetStepper:
             self._stale = False
             _log.info("demand_is_back", fleet=self.fleet, demand=reading.demand)
         return reading
+
+    async def _supply(self, reading: Reading | None) -> FleetSupply | None:
+        """The newer of what the matchmaker and the fleet's controller tell."""
+        reported = None
+        if reading is not None and reading.supply is not None:
+            at = reading.observed_at or self._clock()
+            reported = FleetSupply(fleet=self.fleet, at=at, supply=reading.supply)
+        controlled = None if self._supplies is None else await self._supplies.newest(self.fleet)
+        return newer(reported, controlled)
+
+    def _warn_of_lead_time(self, commit: Commit) -> None:
+        """Once: a policy that plans for the wrong time can't be right, however well it learns."""
+        times, lead = commit.transition.lead_times, commit.record.lead_time
+        if self._warned_of_lead_time or times is None or lead is None:
+            return
+        if lead.differs_from(times.assumed_s):
+            self._warned_of_lead_time = True
+            steps = max(2, math.ceil(times.measured_s / self._settings.learning_freq))
+            _log.warning(
+                "lead_time_differs",
+                fleet=self.fleet,
+                measured_s=round(times.measured_s),
+                assumed_s=round(times.assumed_s),
+                advice=f"servers come up in another time than history_len assumes: set "
+                f"AUTOPILOT_HISTORY_LEN={steps} for this fleet",
+            )
 
     async def _ask_for_training(self, record: FleetRecord) -> FleetRecord:
         """Queue a job after every `train_batch_size` new transitions; the count starts again."""

@@ -25,14 +25,16 @@ class Watching:
 
     learnt = True
     version = "v1"
+    prior = (1.0,)
+    exploration = 0.0
     fields = FIELDS
 
     def __init__(self):
         self.seen = []
 
-    def action(self, observation):
+    def answers(self, observation):
         self.seen.append(list(observation))
-        return float(np.nanmean(observation[:20])) / 100
+        return (float(np.nanmean(observation[:20])) / 100,)
 
 
 def live(demands, gap_at=None):

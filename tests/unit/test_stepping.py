@@ -24,14 +24,15 @@ class Constant:
 
     learnt = True
     exploration = 0.05
+    prior = (1.0,)
     fields = notebook_fields(PARAMETERS.history_len)
 
     def __init__(self, action: float, version: str = "v1") -> None:
         self.version = version
         self._action = action
 
-    def action(self, _observation):
-        return self._action
+    def answers(self, _observation):
+        return (self._action,)
 
 
 def run(demands, policy=RULE, parameters=PARAMETERS, draw=None) -> list[Commit]:
