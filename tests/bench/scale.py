@@ -78,7 +78,9 @@ def _measured(fleets: int, arguments: argparse.Namespace) -> dict[str, float]:
         finally:
             for process in reversed(processes):
                 process.terminate()
-                process.wait(STOP_SECONDS)
+            _, alive = psutil.wait_procs(processes, STOP_SECONDS)
+            for process in alive:
+                process.kill()
 
 
 def _environment(folder: Path, fleets: int, learning_freq: float) -> dict[str, str]:
