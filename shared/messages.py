@@ -1,7 +1,7 @@
 """Every message that crosses a process: frozen, extra fields refused, times in UTC."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -13,8 +13,10 @@ from pydantic import (
     model_validator,
 )
 
-from shared.core.guards import GuardName
+from shared.core.adaptation import FRESH, Adaptation
+from shared.core.guards import GuardName, Move
 from shared.core.lead_time import LeadTime
+from shared.core.parameters import FleetParameters
 
 MAX_SERVERS_EVER = 1_000_000
 """Above this a demand is a mistake, not a game."""
@@ -168,6 +170,8 @@ class Transition(Message):
     supply: Supply | None = None
     """What the fleet really had, where it is told: `allocation` is what was asked for."""
     lead_times: LeadTimes | None = None
+    floor: NotNegative = 0.0
+    """What was told after it was not to go below: servers in use, and those that tickets need."""
 
 
 class Decision(Message):
@@ -188,6 +192,42 @@ class Decision(Message):
     fallback: Fallback | None = None
     guards: tuple[GuardName, ...] = ()
     """What changed the policy's target; the first settled it."""
+
+
+class Explanation(Message):
+    """How a fleet's newest decision came about; numbers in servers unless they say otherwise."""
+
+    fleet: FleetId
+    step: Annotated[int, Field(ge=1)]
+    """The step that the target is asked for at."""
+    decided_at: Utc
+    policy_version: str
+    fallback: Fallback | None = None
+    observation: dict[str, float | None]
+    """What the policy saw, by the names of its fields; None: its history does not reach so far."""
+    demands: tuple[Finite, ...]
+    """The last `history_len`, oldest first: all that the plain rule sees."""
+    action: Finite
+    ask: Finite
+    """What the guards were given: the action in servers, or the target that was held."""
+    reported_demand: Servers
+    told_before: Servers | None
+    asks: tuple[Finite, ...]
+    """The asks before, as many as the scale-down delay looks back."""
+    floor: NotNegative
+    scheduled: NotNegative
+    moves: tuple[Move, ...]
+    """What each guard in force made of the ask, in their order."""
+    target: Servers
+
+
+class FleetMode(Message):
+    """Whether callers are told what is decided for a fleet, as an operator has said it."""
+
+    fleet: FleetId
+    shadow: bool
+    """True: they are told 503 and why, unless they ask for the shadow's answer."""
+    since: Utc
 
 
 class FleetRecord(Message):
@@ -211,6 +251,8 @@ class FleetRecord(Message):
     """What the guards made of that action; None: what it says."""
     asks: tuple[Finite, ...] = ()
     """In servers, oldest first, as many as the guards look back."""
+    adaptation: Adaptation = FRESH
+    """What has been learnt of the policy of `next_policy_version` since it serves."""
     untrained_steps: Count
     """Steps that count for training, since the last job was queued."""
     lead_time: LeadTime | None = None
@@ -229,6 +271,14 @@ class RecordedStep(NamedTuple):
     """False for a held demand: never trained on."""
     gap_steps: int
     """Steps missing before this one: histories don't reach across."""
+    ask: float | None = None
+    """What the policy asked for at this step, in servers, before any guard."""
+    allocation: float | None = None
+    """Servers up by this platform's decisions."""
+    up: int | None = None
+    """Servers really up, ready and allocated, where they are reported."""
+    floor: float = 0.0
+    """What was told after it was not to go below, as in `Transition`."""
 
 
 class Champion(Message):
@@ -256,12 +306,46 @@ class PolicyManifest(Message):
     action_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     exploration: NotNegative = 0.0
     """Standard deviation of the action, for a fleet that learns from what it does live."""
+    experts: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    """What answers in the model's file, in its order, and what each counts for at first (the sum
+    is 1); empty: one policy does. See `shared.core.adaptation`."""
     scores: dict[str, float]
     """Figures of the training, by name; costs in servers per step."""
     trained_on_steps: Count
     seed: int
     sha256: dict[str, str]
     """Hex digest of every other file of the artefact, by its path inside it."""
+
+    @classmethod
+    def draft(cls, parameters: FleetParameters, **fields: Any) -> Self:
+        """Of a policy for a fleet with these parameters, whose files are yet to be written.
+
+        `fields` are `version`, `fleet`, `created_at`, and what else is known.
+        """
+        return cls(
+            **{
+                "observation_fields": parameters.observation_fields,
+                "history_len": parameters.history_len,
+                "min_servers": parameters.min_servers,
+                "max_servers": parameters.max_servers,
+                "action_factor": parameters.action_factor,
+                "scores": {},
+                "trained_on_steps": 0,
+                "seed": 0,
+                "sha256": {},
+                **fields,
+            }
+        )
+
+    @property
+    def parameters(self) -> FleetParameters:
+        """The fleet's numbers that the policy was made for; the reward is not among them."""
+        return FleetParameters(
+            min_servers=self.min_servers,
+            max_servers=self.max_servers,
+            action_factor=self.action_factor,
+            history_len=self.history_len,
+        )
 
 
 class TrainingJob(Message):

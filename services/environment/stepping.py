@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from services.environment.history import empty_history, with_row
+from shared.core.adaptation import FRESH, Adaptation, answered, average, unanswered
 from shared.core.dynamics import (
     FleetState,
     FloatArray,
@@ -21,9 +22,11 @@ from shared.core.dynamics import (
 from shared.core.guards import NO_GUARDS, Guards, guarded
 from shared.core.observation import Encoder, History, from_notebook, notebook_fields
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
+from shared.core.recommendation import TARGET_DECIMALS
 from shared.messages import (
     Behaviour,
     Decision,
+    Explanation,
     Fallback,
     FleetRecord,
     RecordedStep,
@@ -54,6 +57,7 @@ class Commit:
     recorded: RecordedStep
     transition: Transition
     decision: Decision
+    explanation: Explanation
 
 
 class Choice(NamedTuple):
@@ -63,6 +67,10 @@ class Choice(NamedTuple):
     version: str
     fallback: Fallback | None = None
     behaviour: Behaviour | None = None
+    adaptation: Adaptation = FRESH
+    fields: tuple[str, ...] = ()
+    seen: Sequence[float] = ()
+    """By `fields`; NaN where history does not reach."""
 
 
 def next_due(last: datetime | None, period_s: float, phase: float, now: datetime) -> Due:
@@ -94,6 +102,8 @@ def step_fleet(
     draw: float | None = None,
     guards: Guards = NO_GUARDS,
     floor: float = 0.0,
+    scheduled: float = 0.0,
+    up: int | None = None,
 ) -> Commit | None:
     """Meet the demand with what was decided before, then decide for the next step.
 
@@ -103,7 +113,8 @@ def step_fleet(
     for a policy that sees more than the notebook's numbers; without one its history begins here.
     `draw`, a standard normal number, makes the next action one from the policy's distribution;
     without it the action is the mean. `guards` make of that action the target that is told, and
-    asked for at the next step; `floor` is theirs, in servers.
+    asked for at the next step; `floor` and `scheduled` are theirs, in servers. `up` servers are
+    reported to be up.
     """
     if demand is None and record is None:
         return None
@@ -122,23 +133,49 @@ def step_fleet(
     outcome = step_to(before, _asked_for(record, chosen, parameters), reported, parameters)
     next_observation = _floats(observe(outcome.state))
 
+    known = FRESH if record is None else record.adaptation
+    if due.gap_steps:
+        known = known._replace(waiting=())
     if stale:
-        then = Choice(chosen.action, chosen.version, "stale_demand")
+        adaptation = unanswered(known, parameters)
+        fields = notebook_fields(parameters.history_len)
+        then = Choice(
+            chosen.action,
+            chosen.version,
+            "stale_demand",
+            adaptation=adaptation,
+            fields=fields,
+            seen=next_observation,
+        )
     else:
         assert demand is not None
         by_now = before_this
         if policy.fields != notebook_fields(parameters.history_len):
             by_now = with_row(before_this, due.at.timestamp(), demand, parameters)
-        then = _decide(policy, next_observation, by_now, parameters, draw)
+        if chosen.version != policy.version:
+            known = FRESH
+        then = _decide(
+            policy,
+            next_observation,
+            by_now,
+            parameters,
+            draw,
+            known,
+            float(outcome.demand),
+        )
     target = float(outcome.target)
+    ask = target if stale else then.action * parameters.action_factor
+    told_before = None if record is None else target
+    asks = () if record is None else record.asks
     told = guarded(
-        target if stale else then.action * parameters.action_factor,
+        ask,
         reported,
         guards,
         parameters,
         floor=floor,
-        told=None if record is None else target,
-        asks=() if record is None else record.asks,
+        scheduled=scheduled,
+        told=told_before,
+        asks=asks,
     )
     number = 1 if record is None else record.step + 1
     return Commit(
@@ -154,9 +191,20 @@ def step_fleet(
             next_behaviour=then.behaviour,
             next_target=told.target if told.target != target_of(then.action, parameters) else None,
             asks=told.asks,
+            adaptation=then.adaptation,
             untrained_steps=(0 if record is None else record.untrained_steps) + (not stale),
         ),
-        recorded=RecordedStep(number, due.at.timestamp(), reported, not stale, due.gap_steps),
+        recorded=RecordedStep(
+            number,
+            due.at.timestamp(),
+            reported,
+            not stale,
+            due.gap_steps,
+            round(chosen.action * parameters.action_factor, TARGET_DECIMALS),
+            round(float(outcome.allocation), TARGET_DECIMALS),
+            up,
+            floor,
+        ),
         transition=Transition(
             fleet=fleet,
             step=number,
@@ -174,6 +222,7 @@ def step_fleet(
             behaviour=chosen.behaviour,
             stale=stale,
             gap_steps=due.gap_steps,
+            floor=floor,
         ),
         decision=Decision(
             fleet=fleet,
@@ -187,6 +236,27 @@ def step_fleet(
             decided_at=now,
             fallback=then.fallback,
             guards=told.guards,
+        ),
+        explanation=Explanation(
+            fleet=fleet,
+            step=number + 1,
+            decided_at=now,
+            policy_version=then.version,
+            fallback=then.fallback,
+            observation={
+                field: None if math.isnan(value) else value
+                for field, value in zip(then.fields, then.seen, strict=True)
+            },
+            demands=next_observation[: parameters.history_len],
+            action=then.action,
+            ask=ask,
+            reported_demand=reported,
+            told_before=told_before,
+            asks=asks,
+            floor=floor,
+            scheduled=scheduled,
+            moves=told.moves,
+            target=told.target,
         ),
     )
 
@@ -220,20 +290,28 @@ def _decide(
     history: History,
     parameters: FleetParameters,
     draw: float | None = None,
+    known: Adaptation = FRESH,
+    demand: float = 0.0,
 ) -> Choice:
     """What a policy decides; the rule does where it gives no number.
 
-    `observation` is the notebook's; what a policy sees beside it comes from `history`.
+    `observation` is the notebook's; what a policy sees beside it comes from `history`. `known`
+    is what has been learnt of the policy before `demand` was. A fleet that explores does not
+    adapt: the trainer has to know what an action was drawn from.
     """
-    action = policy.action(_seen_by(policy, observation, history, parameters))
-    if not math.isfinite(action):
-        policy = RulePolicy(parameters)
-        action = policy.action(observation)
+    seen = _seen_by(policy, observation, history, parameters)
+    answers = policy.answers(seen)
+    if not all(map(math.isfinite, answers)):
+        policy, known, seen = RulePolicy(parameters), FRESH, observation
+        answers = policy.answers(seen)
     fallback: Fallback | None = None if policy.learnt else "no_policy"
+    adaptation, behaviour = FRESH, None
     if draw is None or not policy.exploration:
-        return Choice(action, policy.version, fallback)
-    behaviour = (action, policy.exploration)
-    return Choice(action + draw * policy.exploration, policy.version, fallback, behaviour)
+        adaptation, action = answered(known, demand, answers, policy.prior, parameters)
+    else:
+        behaviour = (average(answers, policy.prior), policy.exploration)
+        action = behaviour[0] + draw * policy.exploration
+    return Choice(action, policy.version, fallback, behaviour, adaptation, policy.fields, seen)
 
 
 def _seen_by(

@@ -1,6 +1,7 @@
 """Stepping one fleet: an asyncio task of its own, on its own clock."""
 
 import asyncio
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -21,7 +22,9 @@ from services.environment.stepping import Commit, Due, encoder_of, next_due, ste
 from services.environment.supply import Supplies, newer, with_supply
 from shared.bus import Bus, Lease, TrainingQueue
 from shared.champions import Champions
+from shared.core.guards import GuardName
 from shared.errors import BusAway, DemandMissing, LeaseLost, StepConflict
+from shared.explanation import explained, steps_to_explain
 from shared.messages import FleetRecord, FleetSupply, TrainingJob
 from shared.settings import FleetSettings
 
@@ -31,6 +34,8 @@ ASKS_PER_BATCH = 10
 
 FIRST_DEMAND_SECONDS = 5.0
 """How often a fleet that has never seen demand looks for it, if that is sooner than a step."""
+FIRST_LOOKS_PER_SECOND = 100
+"""Of all such fleets, which step as close together ever after: thousands look less often."""
 TRAINING_OVERHEAD_SECONDS = 300.0
 """What a training job may take beside learning: start of Ray, export, checks."""
 
@@ -54,12 +59,17 @@ class FleetStepper:
         clock: Callable[[], datetime],
         seed: int = 0,
         supplies: Supplies | None = None,
+        fleets: int = 1,
     ) -> None:
+        """`phase`, 0 to 1, is the fleet's own among all the `fleets`, so that they spread out."""
         self.fleet = fleet
         self._settings = settings
         self._parameters = settings.parameters
         self._guards = settings.guards
         self._phase = phase
+        self._first_look_s = min(
+            settings.learning_freq, max(FIRST_DEMAND_SECONDS, fleets / FIRST_LOOKS_PER_SECOND)
+        )
         self._source = source
         self._champions = champions
         self._bus = bus
@@ -72,29 +82,41 @@ class FleetStepper:
         self._encoder = encoder_of(self._parameters.observation_fields, self._parameters.lead_steps)
         self._stale = False
         self._warned_of_lead_time = False
+        self._settled_by: GuardName | None = None
         self._stepping = asyncio.Lock()
         self._lease: Lease | None = None
 
-    async def run(self, lease: Lease) -> None:
-        """Go on from the last committed step, until cancelled."""
+    @property
+    def step_seconds(self) -> float:
+        """From step to step."""
+        return self._settings.learning_freq
+
+    async def resume(self, lease: Lease) -> None:
+        """Take over the fleet where its last committed step has left it."""
         self._lease = lease
         await self._resume()
-        last = None if self._record is None else self._record.due_at
         if self._record is not None:
             _log.info("fleet_resumed", fleet=self.fleet, step=self._record.step)
+
+    async def run(self) -> None:
+        """Step the fleet that was resumed, until cancelled or the lease is lost."""
+        last = None if self._record is None else self._record.due_at
         while True:
             due = next_due(last, self._period(), self._phase, self._clock())
             await asyncio.sleep((due.at - self._clock()).total_seconds())
             async with self._stepping:
                 try:
                     await self._step(due)
+                except LeaseLost as lost:
+                    _log.warning("lease_lost", fleet=self.fleet, reason=str(lost))
+                    return
                 except Exception:  # noqa: BLE001 - one fleet's fault must not stop the others
                     _log.exception("step_failed", fleet=self.fleet)
             last = due.at if self._record is None else self._record.due_at
 
     def _period(self) -> float:
         if self._record is None:
-            return min(self._settings.learning_freq, FIRST_DEMAND_SECONDS)
+            return self._first_look_s
         return self._settings.learning_freq
 
     async def finish(self) -> None:
@@ -106,6 +128,7 @@ class FleetStepper:
             _log.warning("steps_missed", fleet=self.fleet, gap_steps=due.gap_steps)
         reading = await self._read_demand()
         supply = await self._supply(reading)
+        now = self._clock()
         commit = step_fleet(
             self.fleet,
             self._record,
@@ -113,7 +136,7 @@ class FleetStepper:
             self._champions.policy(self.fleet),
             self._parameters,
             due,
-            self._clock(),
+            now,
             self._history,
             self._draw(),
             self._guards,
@@ -121,6 +144,8 @@ class FleetStepper:
                 None if supply is None else supply.supply.allocated,
                 None if reading is None else reading.tickets_waiting,
             ),
+            self._guards.scheduled(now, self._parameters, self._settings.learning_freq),
+            None if supply is None else supply.supply.up,
         )
         if commit is None:
             return
@@ -128,9 +153,6 @@ class FleetStepper:
         commit = with_supply(commit, lead, supply, self._parameters, self._settings.learning_freq)
         try:
             await self._patiently(lambda: self._commit(commit))
-        except LeaseLost as lost:
-            _log.warning("step_lost", fleet=self.fleet, reason=str(lost))
-            return
         except StepConflict as conflict:
             await self._resume()
             if self._record != commit.record:
@@ -138,6 +160,7 @@ class FleetStepper:
             return  # equal: the commit went through, only its answer was lost
         self._remember(commit)
         self._warn_of_lead_time(commit)
+        await self._explain(commit)
         self._record = await self._ask_for_training(commit.record)
 
     def _draw(self) -> float | None:
@@ -174,7 +197,12 @@ class FleetStepper:
 
     async def _commit(self, commit: Commit) -> None:
         await self._bus.commit_step(
-            commit.record, commit.recorded, commit.transition, commit.decision, self._lease
+            commit.record,
+            commit.recorded,
+            commit.transition,
+            commit.decision,
+            self._lease,
+            commit.explanation,
         )
         _log.debug(
             "fleet_stepped",
@@ -186,6 +214,24 @@ class FleetStepper:
             policy_version=commit.decision.policy_version,
             guards=commit.decision.guards,
         )
+
+    async def _explain(self, commit: Commit) -> None:
+        """Log why, as `GET /explain` tells it, where another guard than before settles the number.
+
+        Limits apart, which a target may touch at every step; at debug each decision is logged.
+        """
+        settled_by = next(iter(commit.decision.guards), None)
+        before, self._settled_by = self._settled_by, settled_by
+        news = settled_by != before and settled_by not in (None, "min_servers", "max_servers")
+        level = logging.INFO if news else logging.DEBUG
+        if not _log.is_enabled_for(level):
+            return
+        try:
+            steps = await self._bus.recorded_steps(self.fleet, steps_to_explain(self._parameters))
+        except BusAway:
+            return
+        why = explained(commit.explanation, steps, self._settings)
+        _log.log(level, "decision_explained", **why.model_dump(mode="json"))
 
     async def _read_demand(self) -> Reading | None:
         number = 1 if self._record is None else self._record.step + 1

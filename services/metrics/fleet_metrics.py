@@ -14,8 +14,12 @@ class FleetMetrics:
     """Gauges of the newest step and decision, counters since the process started."""
 
     def __init__(self, registry: CollectorRegistry, fleets: Fleets, started_at: datetime) -> None:
+        self._gauges: list[Gauge] = []
+
         def gauge(name: str, documentation: str) -> Gauge:
-            return Gauge(f"autopilot_{name}", documentation, ("fleet",), registry=registry)
+            made = Gauge(f"autopilot_{name}", documentation, ("fleet",), registry=registry)
+            self._gauges.append(made)
+            return made
 
         def counter(name: str, documentation: str, *labels: str) -> Counter:
             name = f"autopilot_{name}"
@@ -54,6 +58,11 @@ class FleetMetrics:
             "training_environment_steps", "Environment steps replayed in training jobs"
         )
         self._newest_training: dict[str, datetime] = {}
+
+    def forget(self) -> None:
+        """Show no fleet any more: another process goes on. Counters stay what they are."""
+        for gauge in self._gauges:
+            gauge.clear()
 
     async def record_transitions(self, transitions: Sequence[Transition]) -> None:
         """Count steps, oldest first, and show the newest of each fleet."""

@@ -15,32 +15,32 @@ from starlette.requests import Request
 
 from services.prediction.agones import PATH as AGONES_PATH
 from services.prediction.agones import FleetAutoscaleReview, add_agones_routes
-from services.prediction.board import Board, PredictionAnswer
+from services.prediction.board import Board
 from services.prediction.catalogue import Catalogue, catalogue
+from services.prediction.explain import add_explain_route
 from services.prediction.follower import following
-from services.prediction.invocations import (
-    BODY_LIMIT,
-    Invocation,
-    body_schema,
-    invoke,
-    observations,
-)
+from services.prediction.hosting import add_hosting_routes
+from services.prediction.outlook import PredictionAnswer
 from services.prediction.supplies import Supplies
 from shared.bus import Bus
 from shared.champions import Champions
-from shared.health import Health, add_health_routes
-from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, fleet_of, read_body
+from shared.core.parameters import FleetParameters
+from shared.health import add_health_routes
+from shared.http import (
+    FLEET_PARAMETER,
+    SHADOW_PARAMETER,
+    HttpService,
+    JsonBytes,
+    fleet_of,
+    shadow_of,
+)
+from shared.policies import Policy
 from shared.policy_store import PolicyStore
 from shared.problems import problems
 from shared.settings import Fleets
 
 _OF_FLEET: dict[str, Any] = {"parameters": [FLEET_PARAMETER]}
-_OF_PATH: dict[str, Any] = {
-    "parameters": [FLEET_PARAMETER | {"in": "path", "required": True, "schema": {"type": "string"}}]
-}
-_INVOCATION: dict[str, Any] = _OF_FLEET | {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": body_schema()}}}
-}
+_FLEET_IN_PATH = FLEET_PARAMETER | {"in": "path", "required": True, "schema": {"type": "string"}}
 
 
 class Predictions(BaseModel):
@@ -90,7 +90,7 @@ def create_app(
 
     async def ready() -> None:
         """Answers from memory need no Redis; without any, Redis has to be there."""
-        answers, _ = board.all_encoded(clock())
+        answers, _ = board.all_encoded(clock(), shadow=True)
         if not answers:
             await bus.ping()
 
@@ -109,11 +109,11 @@ def create_app(
 
     async def prediction(request: Request) -> JsonBytes:
         """How many game servers a fleet should have now, answered from memory."""
-        return JsonBytes(board.encoded(fleet_of(request), clock()))
+        return JsonBytes(board.encoded(fleet_of(request), clock(), shadow=shadow_of(request)))
 
-    async def predictions(_: Request) -> JsonBytes:
+    async def predictions(request: Request) -> JsonBytes:
         """How many game servers every fleet should have now."""
-        answers, reasons = board.all_encoded(clock())
+        answers, reasons = board.all_encoded(clock(), shadow=shadow_of(request))
         content = {
             "predictions": dict.fromkeys(reasons)
             | {name: orjson.Fragment(answer) for name, answer in answers.items()},
@@ -121,45 +121,32 @@ def create_app(
         }
         return JsonBytes(orjson.dumps(content))
 
-    async def invocations(request: Request) -> JsonBytes:
-        """Run a fleet's policy on observations, as a SageMaker container does."""
-        policy = champions.policy(fleet := fleet_of(request))
-        rows = observations(await read_body(request, BODY_LIMIT), policy.fields, parameters[fleet])
-        return JsonBytes(invoke(policy, rows, parameters[fleet]))
-
-    async def ping(_: Request) -> JsonBytes:
-        """A SageMaker container's health: it can take `/invocations`."""
-        return JsonBytes(b'{"status":"ok"}')
+    def serving(request: Request) -> tuple[Policy, FleetParameters]:
+        """What answers an invocation: the policy of the fleet that the request names."""
+        fleet = fleet_of(request)
+        return champions.policy(fleet), parameters[fleet]
 
     async def policies(request: Request) -> JsonBytes:
         """A fleet's policy versions, their scores, and which one serves."""
-        serving = champions.policy(fleet := fleet_of(request)).version
-        found = await asyncio.to_thread(catalogue, store, fleet, serving)
+        version = champions.policy(fleet := fleet_of(request)).version
+        found = await asyncio.to_thread(catalogue, store, fleet, version)
         return JsonBytes(found.model_dump_json().encode())
 
-    for path, extra in (("/prediction", _OF_FLEET), ("/predict/{fleet}", _OF_PATH)):
+    for path, fleet in (("/prediction", FLEET_PARAMETER), ("/predict/{fleet}", _FLEET_IN_PATH)):
         app.add_api_route(
             path,
             prediction,
             response_model=PredictionAnswer,
-            responses=problems(401, 404, 503),
-            openapi_extra=extra,
+            responses=problems(401, 404, 422, 503),
+            openapi_extra={"parameters": [fleet, SHADOW_PARAMETER]},
             tags=["prediction"],
         )
-    app.add_api_route(
-        "/invocations",
-        invocations,
-        methods=["POST"],
-        response_model=Invocation,
-        responses=problems(401, 404, 413, 422, 503),
-        openapi_extra=_INVOCATION,
-        tags=["policies"],
-    )
     app.add_api_route(
         "/predictions",
         predictions,
         response_model=Predictions,
-        responses=problems(401),
+        responses=problems(401, 422),
+        openapi_extra={"parameters": [SHADOW_PARAMETER]},
         tags=["prediction"],
     )
     app.add_api_route(
@@ -170,7 +157,8 @@ def create_app(
         openapi_extra=_OF_FLEET,
         tags=["policies"],
     )
+    add_hosting_routes(app, serving, [FLEET_PARAMETER])
     add_agones_routes(app, board, fleets, supplies, clock)
-    app.add_api_route("/ping", ping, response_model=Health, tags=["health"])
+    add_explain_route(app, bus, board, fleets, clock)
     add_health_routes(app, ready, registry)
     return app

@@ -40,6 +40,22 @@ def test_torch_is_the_build_for_cpus(built):
     assert docker("run", "--rm", TRAINER, "python", "-c", command).strip().endswith("+cpu")
 
 
+def test_the_trainer_image_is_a_node_of_ray(built):
+    """As KubeRay starts one: in a login shell, confined as the manifests confine it."""
+    start = "ray start --head --num-cpus=0 --include-dashboard=false --object-store-memory=80000000"
+    confined = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--shm-size", "128m")
+    said = docker(
+        "run",
+        "--rm",
+        *confined,
+        TRAINER,
+        "/bin/bash",
+        "-lc",
+        f"{start} && ray health-check && ray stop",
+    )
+    assert "Ray runtime started" in said
+
+
 @pytest.mark.parametrize("image", [SERVICE, TRAINER])
 def test_an_image_knows_its_user_and_how_to_tell_its_health(built, image):
     config = json.loads(docker("image", "inspect", image))[0]["Config"]

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.metrics.app import create_app
 from services.metrics.consumer import Consumer
 from services.metrics.fleet_metrics import FleetMetrics
+from services.metrics.workload import Workload
 from shared.bus import TRAININGS, Bus
 from shared.errors import BusAway
 from shared.messages import LeadTimes, Supply
@@ -40,6 +41,7 @@ def sidecar(url, put_to_cloudwatch=None, registry=None, started_at=START):
         bus=Bus.connect(url),
         registry=registry,
         fleet_metrics=FleetMetrics(registry, FLEETS, started_at),
+        workload=Workload(registry, len(FLEETS.names)),
         put_to_cloudwatch=put_to_cloudwatch,
     )
 
