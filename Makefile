@@ -26,12 +26,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 up: install ## Run the platform (ARGS='--trace my.csv --players-per-server 250')
 	$(BIN)/autopilot up $(ARGS)
 
-check: install ## Format, lint, types, layers, the CloudFormation template and every manifest
+check: install ## Format, lint, types, layers, CloudFormation templates and every manifest
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/cfn-lint deploy/aws/template.yaml
+	$(BIN)/cfn-lint deploy/aws/template.yaml deploy/sagemaker/endpoint.yaml
 	$(BIN)/python -m deploy.checks
 
 test: install ## All tests that need no Docker, AWS or network (ARGS='-m "not slow"')

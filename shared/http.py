@@ -143,6 +143,10 @@ class HttpService(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._front is None:
             self._front = self._build_front()
+        path = scope.get("path", "")
+        if path.endswith("/") and path != "/":
+            # The notebook's client ends addresses with slashes, and follows no redirect.
+            scope = {**scope, "path": path.rstrip("/") or "/"}
         await self._front(scope, receive, send)
 
     def _build_front(self) -> ASGIApp:

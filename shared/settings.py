@@ -192,6 +192,16 @@ class Settings(BaseSettings):
         return self
 
 
+class HostingSettings(BaseSettings):
+    """Of a container that serves one artefact alone, as SageMaker runs it."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    model_dir: Path = Field(Path("/opt/ml/model"), validation_alias=f"{PREFIX}MODEL_DIR")
+    """Where SageMaker unpacks a model's archive."""
+    port: Port = Field(8080, validation_alias="SAGEMAKER_BIND_TO_PORT")
+
+
 class Fleets:
     """The configured fleets, by name."""
 
@@ -215,6 +225,14 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise BadSetting(_reason(error, PREFIX, str.upper)) from error
+
+
+def load_hosting_settings() -> HostingSettings:
+    """Settings of a container that serves one artefact; raises `BadSetting` as `load_settings`."""
+    try:
+        return HostingSettings()
+    except ValidationError as error:
+        raise BadSetting(_reason(error, "", str)) from error
 
 
 def load_fleets(settings: Settings) -> Fleets:

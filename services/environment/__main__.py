@@ -50,11 +50,15 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
                 utc_now,
                 settings.seed,
                 supplies,
+                len(fleets.names),
             )
             for index, fleet in enumerate(fleets.names)
         ]
         gc.freeze()
-        await step_fleets(steppers, champions, bus, stop, settings.heartbeat)
+        # With connections of its own: a lease must not wait for its turn behind thousands of steps.
+        leases = Bus.connect(settings.redis_url)
+        await step_fleets(steppers, champions, leases, stop, settings.heartbeat)
+    await leases.close()
     await bus.close()
 
 

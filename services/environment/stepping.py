@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from services.environment.history import empty_history, with_row
+from shared.core.adaptation import FRESH, Adaptation, answered, average, unanswered
 from shared.core.dynamics import (
     FleetState,
     FloatArray,
@@ -63,6 +64,7 @@ class Choice(NamedTuple):
     version: str
     fallback: Fallback | None = None
     behaviour: Behaviour | None = None
+    adaptation: Adaptation = FRESH
 
 
 def next_due(last: datetime | None, period_s: float, phase: float, now: datetime) -> Due:
@@ -122,14 +124,28 @@ def step_fleet(
     outcome = step_to(before, _asked_for(record, chosen, parameters), reported, parameters)
     next_observation = _floats(observe(outcome.state))
 
+    known = FRESH if record is None else record.adaptation
+    if due.gap_steps:
+        known = known._replace(waiting=())
     if stale:
-        then = Choice(chosen.action, chosen.version, "stale_demand")
+        adaptation = unanswered(known, parameters)
+        then = Choice(chosen.action, chosen.version, "stale_demand", adaptation=adaptation)
     else:
         assert demand is not None
         by_now = before_this
         if policy.fields != notebook_fields(parameters.history_len):
             by_now = with_row(before_this, due.at.timestamp(), demand, parameters)
-        then = _decide(policy, next_observation, by_now, parameters, draw)
+        if chosen.version != policy.version:
+            known = FRESH
+        then = _decide(
+            policy,
+            next_observation,
+            by_now,
+            parameters,
+            draw,
+            known,
+            float(outcome.demand),
+        )
     target = float(outcome.target)
     told = guarded(
         target if stale else then.action * parameters.action_factor,
@@ -154,6 +170,7 @@ def step_fleet(
             next_behaviour=then.behaviour,
             next_target=told.target if told.target != target_of(then.action, parameters) else None,
             asks=told.asks,
+            adaptation=then.adaptation,
             untrained_steps=(0 if record is None else record.untrained_steps) + (not stale),
         ),
         recorded=RecordedStep(number, due.at.timestamp(), reported, not stale, due.gap_steps),
@@ -220,20 +237,25 @@ def _decide(
     history: History,
     parameters: FleetParameters,
     draw: float | None = None,
+    known: Adaptation = FRESH,
+    demand: float = 0.0,
 ) -> Choice:
     """What a policy decides; the rule does where it gives no number.
 
-    `observation` is the notebook's; what a policy sees beside it comes from `history`.
+    `observation` is the notebook's; what a policy sees beside it comes from `history`. `known`
+    is what has been learnt of the policy before `demand` was. A fleet that explores does not
+    adapt: the trainer has to know what an action was drawn from.
     """
-    action = policy.action(_seen_by(policy, observation, history, parameters))
-    if not math.isfinite(action):
-        policy = RulePolicy(parameters)
-        action = policy.action(observation)
+    answers = policy.answers(_seen_by(policy, observation, history, parameters))
+    if not all(map(math.isfinite, answers)):
+        policy, known = RulePolicy(parameters), FRESH
+        answers = policy.answers(observation)
     fallback: Fallback | None = None if policy.learnt else "no_policy"
     if draw is None or not policy.exploration:
-        return Choice(action, policy.version, fallback)
-    behaviour = (action, policy.exploration)
-    return Choice(action + draw * policy.exploration, policy.version, fallback, behaviour)
+        adaptation, action = answered(known, demand, answers, policy.prior, parameters)
+        return Choice(action, policy.version, fallback, None, adaptation)
+    behaviour = (average(answers, policy.prior), policy.exploration)
+    return Choice(behaviour[0] + draw * policy.exploration, policy.version, fallback, behaviour)
 
 
 def _seen_by(

@@ -31,6 +31,8 @@ ASKS_PER_BATCH = 10
 
 FIRST_DEMAND_SECONDS = 5.0
 """How often a fleet that has never seen demand looks for it, if that is sooner than a step."""
+FIRST_LOOKS_PER_SECOND = 100
+"""Of all such fleets, which step as close together ever after: thousands look less often."""
 TRAINING_OVERHEAD_SECONDS = 300.0
 """What a training job may take beside learning: start of Ray, export, checks."""
 
@@ -54,12 +56,17 @@ class FleetStepper:
         clock: Callable[[], datetime],
         seed: int = 0,
         supplies: Supplies | None = None,
+        fleets: int = 1,
     ) -> None:
+        """`phase`, 0 to 1, is the fleet's own among all the `fleets`, so that they spread out."""
         self.fleet = fleet
         self._settings = settings
         self._parameters = settings.parameters
         self._guards = settings.guards
         self._phase = phase
+        self._first_look_s = min(
+            settings.learning_freq, max(FIRST_DEMAND_SECONDS, fleets / FIRST_LOOKS_PER_SECOND)
+        )
         self._source = source
         self._champions = champions
         self._bus = bus
@@ -75,26 +82,37 @@ class FleetStepper:
         self._stepping = asyncio.Lock()
         self._lease: Lease | None = None
 
-    async def run(self, lease: Lease) -> None:
-        """Go on from the last committed step, until cancelled."""
+    @property
+    def step_seconds(self) -> float:
+        """From step to step."""
+        return self._settings.learning_freq
+
+    async def resume(self, lease: Lease) -> None:
+        """Take over the fleet where its last committed step has left it."""
         self._lease = lease
         await self._resume()
-        last = None if self._record is None else self._record.due_at
         if self._record is not None:
             _log.info("fleet_resumed", fleet=self.fleet, step=self._record.step)
+
+    async def run(self) -> None:
+        """Step the fleet that was resumed, until cancelled or the lease is lost."""
+        last = None if self._record is None else self._record.due_at
         while True:
             due = next_due(last, self._period(), self._phase, self._clock())
             await asyncio.sleep((due.at - self._clock()).total_seconds())
             async with self._stepping:
                 try:
                     await self._step(due)
+                except LeaseLost as lost:
+                    _log.warning("lease_lost", fleet=self.fleet, reason=str(lost))
+                    return
                 except Exception:  # noqa: BLE001 - one fleet's fault must not stop the others
                     _log.exception("step_failed", fleet=self.fleet)
             last = due.at if self._record is None else self._record.due_at
 
     def _period(self) -> float:
         if self._record is None:
-            return min(self._settings.learning_freq, FIRST_DEMAND_SECONDS)
+            return self._first_look_s
         return self._settings.learning_freq
 
     async def finish(self) -> None:
@@ -128,9 +146,6 @@ class FleetStepper:
         commit = with_supply(commit, lead, supply, self._parameters, self._settings.learning_freq)
         try:
             await self._patiently(lambda: self._commit(commit))
-        except LeaseLost as lost:
-            _log.warning("step_lost", fleet=self.fleet, reason=str(lost))
-            return
         except StepConflict as conflict:
             await self._resume()
             if self._record != commit.record:

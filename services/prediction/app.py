@@ -18,18 +18,14 @@ from services.prediction.agones import FleetAutoscaleReview, add_agones_routes
 from services.prediction.board import Board, PredictionAnswer
 from services.prediction.catalogue import Catalogue, catalogue
 from services.prediction.follower import following
-from services.prediction.invocations import (
-    BODY_LIMIT,
-    Invocation,
-    body_schema,
-    invoke,
-    observations,
-)
+from services.prediction.hosting import add_hosting_routes
 from services.prediction.supplies import Supplies
 from shared.bus import Bus
 from shared.champions import Champions
-from shared.health import Health, add_health_routes
-from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, fleet_of, read_body
+from shared.core.parameters import FleetParameters
+from shared.health import add_health_routes
+from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, fleet_of
+from shared.policies import Policy
 from shared.policy_store import PolicyStore
 from shared.problems import problems
 from shared.settings import Fleets
@@ -37,9 +33,6 @@ from shared.settings import Fleets
 _OF_FLEET: dict[str, Any] = {"parameters": [FLEET_PARAMETER]}
 _OF_PATH: dict[str, Any] = {
     "parameters": [FLEET_PARAMETER | {"in": "path", "required": True, "schema": {"type": "string"}}]
-}
-_INVOCATION: dict[str, Any] = _OF_FLEET | {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": body_schema()}}}
 }
 
 
@@ -121,20 +114,15 @@ def create_app(
         }
         return JsonBytes(orjson.dumps(content))
 
-    async def invocations(request: Request) -> JsonBytes:
-        """Run a fleet's policy on observations, as a SageMaker container does."""
-        policy = champions.policy(fleet := fleet_of(request))
-        rows = observations(await read_body(request, BODY_LIMIT), policy.fields, parameters[fleet])
-        return JsonBytes(invoke(policy, rows, parameters[fleet]))
-
-    async def ping(_: Request) -> JsonBytes:
-        """A SageMaker container's health: it can take `/invocations`."""
-        return JsonBytes(b'{"status":"ok"}')
+    def serving(request: Request) -> tuple[Policy, FleetParameters]:
+        """What answers an invocation: the policy of the fleet that the request names."""
+        fleet = fleet_of(request)
+        return champions.policy(fleet), parameters[fleet]
 
     async def policies(request: Request) -> JsonBytes:
         """A fleet's policy versions, their scores, and which one serves."""
-        serving = champions.policy(fleet := fleet_of(request)).version
-        found = await asyncio.to_thread(catalogue, store, fleet, serving)
+        version = champions.policy(fleet := fleet_of(request)).version
+        found = await asyncio.to_thread(catalogue, store, fleet, version)
         return JsonBytes(found.model_dump_json().encode())
 
     for path, extra in (("/prediction", _OF_FLEET), ("/predict/{fleet}", _OF_PATH)):
@@ -146,15 +134,6 @@ def create_app(
             openapi_extra=extra,
             tags=["prediction"],
         )
-    app.add_api_route(
-        "/invocations",
-        invocations,
-        methods=["POST"],
-        response_model=Invocation,
-        responses=problems(401, 404, 413, 422, 503),
-        openapi_extra=_INVOCATION,
-        tags=["policies"],
-    )
     app.add_api_route(
         "/predictions",
         predictions,
@@ -170,7 +149,7 @@ def create_app(
         openapi_extra=_OF_FLEET,
         tags=["policies"],
     )
+    add_hosting_routes(app, serving, [FLEET_PARAMETER])
     add_agones_routes(app, board, fleets, supplies, clock)
-    app.add_api_route("/ping", ping, response_model=Health, tags=["health"])
     add_health_routes(app, ready, registry)
     return app

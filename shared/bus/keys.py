@@ -9,7 +9,7 @@
 | ``autopilot:fleet:<fleet>`` | hash | ``step`` and ``state`` (`FleetRecord`) after the last commit | fleets |
 | ``autopilot:workers`` | sorted set | environment worker -> when it counts as gone, milliseconds | workers |
 | ``autopilot:leases`` | hash | fleet -> `Lease`: fencing token and worker | fleets |
-| ``autopilot:leases:token`` | integer | newest fencing token | 1 |
+| ``autopilot:leases:token`` | integer | newest fencing token; grows when a worker comes or goes, too | 1 |
 | ``autopilot:supply:<fleet>`` | string | newest `FleetSupply` that the fleet's controller told | `SUPPLY_SECONDS` |
 | ``autopilot:recorded:<fleet>`` | list | `RecordedStep`, oldest first: what the trainer replays | `RECORDED_STEPS` |
 | ``autopilot:transitions`` | stream | `Transition`, by consumer group | about `TRANSITIONS_LENGTH` |

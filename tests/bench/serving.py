@@ -26,7 +26,7 @@ from services.cli.supervision import redis_command
 from shared.bus import DECISIONS, Bus, wait_for_redis
 from shared.core.parameters import FleetParameters
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import load_policy
+from shared.policies import first_action, load_policy
 from shared.policy_store import LITERT_MODEL, PolicyStore
 from tests.bench.load import Target, latencies_at, near_rate, saturate
 from tests.conftest import MEAN_MODEL, a_decision, free_port
@@ -97,20 +97,8 @@ def resident_mb(pid: int) -> float:
 
 
 def publish_policy(store: PolicyStore) -> None:
-    parameters = FleetParameters()
-    draft = PolicyManifest(
-        version=VERSION,
-        fleet="default",
-        created_at=utc_now(),
-        observation_fields=parameters.observation_fields,
-        history_len=parameters.history_len,
-        min_servers=parameters.min_servers,
-        max_servers=parameters.max_servers,
-        action_factor=parameters.action_factor,
-        scores={},
-        trained_on_steps=0,
-        seed=0,
-        sha256={},
+    draft = PolicyManifest.draft(
+        FleetParameters(), version=VERSION, fleet="default", created_at=utc_now()
     )
     with store.writing("default", VERSION) as folder:
         shutil.copy(MEAN_MODEL, folder / LITERT_MODEL)
@@ -132,7 +120,7 @@ def measure_litert(store: PolicyStore) -> None:
     for _ in range(ROUNDS):
         start = time.perf_counter()
         for _ in range(LITERT_CALLS):
-            policy.action(observation)
+            first_action(policy, observation)
         rounds.append((time.perf_counter() - start) / LITERT_CALLS * 1e6)
     call_us = statistics.median(rounds)
     row("LiteRT call in process", f"{call_us:.1f} us", "< 1000 us", call_us < 1000)
