@@ -9,6 +9,7 @@
     ├── StoreAway                the policy store in S3 does not answer      (HTTP 503)
     ├── DemandMissing            the matchmaker says nothing usable
     ├── PredictionStale          what is told is not to be followed     (HTTP 503)
+    ├── FleetInShadow            decided for, but not to be followed    (HTTP 503)
     ├── StepConflict             the fleet's next step was committed by somebody else
     ├── LeaseLost                another worker holds the fleet
     └── PolicyError              a policy can't be used
@@ -63,6 +64,17 @@ class DemandMissing(AutopilotError):
 
 class PredictionStale(AutopilotError):
     """What is told of a fleet rests on nothing fresh: don't scale it by that."""
+
+
+class FleetInShadow(AutopilotError):
+    """A fleet is in shadow: what is decided for it is scored, and nobody is to follow it."""
+
+    def __init__(self, fleet: str) -> None:
+        super().__init__(
+            f"fleet {fleet!r} is in shadow, so its decisions are not to be followed: use your own "
+            f"fallback; add shadow=true to see what would be told; `autopilot fleets live {fleet}` "
+            "ends it"
+        )
 
 
 class StepConflict(AutopilotError):

@@ -27,7 +27,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.access import OPEN_PATHS, Access
-from shared.errors import BadSetting
+from shared.errors import BadInput, BadSetting
 from shared.health import RequestCounter
 from shared.problems import Problem, add_problem_handlers, problem_of
 from shared.tls import Certificate
@@ -42,6 +42,12 @@ FLEET_PARAMETER: dict[str, Any] = {
     "in": "query",
     "description": "the fleet's name",
     "schema": {"type": "string", "default": DEFAULT_FLEET},
+}
+SHADOW_PARAMETER: dict[str, Any] = {
+    "name": "shadow",
+    "in": "query",
+    "description": "true: also what would be told of a fleet in shadow",
+    "schema": {"type": "boolean", "default": False},
 }
 _SECURED: list[dict[str, list[str]]] = [{"bearer": []}]
 _JSON_TYPE = (b"content-type", b"application/json")
@@ -193,6 +199,20 @@ def fleet_named(request: Request) -> str | None:
 def _fleet_in(query: bytes) -> str | None:
     named = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("fleet")
     return named[-1] if named else None
+
+
+def shadow_of(request: Request) -> bool:
+    """Whether a request asks for a shadow's answer too; raises `BadInput`."""
+    query = request.scope["query_string"]
+    return b"shadow" in query and _shadow_in(query)
+
+
+@lru_cache(maxsize=4096)
+def _shadow_in(query: bytes) -> bool:
+    asked = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("shadow", ["false"])[-1]
+    if asked not in ("true", "false"):
+        raise BadInput(f"shadow is {asked!r}: write shadow=true, or leave it out")
+    return asked == "true"
 
 
 async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from shared.core.adaptation import FRESH, Adaptation
-from shared.core.guards import GuardName
+from shared.core.guards import GuardName, Move
 from shared.core.lead_time import LeadTime
 from shared.core.parameters import FleetParameters
 
@@ -170,6 +170,8 @@ class Transition(Message):
     supply: Supply | None = None
     """What the fleet really had, where it is told: `allocation` is what was asked for."""
     lead_times: LeadTimes | None = None
+    floor: NotNegative = 0.0
+    """What was told after it was not to go below: servers in use, and those that tickets need."""
 
 
 class Decision(Message):
@@ -190,6 +192,42 @@ class Decision(Message):
     fallback: Fallback | None = None
     guards: tuple[GuardName, ...] = ()
     """What changed the policy's target; the first settled it."""
+
+
+class Explanation(Message):
+    """How a fleet's newest decision came about; numbers in servers unless they say otherwise."""
+
+    fleet: FleetId
+    step: Annotated[int, Field(ge=1)]
+    """The step that the target is asked for at."""
+    decided_at: Utc
+    policy_version: str
+    fallback: Fallback | None = None
+    observation: dict[str, float | None]
+    """What the policy saw, by the names of its fields; None: its history does not reach so far."""
+    demands: tuple[Finite, ...]
+    """The last `history_len`, oldest first: all that the plain rule sees."""
+    action: Finite
+    ask: Finite
+    """What the guards were given: the action in servers, or the target that was held."""
+    reported_demand: Servers
+    told_before: Servers | None
+    asks: tuple[Finite, ...]
+    """The asks before, as many as the scale-down delay looks back."""
+    floor: NotNegative
+    scheduled: NotNegative
+    moves: tuple[Move, ...]
+    """What each guard in force made of the ask, in their order."""
+    target: Servers
+
+
+class FleetMode(Message):
+    """Whether callers are told what is decided for a fleet, as an operator has said it."""
+
+    fleet: FleetId
+    shadow: bool
+    """True: they are told 503 and why, unless they ask for the shadow's answer."""
+    since: Utc
 
 
 class FleetRecord(Message):
@@ -233,6 +271,14 @@ class RecordedStep(NamedTuple):
     """False for a held demand: never trained on."""
     gap_steps: int
     """Steps missing before this one: histories don't reach across."""
+    ask: float | None = None
+    """What the policy asked for at this step, in servers, before any guard."""
+    allocation: float | None = None
+    """Servers up by this platform's decisions."""
+    up: int | None = None
+    """Servers really up, ready and allocated, where they are reported."""
+    floor: float = 0.0
+    """What was told after it was not to go below, as in `Transition`."""
 
 
 class Champion(Message):

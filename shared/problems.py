@@ -18,6 +18,7 @@ from shared.errors import (
     BadInput,
     BusAway,
     DemandMissing,
+    FleetInShadow,
     PolicyError,
     PolicyMissing,
     PredictionStale,
@@ -36,6 +37,7 @@ _STATUS: dict[type[AutopilotError], int] = {
     StoreAway: 503,
     DemandMissing: 503,
     PredictionStale: 503,
+    FleetInShadow: 503,
     PolicyMissing: 404,
     PolicyError: 503,
 }

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.core.guards import Guards
 from shared.core.parameters import FleetParameters, ObservationName, RewardName
+from shared.core.schedule import ScheduledFloor
 from shared.errors import BadSetting, UnknownFleet
 from shared.messages import MAX_SERVERS_EVER, FleetId
 
@@ -52,6 +53,12 @@ class FleetSettings(BaseSettings):
     """Never tell less than allocated servers and waiting tickets, where they are reported."""
     servers_per_ticket: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1
     """Servers that a waiting ticket adds to that floor; 0 leaves tickets out."""
+    scheduled_floors: tuple[ScheduledFloor, ...] = ()
+    """Known events and the servers that they need: in a fleet file an array of tables, in the
+    variable a JSON array of objects, with `cron`, `zone`, `duration` and `servers`."""
+    shadow: bool = False
+    """How a fleet starts: decided for and scored, but callers are told 503. From then on `autopilot
+    fleets live` and `shadow` say which."""
 
     # What is good, and how far ahead to look.
     over_prov_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
@@ -87,6 +94,12 @@ class FleetSettings(BaseSettings):
             _ = self.parameters
         except BadSetting as error:
             raise ValueError(str(error)) from error
+        most = max((event.servers for event in self.scheduled_floors), default=0)
+        if most > self.max_servers:
+            raise ValueError(
+                f"scheduled_floors need {most} servers and max_servers is {self.max_servers}: "
+                "raise MAX_SERVERS, or lower the floor"
+            )
         if self.gs_inventory_url != LOCAL_DEMAND and not self.gs_inventory_url.startswith(
             ("http://", "https://")
         ):
@@ -118,6 +131,7 @@ class FleetSettings(BaseSettings):
             scale_down_delay=self.scale_down_delay,
             floor_at_allocated=self.floor_at_allocated,
             servers_per_ticket=self.servers_per_ticket,
+            scheduled_floors=self.scheduled_floors,
         )
 
     @property
@@ -267,6 +281,11 @@ def _fleet(name: str, table: dict[str, Any]) -> FleetSettings:
     except ValidationError as error:
         where = f"fleet {name!r}: " if table else ""
         raise BadSetting(where + _reason(error, PREFIX, str.upper)) from error
+    except SettingsError as error:
+        raise BadSetting(
+            f'{PREFIX}SCHEDULED_FLOORS is not JSON: write [{{"cron": "0 18 * * FRI", '
+            '"zone": "Europe/Berlin", "duration": "3:00:00", "servers": 50}]'
+        ) from error
 
 
 def _tables(path: Path) -> dict[str, Any]:
@@ -284,5 +303,6 @@ def _tables(path: Path) -> dict[str, Any]:
 def _reason(error: ValidationError, prefix: str, case: Any) -> str:
     first = error.errors()[0]
     name = prefix + case(str(first["loc"][0])) if first["loc"] else ""
+    within = "".join(f"[{at!r}]" for at in first["loc"][1:])
     message = first["msg"].removeprefix("Value error, ")
-    return f"{name}={first['input']!r}: {message}" if name else message
+    return f"{name}{within}={first['input']!r}: {message}" if name else message

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from services.cli import learning_commands
 from services.cli.export import export_policy
+from services.cli.fleets import list_fleets, set_mode
 from services.cli.interrupts import Interrupted
 from services.cli.play import Matchmaker, sine_demands, trace_demands
 from services.cli.policies import list_policies, promote, retire, rollback, show_policy
@@ -27,6 +28,8 @@ app = typer.Typer(
 )
 policies = typer.Typer(help="Policy versions, scores, champions.", no_args_is_help=True)
 app.add_typer(policies, name="policies")
+fleets = typer.Typer(help="Fleets in shadow, fleets that are live.", no_args_is_help=True)
+app.add_typer(fleets, name="fleets")
 
 STATE = Path(".autopilot")
 USERS_MISTAKES = (BadInput, UnknownFleet, PolicyMissing)
@@ -154,6 +157,30 @@ def policies_export(
 ) -> None:
     """Write a version's files out of the store."""
     export_policy(load_settings(), fleet, version, out, Console(), sagemaker=sagemaker)
+
+
+@fleets.command("list")
+def fleets_list(
+    steps: Annotated[int, typer.Option(help="Newest steps that costs are of.", min=1)] = 300,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Every fleet: shadow or live, policy, demand, what is told, and what that has cost."""
+    settings = load_settings()
+    list_fleets(settings, load_fleets(settings), steps, utc_now(), Console(), as_json=as_json)
+
+
+@fleets.command("live")
+def fleets_live(fleet: str) -> None:
+    """Tell callers what is decided for a fleet."""
+    settings = load_settings()
+    set_mode(settings, load_fleets(settings), fleet, utc_now(), Console(), shadow=False)
+
+
+@fleets.command("shadow")
+def fleets_shadow(fleet: str) -> None:
+    """Decide for a fleet and score it, and tell callers 503."""
+    settings = load_settings()
+    set_mode(settings, load_fleets(settings), fleet, utc_now(), Console(), shadow=True)
 
 
 def main() -> None:

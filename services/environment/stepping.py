@@ -22,9 +22,11 @@ from shared.core.dynamics import (
 from shared.core.guards import NO_GUARDS, Guards, guarded
 from shared.core.observation import Encoder, History, from_notebook, notebook_fields
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
+from shared.core.recommendation import TARGET_DECIMALS
 from shared.messages import (
     Behaviour,
     Decision,
+    Explanation,
     Fallback,
     FleetRecord,
     RecordedStep,
@@ -55,6 +57,7 @@ class Commit:
     recorded: RecordedStep
     transition: Transition
     decision: Decision
+    explanation: Explanation
 
 
 class Choice(NamedTuple):
@@ -65,6 +68,9 @@ class Choice(NamedTuple):
     fallback: Fallback | None = None
     behaviour: Behaviour | None = None
     adaptation: Adaptation = FRESH
+    fields: tuple[str, ...] = ()
+    seen: Sequence[float] = ()
+    """By `fields`; NaN where history does not reach."""
 
 
 def next_due(last: datetime | None, period_s: float, phase: float, now: datetime) -> Due:
@@ -96,6 +102,8 @@ def step_fleet(
     draw: float | None = None,
     guards: Guards = NO_GUARDS,
     floor: float = 0.0,
+    scheduled: float = 0.0,
+    up: int | None = None,
 ) -> Commit | None:
     """Meet the demand with what was decided before, then decide for the next step.
 
@@ -105,7 +113,8 @@ def step_fleet(
     for a policy that sees more than the notebook's numbers; without one its history begins here.
     `draw`, a standard normal number, makes the next action one from the policy's distribution;
     without it the action is the mean. `guards` make of that action the target that is told, and
-    asked for at the next step; `floor` is theirs, in servers.
+    asked for at the next step; `floor` and `scheduled` are theirs, in servers. `up` servers are
+    reported to be up.
     """
     if demand is None and record is None:
         return None
@@ -129,7 +138,15 @@ def step_fleet(
         known = known._replace(waiting=())
     if stale:
         adaptation = unanswered(known, parameters)
-        then = Choice(chosen.action, chosen.version, "stale_demand", adaptation=adaptation)
+        fields = notebook_fields(parameters.history_len)
+        then = Choice(
+            chosen.action,
+            chosen.version,
+            "stale_demand",
+            adaptation=adaptation,
+            fields=fields,
+            seen=next_observation,
+        )
     else:
         assert demand is not None
         by_now = before_this
@@ -147,14 +164,18 @@ def step_fleet(
             float(outcome.demand),
         )
     target = float(outcome.target)
+    ask = target if stale else then.action * parameters.action_factor
+    told_before = None if record is None else target
+    asks = () if record is None else record.asks
     told = guarded(
-        target if stale else then.action * parameters.action_factor,
+        ask,
         reported,
         guards,
         parameters,
         floor=floor,
-        told=None if record is None else target,
-        asks=() if record is None else record.asks,
+        scheduled=scheduled,
+        told=told_before,
+        asks=asks,
     )
     number = 1 if record is None else record.step + 1
     return Commit(
@@ -173,7 +194,17 @@ def step_fleet(
             adaptation=then.adaptation,
             untrained_steps=(0 if record is None else record.untrained_steps) + (not stale),
         ),
-        recorded=RecordedStep(number, due.at.timestamp(), reported, not stale, due.gap_steps),
+        recorded=RecordedStep(
+            number,
+            due.at.timestamp(),
+            reported,
+            not stale,
+            due.gap_steps,
+            round(chosen.action * parameters.action_factor, TARGET_DECIMALS),
+            round(float(outcome.allocation), TARGET_DECIMALS),
+            up,
+            floor,
+        ),
         transition=Transition(
             fleet=fleet,
             step=number,
@@ -191,6 +222,7 @@ def step_fleet(
             behaviour=chosen.behaviour,
             stale=stale,
             gap_steps=due.gap_steps,
+            floor=floor,
         ),
         decision=Decision(
             fleet=fleet,
@@ -204,6 +236,27 @@ def step_fleet(
             decided_at=now,
             fallback=then.fallback,
             guards=told.guards,
+        ),
+        explanation=Explanation(
+            fleet=fleet,
+            step=number + 1,
+            decided_at=now,
+            policy_version=then.version,
+            fallback=then.fallback,
+            observation={
+                field: None if math.isnan(value) else value
+                for field, value in zip(then.fields, then.seen, strict=True)
+            },
+            demands=next_observation[: parameters.history_len],
+            action=then.action,
+            ask=ask,
+            reported_demand=reported,
+            told_before=told_before,
+            asks=asks,
+            floor=floor,
+            scheduled=scheduled,
+            moves=told.moves,
+            target=told.target,
         ),
     )
 
@@ -246,16 +299,19 @@ def _decide(
     is what has been learnt of the policy before `demand` was. A fleet that explores does not
     adapt: the trainer has to know what an action was drawn from.
     """
-    answers = policy.answers(_seen_by(policy, observation, history, parameters))
+    seen = _seen_by(policy, observation, history, parameters)
+    answers = policy.answers(seen)
     if not all(map(math.isfinite, answers)):
-        policy, known = RulePolicy(parameters), FRESH
-        answers = policy.answers(observation)
+        policy, known, seen = RulePolicy(parameters), FRESH, observation
+        answers = policy.answers(seen)
     fallback: Fallback | None = None if policy.learnt else "no_policy"
+    adaptation, behaviour = FRESH, None
     if draw is None or not policy.exploration:
         adaptation, action = answered(known, demand, answers, policy.prior, parameters)
-        return Choice(action, policy.version, fallback, None, adaptation)
-    behaviour = (average(answers, policy.prior), policy.exploration)
-    return Choice(behaviour[0] + draw * policy.exploration, policy.version, fallback, behaviour)
+    else:
+        behaviour = (average(answers, policy.prior), policy.exploration)
+        action = behaviour[0] + draw * policy.exploration
+    return Choice(action, policy.version, fallback, behaviour, adaptation, policy.fields, seen)
 
 
 def _seen_by(

@@ -1,6 +1,7 @@
 """Stepping one fleet: an asyncio task of its own, on its own clock."""
 
 import asyncio
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -21,7 +22,9 @@ from services.environment.stepping import Commit, Due, encoder_of, next_due, ste
 from services.environment.supply import Supplies, newer, with_supply
 from shared.bus import Bus, Lease, TrainingQueue
 from shared.champions import Champions
+from shared.core.guards import GuardName
 from shared.errors import BusAway, DemandMissing, LeaseLost, StepConflict
+from shared.explanation import explained, steps_to_explain
 from shared.messages import FleetRecord, FleetSupply, TrainingJob
 from shared.settings import FleetSettings
 
@@ -79,6 +82,7 @@ class FleetStepper:
         self._encoder = encoder_of(self._parameters.observation_fields, self._parameters.lead_steps)
         self._stale = False
         self._warned_of_lead_time = False
+        self._settled_by: GuardName | None = None
         self._stepping = asyncio.Lock()
         self._lease: Lease | None = None
 
@@ -124,6 +128,7 @@ class FleetStepper:
             _log.warning("steps_missed", fleet=self.fleet, gap_steps=due.gap_steps)
         reading = await self._read_demand()
         supply = await self._supply(reading)
+        now = self._clock()
         commit = step_fleet(
             self.fleet,
             self._record,
@@ -131,7 +136,7 @@ class FleetStepper:
             self._champions.policy(self.fleet),
             self._parameters,
             due,
-            self._clock(),
+            now,
             self._history,
             self._draw(),
             self._guards,
@@ -139,6 +144,8 @@ class FleetStepper:
                 None if supply is None else supply.supply.allocated,
                 None if reading is None else reading.tickets_waiting,
             ),
+            self._guards.scheduled(now, self._parameters, self._settings.learning_freq),
+            None if supply is None else supply.supply.up,
         )
         if commit is None:
             return
@@ -153,6 +160,7 @@ class FleetStepper:
             return  # equal: the commit went through, only its answer was lost
         self._remember(commit)
         self._warn_of_lead_time(commit)
+        await self._explain(commit)
         self._record = await self._ask_for_training(commit.record)
 
     def _draw(self) -> float | None:
@@ -189,7 +197,12 @@ class FleetStepper:
 
     async def _commit(self, commit: Commit) -> None:
         await self._bus.commit_step(
-            commit.record, commit.recorded, commit.transition, commit.decision, self._lease
+            commit.record,
+            commit.recorded,
+            commit.transition,
+            commit.decision,
+            self._lease,
+            commit.explanation,
         )
         _log.debug(
             "fleet_stepped",
@@ -201,6 +214,24 @@ class FleetStepper:
             policy_version=commit.decision.policy_version,
             guards=commit.decision.guards,
         )
+
+    async def _explain(self, commit: Commit) -> None:
+        """Log why, as `GET /explain` tells it, where another guard than before settles the number.
+
+        Limits apart, which a target may touch at every step; at debug each decision is logged.
+        """
+        settled_by = next(iter(commit.decision.guards), None)
+        before, self._settled_by = self._settled_by, settled_by
+        news = settled_by != before and settled_by not in (None, "min_servers", "max_servers")
+        level = logging.INFO if news else logging.DEBUG
+        if not _log.is_enabled_for(level):
+            return
+        try:
+            steps = await self._bus.recorded_steps(self.fleet, steps_to_explain(self._parameters))
+        except BusAway:
+            return
+        why = explained(commit.explanation, steps, self._settings)
+        _log.log(level, "decision_explained", **why.model_dump(mode="json"))
 
     async def _read_demand(self) -> Reading | None:
         number = 1 if self._record is None else self._record.step + 1

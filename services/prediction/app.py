@@ -15,25 +15,32 @@ from starlette.requests import Request
 
 from services.prediction.agones import PATH as AGONES_PATH
 from services.prediction.agones import FleetAutoscaleReview, add_agones_routes
-from services.prediction.board import Board, PredictionAnswer
+from services.prediction.board import Board
 from services.prediction.catalogue import Catalogue, catalogue
+from services.prediction.explain import add_explain_route
 from services.prediction.follower import following
 from services.prediction.hosting import add_hosting_routes
+from services.prediction.outlook import PredictionAnswer
 from services.prediction.supplies import Supplies
 from shared.bus import Bus
 from shared.champions import Champions
 from shared.core.parameters import FleetParameters
 from shared.health import add_health_routes
-from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, fleet_of
+from shared.http import (
+    FLEET_PARAMETER,
+    SHADOW_PARAMETER,
+    HttpService,
+    JsonBytes,
+    fleet_of,
+    shadow_of,
+)
 from shared.policies import Policy
 from shared.policy_store import PolicyStore
 from shared.problems import problems
 from shared.settings import Fleets
 
 _OF_FLEET: dict[str, Any] = {"parameters": [FLEET_PARAMETER]}
-_OF_PATH: dict[str, Any] = {
-    "parameters": [FLEET_PARAMETER | {"in": "path", "required": True, "schema": {"type": "string"}}]
-}
+_FLEET_IN_PATH = FLEET_PARAMETER | {"in": "path", "required": True, "schema": {"type": "string"}}
 
 
 class Predictions(BaseModel):
@@ -83,7 +90,7 @@ def create_app(
 
     async def ready() -> None:
         """Answers from memory need no Redis; without any, Redis has to be there."""
-        answers, _ = board.all_encoded(clock())
+        answers, _ = board.all_encoded(clock(), shadow=True)
         if not answers:
             await bus.ping()
 
@@ -102,11 +109,11 @@ def create_app(
 
     async def prediction(request: Request) -> JsonBytes:
         """How many game servers a fleet should have now, answered from memory."""
-        return JsonBytes(board.encoded(fleet_of(request), clock()))
+        return JsonBytes(board.encoded(fleet_of(request), clock(), shadow=shadow_of(request)))
 
-    async def predictions(_: Request) -> JsonBytes:
+    async def predictions(request: Request) -> JsonBytes:
         """How many game servers every fleet should have now."""
-        answers, reasons = board.all_encoded(clock())
+        answers, reasons = board.all_encoded(clock(), shadow=shadow_of(request))
         content = {
             "predictions": dict.fromkeys(reasons)
             | {name: orjson.Fragment(answer) for name, answer in answers.items()},
@@ -125,20 +132,21 @@ def create_app(
         found = await asyncio.to_thread(catalogue, store, fleet, version)
         return JsonBytes(found.model_dump_json().encode())
 
-    for path, extra in (("/prediction", _OF_FLEET), ("/predict/{fleet}", _OF_PATH)):
+    for path, fleet in (("/prediction", FLEET_PARAMETER), ("/predict/{fleet}", _FLEET_IN_PATH)):
         app.add_api_route(
             path,
             prediction,
             response_model=PredictionAnswer,
-            responses=problems(401, 404, 503),
-            openapi_extra=extra,
+            responses=problems(401, 404, 422, 503),
+            openapi_extra={"parameters": [fleet, SHADOW_PARAMETER]},
             tags=["prediction"],
         )
     app.add_api_route(
         "/predictions",
         predictions,
         response_model=Predictions,
-        responses=problems(401),
+        responses=problems(401, 422),
+        openapi_extra={"parameters": [SHADOW_PARAMETER]},
         tags=["prediction"],
     )
     app.add_api_route(
@@ -151,5 +159,6 @@ def create_app(
     )
     add_hosting_routes(app, serving, [FLEET_PARAMETER])
     add_agones_routes(app, board, fleets, supplies, clock)
+    add_explain_route(app, bus, board, fleets, clock)
     add_health_routes(app, ready, registry)
     return app

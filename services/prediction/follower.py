@@ -8,7 +8,7 @@ import structlog
 
 from services.prediction.board import Board
 from services.prediction.supplies import Supplies
-from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, Bus
+from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, MODES, Bus
 from shared.champions import Champions
 from shared.messages import Champion
 
@@ -25,7 +25,8 @@ async def following(
     """Follow until the block ends; each fleet's champion is loaded before it begins."""
 
     async def follow() -> None:
-        async for message in bus.follow(DECISIONS, DEMANDS, CHAMPIONS):
+        # Modes first: a fleet that was put in shadow is in it before any decision is heard.
+        async for message in bus.follow(MODES, DECISIONS, DEMANDS, CHAMPIONS):
             if isinstance(message, Champion):
                 await champions.apply(message)
             else:

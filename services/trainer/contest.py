@@ -8,11 +8,21 @@ import structlog
 from numpy.typing import NDArray
 
 from services.trainer.evaluation import Seeing, targets_of
-from services.trainer.gate import CANDIDATE, GENERAL, Live, Verdict, judge, served_by, watch
+from services.trainer.gate import (
+    CANDIDATE,
+    GENERAL,
+    Live,
+    Verdict,
+    instead_of,
+    judge,
+    served_by,
+    watch,
+)
 from services.trainer.module import ResidualModule
 from services.trainer.replay import Recorded
 from services.trainer.rules import ServedRule
 from shared.core.backtest import decide
+from shared.core.guards import NO_GUARDS, Guards
 from shared.core.observation import IntArray
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError
@@ -47,6 +57,7 @@ class Contest:
     rules: Mapping[str, ServedRule]
     general: ResidualModule | None
     """The general policy, if it serves fleets of this observation."""
+    guards: Guards = NO_GUARDS
 
     def verdict(self, candidate: Seeing, rivals: Rivals) -> Verdict:
         """Who wins, by the demand that is kept and by how the champion does live."""
@@ -66,6 +77,7 @@ class Contest:
             self.parameters,
             self.rows,
             self._live(rivals),
+            self.guards,
         )
 
     def made_for(self, winner: str) -> ServedRule | ResidualModule | None:
@@ -80,9 +92,11 @@ class Contest:
         runner_up = rivals.policies.get(champion.runner_up)
         if runner_up is None:
             return None
-        rows, up = served_by(champion.version, rivals.transitions, self.recorded, self.parameters)
-        counterfactual = self._stepped(runner_up, rows)
-        return watch(up, counterfactual, self.recorded.history, self.parameters, rows)
+        history = self.recorded.history
+        served = served_by(champion.version, rivals.transitions, self.recorded, self.parameters)
+        targets = self._stepped(runner_up, served.rows)
+        counterfactual = instead_of(served, targets, history, self.parameters, self.guards)
+        return watch(served.up, counterfactual, history, self.parameters, served.rows)
 
     def _targets(self, policy: Seeing) -> FloatArray:
         """What a policy would have asked for after each row, in servers."""

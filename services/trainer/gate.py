@@ -7,11 +7,14 @@ replaced by whoever does better, a rule or the one before it included.
 
 That is a replay. What the champion has really had up since it serves is watched beside it: one
 that has lost to the runner-up for long is out of the contest, whatever the replay says of it.
+
+A fleet's guards cost whoever serves it, so everyone is scored on what the guards make of the asks.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from services.trainer.evaluation import evaluate
 from services.trainer.replay import Recorded, decision_rows
 from services.trainer.rules import SERVED_RULES, ServedRule
+from shared.core.guards import NO_GUARDS, Guards, guarded_series
 from shared.core.observation import History, IntArray
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import tune
@@ -42,6 +46,20 @@ LIVE_MARGIN = 0.05
 CANDIDATE = "candidate"
 GENERAL = "general"
 """The policy that serves while there is no champion: it is in every contest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a version has done live; shape ``(rows,)`` each, oldest first."""
+
+    rows: IntArray
+    """After which it has decided."""
+    up: FloatArray
+    """Servers up in consequence."""
+    told: FloatArray
+    """Servers asked for, after the guards."""
+    floors: FloatArray
+    """What was not to be gone below then: servers in use, and those that tickets need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +127,7 @@ def judge(
     parameters: FleetParameters,
     rows: IntArray,
     live: Live | None = None,
+    guards: Guards = NO_GUARDS,
 ) -> Verdict:
     """Score every contender's targets after `rows`, in servers, on the demand that they meet.
 
@@ -116,7 +135,10 @@ def judge(
     lost live: then to the cheapest of the others. Without rows to score on, the incumbent stays,
     or else the candidate serves.
     """
-    scored = {name: evaluate(asked, history, parameters, rows) for name, asked in targets.items()}
+    scored = {
+        name: evaluate(_told(asked, history, parameters, rows, guards), history, parameters, rows)
+        for name, asked in targets.items()
+    }
     # What gives no number can't win, nor stay.
     costs = {
         name: held_out.cost
@@ -149,23 +171,76 @@ def served_by(
     transitions: Sequence[Transition],
     recorded: Recorded,
     parameters: FleetParameters,
-) -> tuple[IntArray, FloatArray]:
-    """The newest rows after which `version` has decided live, and what was up in consequence.
+) -> Served:
+    """What `version` has done live, after `MOST_LIVE_STEPS` rows at most.
 
-    `MOST_LIVE_STEPS` of them at most. A row's decision is asked for one step later, and up when
-    it meets its demand, `lead_steps` later.
+    A row's decision is asked for one step later, and up when it meets its demand, `lead_steps`
+    later.
     """
     by_time = {transition.at.timestamp(): transition for transition in transitions}
     times = recorded.history.times.tolist()
     rows: list[int] = []
-    up: list[float] = []
+    found: list[tuple[float, float, float]] = []
     for row in decision_rows(recorded, parameters).tolist():
+        seen = by_time.get(times[row])
         asked = by_time.get(times[row + 1])
         met = by_time.get(times[row + parameters.lead_steps])
         if asked is not None and met is not None and asked.policy_version == version:
             rows.append(row)
-            up.append(met.allocation)
-    return np.array(rows[-MOST_LIVE_STEPS:], dtype=np.int64), np.array(up[-MOST_LIVE_STEPS:])
+            # The floor is of the decision, which the step before the ask has made.
+            floor = 0.0 if seen is None else seen.floor
+            found.append((met.allocation, asked.target, floor))
+    up, told, floors = np.array(found[-MOST_LIVE_STEPS:]).reshape(-1, 3).T
+    return Served(np.array(rows[-MOST_LIVE_STEPS:], dtype=np.int64), up, told, floors)
+
+
+def instead_of(
+    served: Served,
+    targets: FloatArray,
+    history: History,
+    parameters: FleetParameters,
+    guards: Guards,
+) -> FloatArray:
+    """What the guards would have made of another's targets after the rows of `served`, in servers.
+
+    Both begin with the same number, and the same servers were in use.
+    """
+    if guards == NO_GUARDS or not len(served.rows):
+        return targets
+    after_first = _told(
+        targets[1:],
+        history,
+        parameters,
+        served.rows[1:],
+        guards,
+        served.floors[1:],
+        float(served.told[0]),
+    )
+    return np.concatenate((served.told[:1], after_first))
+
+
+def _told(
+    targets: FloatArray,
+    history: History,
+    parameters: FleetParameters,
+    rows: IntArray,
+    guards: Guards,
+    floors: FloatArray | None = None,
+    told: float | None = None,
+) -> FloatArray:
+    """What the guards make of targets after `rows`, as if those were successive steps."""
+    if guards == NO_GUARDS:
+        return targets
+    moments = [datetime.fromtimestamp(at, UTC) for at in history.times[rows].tolist()]
+    return guarded_series(
+        targets,
+        history.demands[rows],
+        guards,
+        parameters,
+        floors=None if floors is None else floors.tolist(),
+        scheduled=[guards.scheduled(at, parameters, history.step_seconds) for at in moments],
+        told=told,
+    )
 
 
 def watch(

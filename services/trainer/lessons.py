@@ -94,7 +94,8 @@ def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Lear
         )
         return learnt, len(training.history.demands)
 
-    return learning, Contest(recorded, rows, parameters, rules, general_module(parameters))
+    general = general_module(parameters)
+    return learning, Contest(recorded, rows, parameters, rules, general, settings.guards)
 
 
 def _on_policy(context: Context, fleet: str, version: str, settings: FleetSettings) -> Learning:

@@ -15,6 +15,9 @@
 | ``autopilot:transitions`` | stream | `Transition`, by consumer group | about `TRANSITIONS_LENGTH` |
 | ``autopilot:decisions`` | hash | fleet -> newest `Decision` | fleets |
 | ``autopilot:decisions:changes`` | stream | `Decision`, as they are made | about `CHANGES_LENGTH` |
+| ``autopilot:explanations`` | hash | fleet -> `Explanation` of its newest decision | fleets |
+| ``autopilot:modes`` | hash | fleet -> `FleetMode`: in shadow, or live; kept until it is said otherwise | fleets |
+| ``autopilot:modes:changes`` | stream | `FleetMode`, as operators say it | about `CHANGES_LENGTH` |
 | ``autopilot:champions`` | hash | fleet -> `Champion`; the policy store has the truth | fleets |
 | ``autopilot:champions:changes`` | stream | `Champion`, as they are moved | about `CHANGES_LENGTH` |
 | ``autopilot:training:outcomes`` | hash | fleet -> newest `TrainingOutcome` | fleets |
@@ -30,6 +33,7 @@ from shared.messages import (
     Champion,
     Decision,
     Demand,
+    FleetMode,
     Message,
     TrainingOutcome,
     Transition,
@@ -41,7 +45,7 @@ TRANSITIONS_LENGTH = 200_000
 """A day of 100 fleets at 65 s is 133,000: consumers may be away that long. A transition takes about
 820 bytes, so a day of them 110 MB and all that are kept 165 MB."""
 RECORDED_STEPS = 20_000
-"""Two weeks at 65 s; about 1 MB a fleet."""
+"""Two weeks at 65 s; about 1.7 MB a fleet."""
 CHANGES_LENGTH = 10_000
 IDEMPOTENCY_SECONDS = 86_400
 SUPPLY_SECONDS = 120
@@ -57,6 +61,7 @@ LEASE_TOKEN = "autopilot:leases:token"  # noqa: S105 - it fences, and is no secr
 SUPPLY = "autopilot:supply:{fleet}"
 RECORDED = "autopilot:recorded:{fleet}"
 TURN = "autopilot:turn:{work}"
+EXPLANATIONS = "autopilot:explanations"
 TRANSITIONS_STREAM = "autopilot:transitions"
 
 M = TypeVar("M", bound=Message)
@@ -73,6 +78,7 @@ class Feed(Generic[M]):
 
 DEMANDS = Feed("autopilot:demand:newest", "autopilot:demand", Demand)
 DECISIONS = Feed("autopilot:decisions", "autopilot:decisions:changes", Decision)
+MODES = Feed("autopilot:modes", "autopilot:modes:changes", FleetMode)
 CHAMPIONS = Feed("autopilot:champions", "autopilot:champions:changes", Champion)
 TRAININGS = Feed("autopilot:training:outcomes", "autopilot:training:changes", TrainingOutcome)
 

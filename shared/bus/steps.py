@@ -8,15 +8,17 @@ from pydantic import TypeAdapter
 
 from shared.bus import keys
 from shared.bus.connection import asking
+from shared.bus.entries import readable
 from shared.bus.feeds import Feeds
 from shared.bus.keys import DECISIONS
 from shared.bus.leases import Lease
 from shared.errors import LeaseLost, StepConflict
-from shared.messages import Decision, FleetRecord, RecordedStep, Transition
+from shared.messages import Decision, Explanation, FleetRecord, RecordedStep, Transition
 
 _COMMIT_STEP = """
--- KEYS: fleet, recorded, transitions, decisions, decisions' changes, leases
--- ARGV: fleet, steps committed before, state, recorded step, transition, decision, then the lengths, lease
+-- KEYS: fleet, recorded, transitions, decisions, decisions' changes, leases, explanations
+-- ARGV: fleet, steps committed before, state, recorded step, transition, decision, then the lengths, lease,
+--   explanation
 if ARGV[10] ~= '' and redis.call('HGET', KEYS[6], ARGV[1]) ~= ARGV[10] then return -2 end
 local before = redis.call('HGET', KEYS[1], 'step') or '0'
 if before ~= ARGV[2] then return tonumber(before) end
@@ -26,6 +28,7 @@ redis.call('LTRIM', KEYS[2], -tonumber(ARGV[7]), -1)
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], '*', 'fleet', ARGV[1], 'message', ARGV[5])
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[6])
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[9], '*', 'fleet', ARGV[1], 'message', ARGV[6])
+if ARGV[11] ~= '' then redis.call('HSET', KEYS[7], ARGV[1], ARGV[11]) end
 return -1
 """
 
@@ -53,8 +56,9 @@ class Steps(Feeds):
         transition: Transition,
         decision: Decision,
         lease: Lease | None = None,
+        explanation: Explanation | None = None,
     ) -> None:
-        """Commit a step whole or not at all: state, recorded demand, transition, decision.
+        """Commit a step whole or not at all: state, recorded demand, transition, decision and why.
 
         Raises, and changes nothing: `LeaseLost` unless `lease` is the one that the fleet has, if
         one is given; `StepConflict` unless it is the step after the fleet's last.
@@ -67,6 +71,7 @@ class Steps(Feeds):
             DECISIONS.state,
             DECISIONS.changes,
             keys.LEASES,
+            keys.EXPLANATIONS,
         ]
         arguments: list[Any] = [
             fleet,
@@ -79,6 +84,7 @@ class Steps(Feeds):
             keys.TRANSITIONS_LENGTH,
             keys.CHANGES_LENGTH,
             lease or "",
+            "" if explanation is None else explanation.model_dump_json(),
         ]
         with asking():
             last = await self._commit_step(keys=names, args=arguments)
@@ -88,6 +94,12 @@ class Steps(Feeds):
             raise StepConflict(
                 f"fleet {fleet!r}: step {record.step} does not follow the last committed step {last}"
             )
+
+    async def explanation(self, fleet: str) -> Explanation | None:
+        """How the fleet's newest decision came about, or None before the first."""
+        with asking():
+            content: Any = await self._client.hget(keys.EXPLANATIONS, fleet)
+        return None if content is None else readable(Explanation, content)
 
     async def recorded_steps(
         self, fleet: str, newest: int = keys.RECORDED_STEPS

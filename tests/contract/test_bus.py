@@ -17,8 +17,10 @@ from shared.bus import (
     keys,
     wait_for_redis,
 )
+from shared.bus.keys import EXPLANATIONS
+from shared.core.guards import Move
 from shared.errors import BadSetting, BusAway, StepConflict
-from shared.messages import Champion, Demand, TrainingJob
+from shared.messages import Champion, Demand, Explanation, TrainingJob
 from tests import conftest
 from tests.conftest import NOW, a_verdict
 
@@ -133,6 +135,34 @@ class TestSteps:
         ((_, read),) = await bus.read_group("g", "c", 10, 10)
         assert read == transition
         assert raw.xlen(DECISIONS.changes) == 1
+
+    async def test_why_is_committed_with_the_step_or_not_at_all(self, bus):
+        assert await bus.explanation("eu") is None
+        why = Explanation(
+            fleet="eu",
+            step=2,
+            decided_at=NOW,
+            policy_version="v1",
+            observation={"demand[-1]": 50.0, "day_ago[+0]": None},
+            demands=(50.0,) * 5,
+            action=0.5,
+            ask=50.0,
+            reported_demand=50.0,
+            told_before=None,
+            asks=(),
+            floor=0.0,
+            scheduled=0.0,
+            moves=(Move("min_servers", 50.0, 50.0),),
+            target=50.0,
+        )
+        await bus.commit_step(*a_step(1), explanation=why)
+        assert await bus.explanation("eu") == why
+        other = why.model_copy(update={"step": 3})
+        with pytest.raises(StepConflict):
+            await bus.commit_step(*a_step(1), explanation=other)
+        assert await bus.explanation("eu") == why
+        await bus._client.hset(EXPLANATIONS, "eu", "{}")
+        assert await bus.explanation("eu") is None
 
     @pytest.mark.parametrize("step", [1, 2, 4, 9])
     async def test_a_step_that_does_not_follow_the_last_changes_nothing(self, bus, raw, step):

@@ -48,7 +48,7 @@ bounded = settings(
 OPERATIONS = {
     ("matchmaking", GenerationMode.POSITIVE): 7,
     ("matchmaking", GenerationMode.NEGATIVE): 1,
-    ("prediction", GenerationMode.POSITIVE): 11,
+    ("prediction", GenerationMode.POSITIVE): 12,
     ("prediction", GenerationMode.NEGATIVE): 3,
 }
 

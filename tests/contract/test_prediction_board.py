@@ -58,6 +58,7 @@ def test_a_decision_is_told_in_the_shape_of_interfaces_md():
         "guard": None,
         "guards": [],
         "fallback": None,
+        "shadow": False,
     }
 
 

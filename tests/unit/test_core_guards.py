@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.core.guards import NO_GUARDS, Guards, guarded
+from shared.core.guards import NO_GUARDS, Guards, guarded, guarded_series
 from shared.core.parameters import FleetParameters
 
 LIMITS = FleetParameters(min_servers=10, max_servers=100)
@@ -22,6 +23,7 @@ class Case:
     """Named, the one that settled it first."""
     demand: float = 0.0
     floor: float = 0.0
+    scheduled: float = 0.0
     told: float | None = None
     asks: tuple[float, ...] = ()
     set_to: dict[str, Any] = field(default_factory=dict)
@@ -132,6 +134,37 @@ CASES = [
         floor=150,
         set_to=FLOOR,
     ),
+    Case("a known event", 20, 60, ("scheduled_floor",), scheduled=60),
+    Case("an ask above what the event needs", 70, 70, scheduled=60),
+    Case("an event beyond the maximum", 20, 100, ("scheduled_floor",), scheduled=120),
+    Case(
+        "no faster for an event",
+        20,
+        55,
+        ("max_step_up", "scheduled_floor"),
+        scheduled=60,
+        told=50,
+        set_to=UP,
+    ),
+    Case(
+        "the delay does not outlast an event",
+        20,
+        30,
+        ("scale_down_delay",),
+        told=60,
+        asks=(30, 20),
+        set_to=DELAY,
+    ),
+    Case(
+        "servers in use beat the event and the steps",
+        20,
+        80,
+        ("allocated_floor", "max_step_up", "scheduled_floor"),
+        scheduled=60,
+        floor=80,
+        told=50,
+        set_to=UP | FLOOR,
+    ),
     Case(
         "a raised minimum beats the step up",
         30,
@@ -159,10 +192,61 @@ def test_cases(case):
         Guards(**case.set_to),
         LIMITS,
         floor=case.floor,
+        scheduled=case.scheduled,
         told=case.told,
         asks=case.asks,
     )
     assert (told.target, told.guards) == (case.target, case.guards)
+
+
+def test_every_guard_in_force_is_traced_in_its_order():
+    told = guarded(
+        120, 30, Guards(max_step_up=5, scale_down_delay=3), LIMITS, scheduled=60, floor=40, told=50
+    )
+    assert told.moves == (
+        ("min_servers", 120, 120),
+        ("max_servers", 120, 100),
+        ("below_demand", 100, 100),
+        ("scale_down_delay", 100, 100),
+        ("scheduled_floor", 100, 100),
+        ("max_step_up", 100, 55),
+        ("allocated_floor", 55, 55),
+        ("min_servers", 55, 55),
+        ("max_servers", 55, 55),
+    )
+    assert told.guards == ("max_step_up", "max_servers")
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(-50, 200), st.floats(0, 300), st.floats(0, 120), st.floats(0, 90)),
+        min_size=1,
+        max_size=30,
+    ),
+    st.builds(
+        Guards,
+        max_step_up=st.integers(0, 9),
+        max_step_down=st.integers(0, 9),
+        scale_down_delay=st.integers(0, 4),
+    ),
+)
+def test_the_trace_leads_from_the_ask_to_the_target_and_a_series_is_step_by_step(steps, guards):
+    told, asks, targets = None, (), []
+    for ask, demand, floor, scheduled in steps:
+        step = guarded(
+            ask, demand, guards, LIMITS, floor=floor, scheduled=scheduled, told=told, asks=asks
+        )
+        numbers = [ask, *(move.after for move in step.moves)]
+        assert [move.before for move in step.moves] == numbers[:-1]
+        assert numbers[-1] == step.target
+        told, asks = step.target, step.asks
+        targets.append(told)
+    wanted, demands, floors, scheduled = (list(column) for column in zip(*steps, strict=True))
+    series = guarded_series(
+        np.array(wanted), np.array(demands), guards, LIMITS, floors=floors, scheduled=scheduled
+    )
+    if guards != NO_GUARDS:
+        assert series.tolist() == targets
 
 
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e6), st.floats(10, 100))

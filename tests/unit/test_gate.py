@@ -1,8 +1,10 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 
+from services.environment.stepping import Due, step_fleet
 from services.trainer.evaluation import observations_after
 from services.trainer.gate import (
     CANDIDATE,
@@ -10,6 +12,7 @@ from services.trainer.gate import (
     LEAST_STEPS,
     MOST_LIVE_STEPS,
     Live,
+    instead_of,
     judge,
     keep_for_gate,
     served_by,
@@ -18,8 +21,11 @@ from services.trainer.gate import (
 )
 from services.trainer.replay import Recorded, recorded_of
 from services.trainer.rules import SERVED_RULES, ServedRule
-from shared.core.observation import History
+from shared.core.backtest import decide
+from shared.core.guards import NO_GUARDS, Guards
+from shared.core.observation import History, notebook_fields
 from shared.core.parameters import FleetParameters
+from shared.core.schedule import ScheduledFloor
 from shared.core.tuning import tune
 from tests.conftest import a_step
 
@@ -202,8 +208,8 @@ def rows_and_allocations(steps):
         65.0,
     )
     transitions = [made.transition for made in steps]
-    rows, up = served_by("v2", transitions, recorded, PARAMETERS)
-    return rows.tolist(), up.tolist()
+    served = served_by("v2", transitions, recorded, PARAMETERS)
+    return served.rows.tolist(), served.up.tolist()
 
 
 def test_a_champion_answers_for_what_it_has_asked_for_itself():
@@ -224,3 +230,96 @@ def test_only_the_newest_live_steps_count():
     rows, _ = rows_and_allocations(live_steps(MOST_LIVE_STEPS + 100, version_from=2))
     assert len(rows) == MOST_LIVE_STEPS
     assert rows[-1] == MOST_LIVE_STEPS + 99 - PARAMETERS.lead_steps
+
+
+class AsksFor:
+    """A policy that asks for the last demand and a few servers more."""
+
+    learnt = True
+    exploration = 0.0
+    prior = (1.0,)
+    version = "v2"
+    fields = notebook_fields(5)
+
+    def __init__(self, more: float) -> None:
+        self._more = more
+
+    def answers(self, observation):
+        return ((observation[4] + self._more) / 100,)
+
+
+NEXT_DAY = ScheduledFloor("0 12 * * *", ZoneInfo("UTC"), timedelta(hours=1), 90)
+STRICT = Guards(max_step_up=1, max_step_down=1, floor_at_allocated=True)
+
+
+def guarded_live(guards: Guards, more: float):
+    """A champion on a wave that strict guards can not follow: what it saw, and what it did."""
+    record, steps, transitions = None, [], []
+    for number in range(700):
+        at = datetime(2026, 11, 22, 9, tzinfo=UTC) + timedelta(seconds=65 * number)
+        demand = 50 + 30 * np.sin(number / 30)
+        commit = step_fleet(
+            "default",
+            record,
+            demand,
+            AsksFor(more),
+            PARAMETERS,
+            Due(at, 0),
+            at,
+            guards=guards,
+            floor=guards.floor(int(demand) if number % 3 else 75, 0),
+            scheduled=guards.scheduled(at, PARAMETERS, 65.0),
+        )
+        record = commit.record
+        steps.append(commit.recorded)
+        transitions.append(commit.transition)
+    return recorded_of(steps, 65.0), transitions
+
+
+def watched(guards: Guards, run_through: Guards, champion: float = 4) -> Live:
+    """Beside a runner-up that asks for four servers more than the demand."""
+    recorded, transitions = guarded_live(guards, champion)
+    runner_up = AsksFor(4)
+    served = served_by("v2", transitions, recorded, PARAMETERS)
+    history = recorded.history
+    rows = served.rows
+    targets = decide(runner_up, history, PARAMETERS)[rows]
+    instead = instead_of(served, targets, history, PARAMETERS, run_through)
+    return watch(served.up, instead, history, PARAMETERS, rows)
+
+
+@pytest.mark.parametrize(
+    "guards",
+    [
+        STRICT,
+        Guards(max_step_up=3, scale_down_delay=6, scheduled_floors=(NEXT_DAY,)),
+        Guards(floor_at_allocated=True),
+        NO_GUARDS,
+    ],
+)
+def test_a_champion_is_not_charged_for_guards_that_its_equal_would_have_had(guards):
+    live = watched(guards, guards)
+    assert not live.lost
+    assert live.steps == 690
+    assert live.champion == pytest.approx(live.runner_up, rel=0.001)
+
+
+def test_without_the_guards_its_equal_would_have_seemed_better():
+    live = watched(STRICT, NO_GUARDS)
+    assert live.lost, "so the guards of the test do bind"
+
+
+def test_a_better_runner_up_is_still_seen_through_the_guards():
+    guards = Guards(max_step_up=10, max_step_down=10)
+    assert watched(guards, guards, champion=15).lost
+
+
+def test_contenders_are_scored_on_what_the_guards_make_of_their_asks():
+    history, rows = flat(40.0)
+    asks = np.where(np.arange(len(rows)) % 2, 40.0, 60.0)
+    steady = np.full(len(rows), 47.0)
+    free = judge({CANDIDATE: asks, "v1": steady}, "v1", history, PARAMETERS, rows)
+    assert free.costs == pytest.approx({CANDIDATE: 10, "v1": 7})
+    guards = Guards(scale_down_delay=3)
+    held = judge({CANDIDATE: asks, "v1": steady}, "v1", history, PARAMETERS, rows, None, guards)
+    assert held.costs == pytest.approx({CANDIDATE: 20, "v1": 7})

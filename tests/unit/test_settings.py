@@ -1,6 +1,7 @@
 """Settings: what the environment and the fleet file say, and what is wrong with them."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ def test_the_notebooks_defaults():
         ("SCALE_DOWN_DELAY", "5", "scale_down_delay", 5),
         ("FLOOR_AT_ALLOCATED", "1", "floor_at_allocated", True),
         ("SERVERS_PER_TICKET", "0.1", "servers_per_ticket", 0.1),
+        ("SHADOW", "1", "shadow", True),
         ("TIME_TOTAL_S", "9", "time_total_s", 9),
         ("TRAIN_BATCH_SIZE", "64", "train_batch_size", 64),
     ],
@@ -142,6 +144,79 @@ def test_guards_are_off_unless_set(fleet_file):
     fleets = load_fleets(load_settings())
     assert fleets["eu"].guards == Guards(max_step_up=4, floor_at_allocated=True)
     assert fleets["us"].guards == NO_GUARDS
+
+
+FLOORS = """
+[eu]
+shadow = true
+[[eu.scheduled_floors]]
+cron = "0 18 * * FRI"
+zone = "Europe/Berlin"
+duration = "3:00:00"
+servers = 60
+[us]
+"""
+
+
+def test_known_events_and_shadow_are_a_fleets_own(fleet_file):
+    fleet_file(FLOORS)
+    fleets = load_fleets(load_settings())
+    (event,) = fleets["eu"].guards.scheduled_floors
+    assert (event.cron, event.zone.key, event.duration) == (
+        "0 18 * * FRI",
+        "Europe/Berlin",
+        timedelta(hours=3),
+    )
+    assert (event.servers, fleets["eu"].shadow) == (60, True)
+    assert (fleets["us"].guards.scheduled_floors, fleets["us"].shadow) == ((), False)
+
+
+def test_known_events_in_a_variable(monkeypatch):
+    written = '[{"cron": "0 18 * * *", "zone": "UTC", "duration": 3600, "servers": 60}]'
+    monkeypatch.setenv("AUTOPILOT_SCHEDULED_FLOORS", written)
+    (event,) = load_fleets(load_settings())["default"].scheduled_floors
+    assert (event.duration, event.servers) == (timedelta(hours=1), 60)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('cron = "0 18 * *"', "cron '0 18 * *' has not 5 fields"),
+        ('cron = "0 25 * * *"', "cron '0 25 * * *' has a bad hour"),
+        ('zone = "Mars/Olympus"', "[0]['zone']='Mars/Olympus': invalid timezone"),
+        ('duration = "long"', "[0]['duration']='long'"),
+        ("duration = 0", "duration is 0:00:00"),
+        ("servers = 0", "servers is 0"),
+        ("servers = 101", "scheduled_floors need 101 servers and max_servers is 100"),
+        ("places = 60", "[0]['places']"),
+    ],
+)
+def test_a_known_event_that_can_not_be_used(fleet_file, line, says):
+    name = line.partition(" = ")[0]
+    kept = [other for other in FLOORS.splitlines() if not other.startswith(name)]
+    at = kept.index("[us]")
+    fleet_file("\n".join([*kept[:at], line, *kept[at:]]))
+    with pytest.raises(BadSetting) as refused:
+        load_fleets(load_settings())
+    assert says in str(refused.value)
+    assert "fleet 'eu'" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("every friday", "AUTOPILOT_SCHEDULED_FLOORS is not JSON: write [{"),
+        ("", "AUTOPILOT_SCHEDULED_FLOORS is not JSON"),
+        ("5", "AUTOPILOT_SCHEDULED_FLOORS=5"),
+        ('[{"cron": "0 18 * * *"}]', "AUTOPILOT_SCHEDULED_FLOORS[0]['zone']"),
+    ],
+)
+def test_a_variable_of_known_events_that_can_not_be_used(monkeypatch, written, says):
+    monkeypatch.setenv("AUTOPILOT_SCHEDULED_FLOORS", written)
+    with pytest.raises(BadSetting) as refused:
+        load_fleets(load_settings())
+    assert says in str(refused.value)
 
 
 def test_a_fleet_that_is_not_there(fleet_file):

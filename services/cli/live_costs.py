@@ -1,0 +1,99 @@
+"""What a fleet's decisions have cost against its demand, beside what ran or the plain rule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import numpy as np
+
+from shared.core.backtest import later
+from shared.core.baselines import live_rule
+from shared.core.guards import guarded_series
+from shared.core.observation import History
+from shared.core.scoring import score
+from shared.messages import RecordedStep
+from shared.settings import FleetSettings
+
+Other = Literal["ran", "rule"]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCosts:
+    """Servers per step: one too many costs 1, one too few `over_prov_factor`."""
+
+    decided: float
+    """Of what the decisions have brought up, or would have, were they followed."""
+    instead: float
+    """On the same steps, of what it is compared with."""
+    compared_with: Other
+    """`ran`: the servers that were really up, as reported; `rule`: what the plain rule would have
+    brought up, through the same guards, since no supply is reported."""
+    steps: int
+
+
+def live_costs(steps: Sequence[RecordedStep], settings: FleetSettings) -> LiveCosts | None:
+    """Compare a fleet's recorded steps, oldest first; None while there is nothing to compare.
+
+    Demand does not depend on what is decided, so what either costs is exact. What ran counts where
+    it is reported for at least half of the steps.
+    """
+    steps = [step for step in steps if step.allocation is not None]
+    if not steps:
+        return None
+    parameters = settings.parameters
+    usable = np.array([step.usable for step in steps])
+    demands = np.clip(
+        [step.demand for step in steps], parameters.min_servers, parameters.max_servers
+    )
+    allocations = np.array([step.allocation for step in steps], dtype=np.float64)
+    up = np.array([np.nan if step.up is None else step.up for step in steps])
+    reported = usable & ~np.isnan(up)
+    if 2 * reported.sum() >= usable.sum() and reported.any():
+        return _compared(allocations, up, demands, reported, "ran", settings)
+    scored = usable & (np.arange(len(steps)) >= parameters.lead_steps)
+    if not scored.any():
+        return None
+    return _compared(allocations, _by_rule(steps, settings), demands, scored, "rule", settings)
+
+
+def _compared(
+    decided: np.ndarray,
+    instead: np.ndarray,
+    demands: np.ndarray,
+    rows: np.ndarray,
+    compared_with: Other,
+    settings: FleetSettings,
+) -> LiveCosts:
+    costs = [
+        score(up[rows], demands[rows], settings.over_prov_factor).cost_per_step
+        for up in (decided, instead)
+    ]
+    return LiveCosts(costs[0], costs[1], compared_with, int(rows.sum()))
+
+
+def _by_rule(steps: Sequence[RecordedStep], settings: FleetSettings) -> np.ndarray:
+    """What the rule would have had up at each step; it holds what it asked while demand is held.
+
+    It begins with the number that was really told before.
+    """
+    parameters, guards = settings.parameters, settings.guards
+    times = np.array([step.at for step in steps])
+    demands = np.array([step.demand for step in steps], dtype=np.float64)
+    asks = live_rule(History(times, demands, settings.learning_freq), parameters)
+    newest_usable = np.maximum.accumulate(
+        [row if step.usable else 0 for row, step in enumerate(steps)]
+    )
+    told = guarded_series(
+        asks[newest_usable],
+        demands,
+        guards,
+        parameters,
+        floors=[step.floor for step in steps],
+        scheduled=[
+            guards.scheduled(datetime.fromtimestamp(at, UTC), parameters, settings.learning_freq)
+            for at in times.tolist()
+        ],
+        told=next((step.allocation for step in steps[parameters.history_len :]), None),
+    )
+    return later(told, parameters.lead_steps, parameters.min_servers)

@@ -1,0 +1,191 @@
+"""`GET /explain`: the newest decision with what made it, and the same in the worker's log."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import structlog
+
+from services.environment.demand_source import Reading
+from services.environment.stepping import Due
+from services.environment.worker import FleetStepper
+from services.prediction.app import create_app
+from shared.bus import Bus, TrainingQueue
+from shared.core.observation import notebook_fields
+from shared.explanation import LEAST_MISSES, NEWEST_MISSES, misses, steps_to_explain
+from shared.messages import RecordedStep
+from shared.policy_store import PolicyStore
+from shared.settings import Fleets, FleetSettings
+from tests.conftest import NOW
+
+SETTINGS = FleetSettings(observation="notebook", max_step_up=4, floor_at_allocated=True)
+FLEETS = Fleets(
+    {"default": SETTINGS, "new": SETTINGS.model_copy(update={"shadow": True})},
+)
+STEPS = 30
+
+
+class Policy:
+    """Asks for ten servers above the last demand."""
+
+    learnt = True
+    exploration = 0.0
+    prior = (1.0,)
+    version = "v1"
+    fields = notebook_fields(5)
+
+    def answers(self, observation):
+        return ((observation[4] + 10) / 100,)
+
+
+class Everyone:
+    def policy(self, _fleet):
+        return Policy()
+
+
+class Series:
+    """A matchmaker that reports these demands, step by step."""
+
+    def __init__(self, *demands: float) -> None:
+        self._demands = demands
+
+    async def read(self, step: int) -> Reading:
+        return Reading(self._demands[step - 1], allocated=20, ready=30)
+
+
+@pytest.fixture
+async def bus(redis_url) -> AsyncIterator[Bus]:
+    bus = Bus.connect(redis_url)
+    yield bus
+    await bus.close()
+
+
+def stepper_of(bus: Bus, fleet: str, *demands: float) -> FleetStepper:
+    queue: Any = TrainingQueue("redis://127.0.0.1:1/0")
+    champions: Any = Everyone()
+    series = Series(*demands)
+    return FleetStepper(fleet, FLEETS[fleet], 0.0, series, champions, bus, queue, clock=lambda: NOW)
+
+
+async def step(stepper: FleetStepper, count: int) -> None:
+    for number in range(count):
+        await stepper._step(Due(NOW + (number - count) * timedelta(seconds=65), 0))
+
+
+@pytest.fixture
+async def client(redis_url, tmp_path, client_of) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(
+        bus=Bus.connect(redis_url),
+        fleets=FLEETS,
+        store=PolicyStore.at(tmp_path),
+        clock=lambda: NOW,
+    )
+    async with client_of(app) as client:
+        yield client
+
+
+@pytest.mark.parametrize("fleet", ["default", "new"])
+async def test_why_a_decision_is_what_it_is(bus, client, fleet):
+    demands = [*([40.0] * (STEPS - 1)), 70.0]
+    await step(stepper_of(bus, fleet, *demands), STEPS)
+    answer = await client.get("/explain", params={"fleet": fleet})
+    assert answer.status_code == 200, answer.text
+    why = answer.json()
+    assert (why["fleet"], why["step"], why["policy_version"]) == (fleet, STEPS + 1, "v1")
+    assert why["observation"]["demand[-1]"] == 70
+    assert why["observation"]["target[-1]"] == 50
+    assert list(why["observation"]) == list(notebook_fields(5))
+    assert (why["action"], why["ask"], why["reported_demand"]) == (0.8, 80, 70)
+    assert (why["told_before"], why["allocated_floor"], why["scheduled_floor"]) == (50, 20, 0)
+    moved = [(guard["guard"], guard["before"], guard["after"]) for guard in why["guards"]]
+    assert moved == [
+        ("min_servers", 80, 80),
+        ("max_servers", 80, 80),
+        ("below_demand", 80, 80),
+        ("max_step_up", 80, 54),
+        ("allocated_floor", 54, 54),
+        ("min_servers", 54, 54),
+        ("max_servers", 54, 54),
+    ]
+    assert why["target"] == 54
+    rule = why["rule"]
+    assert rule["version"] == "rule:trend"
+    assert rule["ask"] > 70, "the trend goes up"
+    assert (rule["target"], rule["guards"][0]) == (54, "max_step_up")
+    # Each ask was met by 40, ten less than it, and the newest by 70: 20 more.
+    expected = why["expected"]
+    count = STEPS - 6
+    assert (expected["sample"], expected["steps_ahead"]) == (count, 6)
+    assert str(count) in expected["source"]
+    assert expected["under"] == pytest.approx(((count - 1) * 16 + 46) / count)
+    assert expected["over"] == 0
+    shadow = fleet == "new"
+    assert why["shadow"] is shadow
+    assert ("in shadow" in (why["reason"] or "")) is shadow
+    deadline = asyncio.get_running_loop().time() + 2
+    while why["told"] is None and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.02)
+        why = (await client.get("/explain", params={"fleet": fleet})).json()
+    assert why["told"]["Prediction"]["num_of_gameservers"] == 54
+    assert why["told"]["shadow"] is shadow
+
+
+async def test_before_the_first_decision_and_of_no_fleet(client):
+    answer = await client.get("/explain")
+    assert (answer.status_code, answer.json()["status"]) == (503, 503)
+    assert "nothing is decided for fleet 'default' yet" in answer.json()["detail"]
+    assert (await client.get("/explain?fleet=asia")).status_code == 404
+
+
+async def test_the_log_says_the_same_where_a_guard_begins_to_settle_the_number(bus, client):
+    demands = [*([40.0] * 12), 90.0, 90.0, 90.0]
+    stepper = stepper_of(bus, "default", *demands)
+    with structlog.testing.capture_logs() as logs:
+        await step(stepper, len(demands))
+    told = [log for log in logs if log["event"] == "decision_explained"]
+    assert len(told) == len(demands), "at debug all are"
+    news = [log for log in told if log["log_level"] == "info"]
+    assert [log["step"] for log in news] == [14], "where max_step_up begins to hold it"
+    why = (await client.get("/explain")).json()
+    newest = {name: why[name] for name in told[-1] if name in why}
+    assert newest == {name: value for name, value in told[-1].items() if name in newest}
+    assert {"observation", "guards", "rule", "expected", "policy_version"} <= set(newest)
+
+
+def rows(*changes: dict[str, Any]) -> list[RecordedStep]:
+    made = [RecordedStep(n, 65.0 * n, 50.0, True, 0, 40.0, 40.0) for n in range(1, 21)]
+    for change in changes:
+        at = change.pop("step") - 1
+        made[at] = made[at]._replace(**change)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("what", "changed", "count"),
+    [
+        ("nothing", [], 14),
+        ("a held demand is neither seen nor met", [{"step": 10, "usable": False}], 12),
+        ("no gap is between", [{"step": 10, "gap_steps": 2}], 8),
+        ("a step of before there were asks", [{"step": 2, "ask": None}], 13),
+    ],
+)
+def test_which_asks_have_met_their_demand(what, changed, count):
+    found = misses(rows(*changed), SETTINGS.parameters)
+    assert found.tolist() == [10.0] * count, what
+
+
+def test_an_ask_beyond_the_limits_is_taken_for_the_limit():
+    found = misses(rows({"step": 2, "ask": 130.0}, {"step": 3, "ask": 1.0}), SETTINGS.parameters)
+    assert found[:3].tolist() == [-50.0, 40.0, 10.0]
+
+
+def test_the_steps_to_explain_suffice_for_the_misses():
+    count = steps_to_explain(SETTINGS.parameters)
+    made = [RecordedStep(n, 65.0 * n, 50.0, True, 0, 40.0, 40.0) for n in range(1, count + 1)]
+    assert len(misses(made, SETTINGS.parameters)) == NEWEST_MISSES
+    assert LEAST_MISSES < NEWEST_MISSES
+    assert np.isfinite(misses(made, SETTINGS.parameters)).all()
