@@ -26,12 +26,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 up: install ## Run the platform (ARGS='--trace my.csv --players-per-server 250')
 	$(BIN)/autopilot up $(ARGS)
 
-check: install ## Format, lint, types, layers and the CloudFormation template
+check: install ## Format, lint, types, layers, CloudFormation templates and every manifest
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/cfn-lint deploy/aws/template.yaml
+	$(BIN)/cfn-lint deploy/aws/template.yaml deploy/sagemaker/endpoint.yaml
+	$(BIN)/python -m deploy.checks
 
 test: install ## All tests that need no Docker, AWS or network (ARGS='-m "not slow"')
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)

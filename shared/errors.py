@@ -8,6 +8,7 @@
     ├── BusAway                  Redis does not answer                  (HTTP 503, Retry-After)
     ├── StoreAway                the policy store in S3 does not answer      (HTTP 503)
     ├── DemandMissing            the matchmaker says nothing usable
+    ├── PredictionStale          what is told is not to be followed     (HTTP 503)
     ├── FleetInShadow            decided for, but not to be followed    (HTTP 503)
     ├── StepConflict             the fleet's next step was committed by somebody else
     ├── LeaseLost                another worker holds the fleet
@@ -59,6 +60,10 @@ class StoreAway(AutopilotError):
 
 class DemandMissing(AutopilotError):
     """The matchmaker gave no usable demand for this step."""
+
+
+class PredictionStale(AutopilotError):
+    """What is told of a fleet rests on nothing fresh: don't scale it by that."""
 
 
 class FleetInShadow(AutopilotError):

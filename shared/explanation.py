@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from shared.core.guards import GuardName, guarded
 from shared.core.parameters import FleetParameters
 from shared.messages import Explanation, Fallback, RecordedStep
-from shared.policies import RulePolicy
+from shared.policies import RulePolicy, first_action
 from shared.settings import FleetSettings
 
 NEWEST_MISSES = 128
@@ -123,7 +123,7 @@ def _within(ask: float, parameters: FleetParameters) -> float:
 
 def _by_rule(why: Explanation, settings: FleetSettings) -> RuleAnswer:
     rule = RulePolicy(settings.parameters)
-    ask = rule.action(why.demands) * settings.action_factor
+    ask = first_action(rule, why.demands) * settings.action_factor
     told = guarded(
         ask,
         why.reported_demand,

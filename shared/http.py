@@ -3,12 +3,12 @@
 Figures in the reasons below are ratios to a FastAPI no-op; `tests/bench/serving.py` measures.
 """
 
+import asyncio
 import gc
-import hmac
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Any
@@ -26,30 +26,17 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.access import OPEN_PATHS, Access
 from shared.errors import BadInput, BadSetting
 from shared.health import RequestCounter
-from shared.problems import Problem, add_problem_handlers, problem, problem_of
+from shared.problems import Problem, add_problem_handlers, problem_of
+from shared.tls import Certificate
 
 BODY_LIMIT = 16 * 1024
 """Bytes of a request's body, unless a route says otherwise."""
 STOP_SECONDS = 5
 """Time that requests have to finish after SIGTERM."""
 DEFAULT_FLEET = "default"
-OPEN_PATHS = frozenset(
-    ("GET", path)
-    for path in (
-        "/healthz",
-        "/readyz",
-        "/metrics",
-        "/ping",
-        "/docs",
-        "/docs/oauth2-redirect",
-        "/redoc",
-        "/openapi.json",
-    )
-)
-"""What needs no token."""
-
 FLEET_PARAMETER: dict[str, Any] = {
     "name": "fleet",
     "in": "query",
@@ -129,44 +116,12 @@ class _Front:
             await route.app(scope, receive, send)
 
 
-class Access:
-    """ASGI middleware that wants the bearer token for everything but the open paths."""
-
-    def __init__(self, app: ASGIApp, token: str, open_paths: frozenset[tuple[str, str]]) -> None:
-        self._app = app
-        self._token = token.encode()
-        self._open_paths = open_paths
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] != "http"
-            or (scope["method"], scope["path"]) in self._open_paths
-            or hmac.compare_digest(_bearer(scope), self._token)
-        ):
-            await self._app(scope, receive, send)
-            return
-        response = problem(
-            401,
-            "send the header 'Authorization: Bearer <token>' with the AUTOPILOT_API_TOKEN of this "
-            "service",
-            {"WWW-Authenticate": "Bearer"},
-        )
-        await response(scope, receive, send)
-
-
-def _bearer(scope: Scope) -> bytes:
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            scheme, _, token = value.partition(b" ")
-            return bytes(token) if scheme.lower() == b"bearer" else b""
-    return b""
-
-
 class HttpService(FastAPI):
     """A FastAPI app with problems as errors, counted requests, a token and plain routes.
 
     `messages` are the models of request bodies: `openapi_extra` refers to them as
-    ``#/components/schemas/<name>``. With a token, every path but `open_paths` wants it.
+    ``#/components/schemas/<name>``. With a token, every path but `open_paths` wants it; what is
+    under a path in `passwords` takes that one too.
     """
 
     def __init__(
@@ -179,6 +134,7 @@ class HttpService(FastAPI):
         token: str | None,
         open_paths: frozenset[tuple[str, str]] = OPEN_PATHS,
         messages: Sequence[type[BaseModel]] = (),
+        passwords: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(title=title, description=description, lifespan=lifespan)
         self.router.route_class = PlainRoute
@@ -187,17 +143,22 @@ class HttpService(FastAPI):
         self._token = token
         self._front: ASGIApp | None = None
         self._open_paths = open_paths
+        self._passwords = passwords or {}
         add_problem_handlers(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._front is None:
             self._front = self._build_front()
+        path = scope.get("path", "")
+        if path.endswith("/") and path != "/":
+            # The notebook's client ends addresses with slashes, and follows no redirect.
+            scope = {**scope, "path": path.rstrip("/") or "/"}
         await self._front(scope, receive, send)
 
     def _build_front(self) -> ASGIApp:
         app: ASGIApp = _Front(super().__call__, self.routes)
-        if self._token is not None:
-            app = Access(app, self._token, self._open_paths)
+        if self._token is not None or self._passwords:
+            app = Access(app, self._token, self._open_paths, self._passwords)
         return RequestCounter(app, self._registry)
 
     def openapi(self) -> dict[str, Any]:
@@ -210,26 +171,34 @@ class HttpService(FastAPI):
             )
             components = document.setdefault("components", {})
             components.setdefault("schemas", {}).update(definitions["$defs"])
-            if self._token is not None:
+            if self._token is not None or self._passwords:
                 components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
                 for path, methods in document["paths"].items():
+                    own = path.startswith(tuple(self._passwords))
                     for method, operation in methods.items():
-                        if (method.upper(), path) not in self._open_paths:
+                        open_to_all = (method.upper(), path) in self._open_paths
+                        if own or (self._token is not None and not open_to_all):
                             operation["security"] = _SECURED
             self.openapi_schema = document
         return self.openapi_schema
 
 
 def fleet_of(request: Request) -> str:
-    """The fleet that a request names in its path or query, else `default`."""
+    """The fleet that a request names, else `default`."""
+    named = fleet_named(request)
+    return DEFAULT_FLEET if named is None else named
+
+
+def fleet_named(request: Request) -> str | None:
+    """The fleet that a request names in its path or query, if it does."""
     in_path = request.scope["path_params"].get("fleet")
     return in_path or _fleet_in(request.scope["query_string"])
 
 
 @lru_cache(maxsize=4096)
-def _fleet_in(query: bytes) -> str:
+def _fleet_in(query: bytes) -> str | None:
     named = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("fleet")
-    return named[-1] if named else DEFAULT_FLEET
+    return named[-1] if named else None
 
 
 def shadow_of(request: Request) -> bool:
@@ -262,15 +231,24 @@ async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, certificate: Certificate | None) -> None:
+        super().__init__(config)
+        self._certificate = certificate
+        if certificate is not None:
+            config.load()
+            config.ssl = certificate.context
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """What is there after the start stays: keep the collector off it (10 to 20 %)."""
         await super().startup(sockets)
+        if self._certificate is not None:
+            self._renewing = asyncio.create_task(self._certificate.renew_for_ever())
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
 
 
-def serve(app: ASGIApp, host: str, port: int) -> None:
+def serve(app: ASGIApp, host: str, port: int, certificate: Certificate | None = None) -> None:
     """Serve until SIGTERM or SIGINT; raises `BadSetting` when the address can't be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -291,7 +269,8 @@ def serve(app: ASGIApp, host: str, port: int) -> None:
             log_config=None,
             server_header=False,
             timeout_graceful_shutdown=STOP_SECONDS,
-        )
+        ),
+        certificate,
     )
     # uvicorn raises the signal again when it has stopped; that is a good end.
     for number in (signal.SIGTERM, signal.SIGINT):

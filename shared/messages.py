@@ -1,7 +1,7 @@
 """Every message that crosses a process: frozen, extra fields refused, times in UTC."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -13,7 +13,10 @@ from pydantic import (
     model_validator,
 )
 
+from shared.core.adaptation import FRESH, Adaptation
 from shared.core.guards import GuardName, Move
+from shared.core.lead_time import LeadTime
+from shared.core.parameters import FleetParameters
 
 MAX_SERVERS_EVER = 1_000_000
 """Above this a demand is a mistake, not a game."""
@@ -61,6 +64,28 @@ class Supply(Message):
     ready: Count | None = None
     reserved: Count | None = None
     starting: Count | None = None
+
+    @property
+    def up(self) -> int | None:
+        """Game servers that players can be on; None where that is not told."""
+        if self.allocated is None or self.ready is None:
+            return None
+        return self.allocated + self.ready + (self.reserved or 0)
+
+
+class FleetSupply(Message):
+    """The supply of a fleet as its controller told it, and when."""
+
+    fleet: FleetId
+    at: Utc
+    supply: Supply
+
+
+class LeadTimes(Message):
+    """Seconds from a raised target to the servers: as measured, and as the environment assumes."""
+
+    measured_s: NotNegative
+    assumed_s: Positive
 
 
 class DemandReport(Message):
@@ -142,6 +167,9 @@ class Transition(Message):
     """No fresh demand: the last one was held. Never trained on."""
     gap_steps: Count = 0
     """Steps that were due since the one before and did not happen (the worker was away)."""
+    supply: Supply | None = None
+    """What the fleet really had, where it is told: `allocation` is what was asked for."""
+    lead_times: LeadTimes | None = None
     floor: NotNegative = 0.0
     """What was told after it was not to go below: servers in use, and those that tickets need."""
 
@@ -223,8 +251,12 @@ class FleetRecord(Message):
     """What the guards made of that action; None: what it says."""
     asks: tuple[Finite, ...] = ()
     """In servers, oldest first, as many as the guards look back."""
+    adaptation: Adaptation = FRESH
+    """What has been learnt of the policy of `next_policy_version` since it serves."""
     untrained_steps: Count
     """Steps that count for training, since the last job was queued."""
+    lead_time: LeadTime | None = None
+    """What is measured of it; None where supply is not told."""
 
 
 class RecordedStep(NamedTuple):
@@ -274,12 +306,46 @@ class PolicyManifest(Message):
     action_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     exploration: NotNegative = 0.0
     """Standard deviation of the action, for a fleet that learns from what it does live."""
+    experts: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    """What answers in the model's file, in its order, and what each counts for at first (the sum
+    is 1); empty: one policy does. See `shared.core.adaptation`."""
     scores: dict[str, float]
     """Figures of the training, by name; costs in servers per step."""
     trained_on_steps: Count
     seed: int
     sha256: dict[str, str]
     """Hex digest of every other file of the artefact, by its path inside it."""
+
+    @classmethod
+    def draft(cls, parameters: FleetParameters, **fields: Any) -> Self:
+        """Of a policy for a fleet with these parameters, whose files are yet to be written.
+
+        `fields` are `version`, `fleet`, `created_at`, and what else is known.
+        """
+        return cls(
+            **{
+                "observation_fields": parameters.observation_fields,
+                "history_len": parameters.history_len,
+                "min_servers": parameters.min_servers,
+                "max_servers": parameters.max_servers,
+                "action_factor": parameters.action_factor,
+                "scores": {},
+                "trained_on_steps": 0,
+                "seed": 0,
+                "sha256": {},
+                **fields,
+            }
+        )
+
+    @property
+    def parameters(self) -> FleetParameters:
+        """The fleet's numbers that the policy was made for; the reward is not among them."""
+        return FleetParameters(
+            min_servers=self.min_servers,
+            max_servers=self.max_servers,
+            action_factor=self.action_factor,
+            history_len=self.history_len,
+        )
 
 
 class TrainingJob(Message):

@@ -9,12 +9,13 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
+from shared.core.adaptation import ONE_EXPERT, average
 from shared.core.baselines import trend
 from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyCorrupt
 from shared.messages import PolicyManifest
-from shared.policy_store import LITERT_MODEL, PolicyStore
+from shared.policy_store import LITERT_MODEL, PolicyStore, read_checked, read_manifest
 
 GENERAL = "general"
 """The made-up fleet whose policy serves those that have none of their own."""
@@ -42,7 +43,19 @@ class Policy(Protocol):
         """Standard deviation of the action where a fleet explores; 0: it has none."""
         ...
 
-    def action(self, observation: Sequence[float]) -> float: ...
+    @property
+    def prior(self) -> tuple[float, ...]:
+        """What each expert's answer counts for before its outcomes are known; the sum is 1."""
+        ...
+
+    def answers(self, observation: Sequence[float]) -> tuple[float, ...]:
+        """The experts' actions; most policies have one."""
+        ...
+
+
+def first_action(policy: Policy, observation: Sequence[float]) -> float:
+    """What a policy does before it has learnt from any outcome."""
+    return average(policy.answers(observation), policy.prior)
 
 
 class RulePolicy:
@@ -51,15 +64,16 @@ class RulePolicy:
     version = "rule:trend"
     learnt = False
     exploration = 0.0
+    prior = ONE_EXPERT
 
     def __init__(self, parameters: FleetParameters) -> None:
         self._parameters = parameters
         self.fields = notebook_fields(parameters.history_len)
 
-    def action(self, observation: Sequence[float]) -> float:
+    def answers(self, observation: Sequence[float]) -> tuple[float, ...]:
         """The rule's target for the demands in the observation, as an action."""
         demands = observation[: self._parameters.history_len]
-        return float(trend(demands, self._parameters)) / self._parameters.action_factor
+        return (float(trend(demands, self._parameters)) / self._parameters.action_factor,)
 
 
 class LearntPolicy:
@@ -79,7 +93,8 @@ class LearntPolicy:
             raise PolicyCorrupt(
                 f"policy {manifest.version}: not a LiteRT model: {error}"
             ) from error
-        wanted = ([[1, len(manifest.observation_fields)]], [[1, 1]])
+        self.prior = tuple(manifest.experts.values()) or ONE_EXPERT
+        wanted = ([[1, len(manifest.observation_fields)]], [[1, len(self.prior)]])
         found = tuple([detail["shape"].tolist() for detail in side] for side in (inputs, outputs))
         if found != wanted:
             raise PolicyCorrupt(
@@ -88,8 +103,8 @@ class LearntPolicy:
             )
         self._input, self._output = inputs[0]["index"], outputs[0]["index"]
         self._buffer = np.zeros(wanted[0][0], dtype=np.float32)
-        probe = self.action([manifest.min_servers] * len(manifest.observation_fields))
-        if not np.isfinite(probe):
+        probe = self.answers([manifest.min_servers] * len(manifest.observation_fields))
+        if not np.isfinite(probe).all():
             raise PolicyCorrupt(f"policy {manifest.version}: the model answers {probe}")
 
     @property
@@ -104,12 +119,14 @@ class LearntPolicy:
     def exploration(self) -> float:
         return self.manifest.exploration
 
-    def action(self, observation: Sequence[float] | NDArray[np.floating[Any]]) -> float:
-        """The action for one observation in servers, in the manifest's field order."""
+    def answers(
+        self, observation: Sequence[float] | NDArray[np.floating[Any]]
+    ) -> tuple[float, ...]:
+        """The experts' actions for one observation in servers, in the manifest's field order."""
         self._buffer[0] = observation
         self._interpreter.set_tensor(self._input, self._buffer)
         self._interpreter.invoke()
-        return float(self._interpreter.get_tensor(self._output)[0, 0])
+        return tuple(self._interpreter.get_tensor(self._output)[0].tolist())
 
 
 class GeneralPolicy:
@@ -117,15 +134,18 @@ class GeneralPolicy:
 
     learnt = True
     exploration = 0.0
+    prior = ONE_EXPERT
 
     def __init__(self, manifest: PolicyManifest, parameters: FleetParameters) -> None:
         self.version = manifest.version
         self.fields = manifest.observation_fields
         self._scale = manifest.action_factor / parameters.action_factor
 
-    def action(self, observation: Sequence[float] | NDArray[np.floating[Any]]) -> float:
+    def answers(
+        self, observation: Sequence[float] | NDArray[np.floating[Any]]
+    ) -> tuple[float, ...]:
         """The action for one observation in servers, by the fleet's own `action_factor`."""
-        return self._scale * _loaded(self.version).action(observation)
+        return tuple(self._scale * one for one in _loaded(self.version).answers(observation))
 
 
 def first_policy(parameters: FleetParameters) -> Policy:
@@ -151,6 +171,12 @@ def _loaded(version: str) -> LearntPolicy:
     """One interpreter for all fleets, made when it is first asked."""
     manifest = GENERAL_STORE.manifest(GENERAL, version)
     return LearntPolicy(GENERAL_STORE.read(manifest, LITERT_MODEL), manifest)
+
+
+def load_artefact(folder: Path) -> LearntPolicy:
+    """The policy in a folder, checked; raises `PolicyMissing` or `PolicyCorrupt`."""
+    manifest = read_manifest(folder)
+    return LearntPolicy(read_checked(folder, manifest, LITERT_MODEL), manifest)
 
 
 def load_policy(

@@ -1,6 +1,7 @@
 """A policy store's files in a folder."""
 
 import errno
+import fcntl
 import os
 import shutil
 import uuid
@@ -43,16 +44,20 @@ class FolderFiles:
             raise FileNotFoundError(*error.args) from None
 
     def change(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
-        """Replace a file (None before the first) in one step, on disk before it has its name."""
+        """Replace a file (None before the first) in one step, on disk before it has its name.
+
+        Of writers at once each sees what the one before has left.
+        """
         path = self.root / name
-        try:
-            before = path.read_bytes()
-        except FileNotFoundError:
-            before = None
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:6]}")
-        write_to_disk(partial, change(before))
-        partial.replace(path)
+        with _locked(path.with_name(f".{path.name}.lock")):
+            try:
+                before = path.read_bytes()
+            except FileNotFoundError:
+                before = None
+            partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:6]}")
+            write_to_disk(partial, change(before))
+            partial.replace(path)
 
     @contextmanager
     def drafting(self, name: str) -> Iterator[Path]:
@@ -92,6 +97,17 @@ class FolderFiles:
     def _hidden(self, name: str) -> Path:
         path = self.root / name
         return path.with_name(f".{path.name}{_PARTIAL}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone among those who lock this file; whoever dies lets go. It stays, and is empty.
+
+    Open to write, since NFS locks nothing else.
+    """
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_to_disk(path: Path, content: bytes) -> None:

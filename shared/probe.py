@@ -1,7 +1,8 @@
 """Is a service well? What a container's health check runs: ``python -IS shared/probe.py WHAT``.
 
-WHAT is the address of an HTTP service's `/readyz`, or the file that a worker touches while it is
-well. Standard library only and no site-packages: it runs every few seconds in every container.
+WHAT is the address of an HTTP service's `/readyz`, ``https://`` where it has a certificate, or the
+file that a worker touches while it is well. Standard library only and no site-packages: it runs
+every few seconds in every container.
 """
 
 import socket
@@ -22,8 +23,9 @@ def beat(heartbeat: Path | None) -> None:
 
 def ailment(what: str) -> str | None:
     """What is wrong, or None."""
-    if what.startswith("http://"):
-        return _http_ailment(what.removeprefix("http://"))
+    scheme, _, address = what.partition("://")
+    if address:
+        return _http_ailment(address, encrypted=scheme == "https")
     try:
         age_s = time.time() - Path(what).stat().st_mtime
     except OSError as error:
@@ -31,13 +33,13 @@ def ailment(what: str) -> str | None:
     return f"the last sign of life is {age_s:.0f} s old" if age_s > WELL_SECONDS else None
 
 
-def _http_ailment(address: str) -> str | None:
+def _http_ailment(address: str, *, encrypted: bool) -> str | None:
     """By hand: to import an HTTP client takes twice as long as all of this."""
     place, _, path = address.partition("/")
     host, _, port = place.partition(":")
     answer = b""
     try:
-        with socket.create_connection((host, int(port)), ANSWER_SECONDS) as connection:
+        with _connected(host, int(port), encrypted=encrypted) as connection:
             connection.sendall(f"GET /{path} HTTP/1.0\r\n\r\n".encode())
             while received := connection.recv(4096):
                 answer += received
@@ -45,6 +47,20 @@ def _http_ailment(address: str) -> str | None:
         return f"{address} does not answer: {error}"
     status, _, rest = answer.partition(b"\r\n")
     return None if b" 200 " in status else rest.partition(b"\r\n\r\n")[2].decode() or str(status)
+
+
+def _connected(host: str, port: int, *, encrypted: bool) -> socket.socket:
+    connection = socket.create_connection((host, port), ANSWER_SECONDS)
+    if not encrypted:
+        return connection
+    # Imported where it is needed: it takes as long as all of this.
+    import ssl
+
+    # Whether it is well is asked, on the same machine; not whether others may trust it.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(connection)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from shared.errors import (
     FleetInShadow,
     PolicyError,
     PolicyMissing,
+    PredictionStale,
     StoreAway,
     UnknownFleet,
 )
@@ -35,6 +36,7 @@ _STATUS: dict[type[AutopilotError], int] = {
     BusAway: 503,
     StoreAway: 503,
     DemandMissing: 503,
+    PredictionStale: 503,
     FleetInShadow: 503,
     PolicyMissing: 404,
     PolicyError: 503,

@@ -170,6 +170,13 @@ class Settings(BaseSettings):
 
     # Access: a bearer token for everything but health and metrics, if set.
     api_token: str | None = None
+    agones_token: str | None = None
+    """The password in the URL of the Agones webhook, instead of the bearer token; opens no more."""
+
+    # TLS of the prediction service: a mounted certificate, read again when it is renewed.
+    tls_cert_file: Path | None = None
+    """PEM, with the certificates between it and the caller's CA."""
+    tls_key_file: Path | None = None
 
     # Metrics in CloudWatch, put where AWS is configured (AWS_REGION or AWS_DEFAULT_REGION).
     cloudwatch_namespace: str = "rl-game-server-autopilot"
@@ -189,6 +196,24 @@ class Settings(BaseSettings):
     # Logs: `json`, `console`, or `auto` (console on a terminal).
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError(
+                "AUTOPILOT_TLS_CERT_FILE and AUTOPILOT_TLS_KEY_FILE go together: set both, or none"
+            )
+        return self
+
+
+class HostingSettings(BaseSettings):
+    """Of a container that serves one artefact alone, as SageMaker runs it."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    model_dir: Path = Field(Path("/opt/ml/model"), validation_alias=f"{PREFIX}MODEL_DIR")
+    """Where SageMaker unpacks a model's archive."""
+    port: Port = Field(8080, validation_alias="SAGEMAKER_BIND_TO_PORT")
 
 
 class Fleets:
@@ -214,6 +239,14 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise BadSetting(_reason(error, PREFIX, str.upper)) from error
+
+
+def load_hosting_settings() -> HostingSettings:
+    """Settings of a container that serves one artefact; raises `BadSetting` as `load_settings`."""
+    try:
+        return HostingSettings()
+    except ValidationError as error:
+        raise BadSetting(_reason(error, "", str)) from error
 
 
 def load_fleets(settings: Settings) -> Fleets:

@@ -216,25 +216,10 @@ def publish_policy() -> PublishPolicy:
     def publish(
         store: PolicyStore, version: str, fleet: str = "default", **manifest: Any
     ) -> Champion:
-        parameters = FleetParameters()
         now = utc_now()
-        draft = PolicyManifest(
-            **{
-                "version": version,
-                "fleet": fleet,
-                "created_at": now,
-                "observation_fields": parameters.observation_fields,
-                "history_len": parameters.history_len,
-                "min_servers": parameters.min_servers,
-                "max_servers": parameters.max_servers,
-                "action_factor": parameters.action_factor,
-                "scores": {"cost_per_step": 12.5},
-                "trained_on_steps": 128,
-                "seed": 0,
-                "sha256": {},
-                **manifest,
-            }
-        )
+        trained = {"scores": {"cost_per_step": 12.5}, "trained_on_steps": 128}
+        named = {"version": version, "fleet": fleet, "created_at": now}
+        draft = PolicyManifest.draft(FleetParameters(), **named, **(trained | manifest))
         with store.writing(fleet, version) as folder:
             shutil.copy(MEAN_MODEL, folder / LITERT_MODEL)
             store.publish(draft, folder)

@@ -151,7 +151,8 @@ def policies_export(
     ] = None,
     fleet: FleetOption = "default",
     sagemaker: Annotated[
-        bool, typer.Option("--sagemaker", help="What a SageMaker TensorFlow endpoint takes.")
+        bool,
+        typer.Option("--sagemaker", help="What a SageMaker endpoint takes: ours, or TensorFlow's."),
     ] = False,
 ) -> None:
     """Write a version's files out of the store."""

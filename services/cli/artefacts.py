@@ -2,19 +2,18 @@
 
 from pathlib import Path
 
-from shared.core.backtest import Act
+from shared import policies
 from shared.errors import BadInput, PolicyError, PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policies import LearntPolicy
-from shared.policy_store import LITERT_MODEL, PolicyStore, read_checked, read_manifest
+from shared.policy_store import LITERT_MODEL, PolicyStore
 from shared.settings import Settings
 
 
 def load_artefact(folder: Path) -> LearntPolicy:
     """The policy in a folder; raises `BadInput` when it is none, or is damaged."""
     try:
-        manifest = read_manifest(folder)
-        return LearntPolicy(read_checked(folder, manifest, LITERT_MODEL), manifest)
+        return policies.load_artefact(folder)
     except PolicyError as error:
         raise BadInput(f"--policy {folder}: {error}") from error
 
@@ -34,11 +33,6 @@ def find_artefact(name: str, fleet: str, settings: Settings) -> LearntPolicy:
         ) from None
     except PolicyError as error:
         raise BadInput(f"--policy {name}: {error}") from error
-
-
-def act_of(policy: LearntPolicy) -> Act:
-    """The policy as a function of an observation."""
-    return lambda observation: policy.action(observation.tolist())
 
 
 def check_history_len(manifest: PolicyManifest, history_len: int | None) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from services.cli.artefacts import act_of, check_history_len, load_artefact
+from services.cli.artefacts import check_history_len, load_artefact
 from services.cli.demand import RecordedDemand, Source, parameters_for
 from services.cli.forecasters import fit_forecasters
 from services.cli.learner import Lesson, Told, chosen_decisions, learn
@@ -40,6 +40,11 @@ class Case:
     @property
     def history(self) -> History:
         return self.demand.history
+
+    @property
+    def in_charge(self) -> int:
+        """The row after which a policy begins to serve: its first decision meets row `start`."""
+        return max(self.start - self.parameters.lead_steps, 0)
 
     @property
     def training(self) -> History:
@@ -149,7 +154,7 @@ def learnt(case: Case, lesson: Lesson, tell: Told = lambda _, __: None) -> Outco
     """What serves after learning from the training part; within `learner.trainer`."""
     result, choice = learn(case.training, case.parameters, lesson, tell)
     return case.outcome(
-        chosen_decisions(choice, case.history, case.parameters),
+        chosen_decisions(choice, case.history, case.parameters, case.in_charge),
         kind=choice.kind,
         held_out_costs=choice.costs,
         environment_steps=result.environment_steps,
@@ -172,7 +177,5 @@ def replayed(case: Case, folder: Path, history_len: int | None) -> tuple[Case, O
     """A policy artefact over the whole series, and the case as the policy needs it."""
     policy = load_artefact(folder)
     case = for_policy(case, policy.manifest, history_len)
-    decisions = decide(
-        act_of(policy), policy.manifest.observation_fields, case.history, case.parameters
-    )
+    decisions = decide(policy, case.history, case.parameters, since=case.in_charge)
     return case, case.outcome(decisions, version=policy.version)

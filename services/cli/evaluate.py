@@ -6,7 +6,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from services.cli.artefacts import act_of
 from services.cli.demand import RecordedDemand
 from shared.core.backtest import FloatArray, decide, later
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
@@ -46,12 +45,11 @@ def episode_rewards(
     if episodes < 1:
         raise BadInput(f"--episodes is {episodes}: give 1 or more")
     met = np.clip(history.demands, parameters.min_servers, parameters.max_servers)
-    act, fields = act_of(policy), manifest.observation_fields
     rewards = np.empty(episodes)
     starts = parameters.history_len + np.random.default_rng(seed).integers(windows, size=episodes)
     for number, start in enumerate(starts.tolist()):
         stop = start + EPISODE_STEPS
-        targets = decide(act, fields, history, parameters, start - 1, stop - 1)
+        targets = decide(policy, history, parameters, start - 1, stop - 1)
         allocations = later(targets, parameters.history_len, parameters.min_servers)
         rewards[number] = reward_of(allocations, met[start:stop], parameters).sum()
     return rewards

@@ -1,6 +1,7 @@
 """`autopilot policies export`: an artefact out of the store, as it is or as SageMaker takes it."""
 
 import tarfile
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from services.cli.files import check_new_file, check_new_folder, hidden_folder, write_whole
 from shared.errors import PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest
-from shared.policy_store import MANIFEST, SAVED_MODEL, PolicyStore
+from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, SAVED_MODEL, PolicyStore
 from shared.settings import Settings
 
 OPTION = "--out"
@@ -26,8 +27,8 @@ def export_policy(
 ) -> None:
     """Write a version (None: the champion) to `out`, whole or not at all, and never over anything.
 
-    A new folder with the artefact; for SageMaker a `model.tar.gz` with the SavedModel. Every file
-    is checked against its sha256.
+    A new folder with the artefact; for SageMaker a `model.tar.gz` with what serves. Every file is
+    checked against its sha256.
     """
     (check_new_file if sagemaker else check_new_folder)(out, OPTION)
     store = PolicyStore.at(settings.policy_store)
@@ -55,18 +56,29 @@ def _write_artefact(store: PolicyStore, manifest: PolicyManifest, folder: Path) 
 
 
 def _write_model(store: PolicyStore, manifest: PolicyManifest, path: Path) -> None:
-    """`<fleet>/00000001/saved_model.pb` and what belongs to it."""
-    number = PurePosixPath(SAVED_MODEL).name
-    names = [name for name in _names(manifest) if name.startswith(f"{SAVED_MODEL}/")]
-    if f"{SAVED_MODEL}/saved_model.pb" not in names:
-        raise PolicyMissing(f"policy {manifest.version} has no SavedModel: export another version")
+    """The artefact without its checkpoint, for either of SageMaker's containers.
+
+    Ours reads `policy.json` and `policy.tflite`; TensorFlow's looks for
+    `<any name>/<number>/saved_model.pb`, so that the model's name there is `tf-model`.
+    """
+    names = [name for name in _names(manifest) if not name.startswith(f"{CHECKPOINT}/")]
+    for needed in (LITERT_MODEL, f"{SAVED_MODEL}/saved_model.pb"):
+        if needed not in names:
+            raise PolicyMissing(
+                f"policy {manifest.version} has no {needed}: export another version"
+            )
+    served = manifest.model_copy(update={"sha256": {name: manifest.sha256[name] for name in names}})
     with tarfile.open(path, "w:gz") as archive:
         for name in names:
-            content = store.read(manifest, name)
-            member = tarfile.TarInfo(f"{manifest.fleet}/{number}{name.removeprefix(SAVED_MODEL)}")
-            member.size = len(content)
-            member.mtime = int(manifest.created_at.timestamp())
-            archive.addfile(member, BytesIO(content))
+            _add(archive, name, store.read(manifest, name), manifest.created_at)
+        _add(archive, MANIFEST, served.model_dump_json(indent=2).encode(), manifest.created_at)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes, made: datetime) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    member.mtime = int(made.timestamp())
+    archive.addfile(member, BytesIO(content))
 
 
 def _names(manifest: PolicyManifest) -> list[str]:

@@ -103,11 +103,14 @@ def learn(
     return learnt, choose(learnt, recorded, parameters)
 
 
-def chosen_decisions(choice: "Choice", history: History, parameters: FleetParameters) -> FloatArray:
-    """Servers that the policy that serves asks for after each row."""
+def chosen_decisions(
+    choice: "Choice", history: History, parameters: FleetParameters, since: int
+) -> FloatArray:
+    """Servers that the policy asks for after each row; it serves, and adapts, from `since` on."""
     from services.trainer.evaluation import targets_of
 
-    return targets_of(choice.policy, history, parameters, np.arange(len(history.demands)))
+    rows = np.arange(len(history.demands))
+    return targets_of(choice.policy, history, parameters, rows, since)
 
 
 def write_artefact(
@@ -121,12 +124,13 @@ def write_artefact(
     save_model: bool,
 ) -> PolicyManifest:
     """Learn, export, check, and put the artefact at `folder`, whole or not at all."""
+    from services.trainer.choice import LEARNT
     from services.trainer.export import check_agreement, export
 
     with hidden_folder(folder) as hidden:
         checkpoint = hidden / CHECKPOINT if save_model else None
         learnt, choice = learn(history, parameters, lesson, tell, checkpoint)
-        if choice.policy is not learnt.module:
+        if choice.kind != LEARNT:
             shutil.rmtree(hidden / CHECKPOINT, ignore_errors=True)
         export(choice.policy, hidden)
         check_agreement(choice.policy, hidden, parameters, np.random.default_rng(lesson.seed))
@@ -135,6 +139,7 @@ def write_artefact(
         chosen = {
             "kind": choice.kind,
             "observation_fields": choice.policy.fields,
+            "experts": choice.policy.experts,
             "scores": draft.scores | costs,
             "trained_on_steps": len(history.demands),
         }
@@ -171,19 +176,13 @@ def write_general(
 def _draft(
     learnt: "Learnt", parameters: FleetParameters, seed: int, now: datetime
 ) -> PolicyManifest:
-    return PolicyManifest(
+    return PolicyManifest.draft(
+        parameters,
         version=new_version(now),
         fleet="default",
         created_at=now,
-        observation_fields=parameters.observation_fields,
-        history_len=parameters.history_len,
-        min_servers=parameters.min_servers,
-        max_servers=parameters.max_servers,
-        action_factor=parameters.action_factor,
         scores=learnt.scores,
-        trained_on_steps=0,
         seed=seed,
-        sha256={},
     )
 
 

@@ -22,6 +22,7 @@ from services.cli.supervision import (
     service_command,
 )
 from shared.settings import Fleets, Settings
+from shared.tls import of_this_machine
 
 DEMO_STEPS_PER_SECOND = 5.0
 """Pace of the demo: a policy is learnt within minutes, where 65 s a step would take hours."""
@@ -107,7 +108,8 @@ class Platform:
 
     @property
     def _prediction(self) -> str:
-        return f"http://{self._settings.host}:{self._settings.prediction_port}"
+        scheme = "http" if self._settings.tls_cert_file is None else "https"
+        return f"{scheme}://{self._settings.host}:{self._settings.prediction_port}"
 
     def _check_ports(self) -> None:
         settings = self._settings
@@ -161,7 +163,9 @@ class Platform:
         """Print the table when the platform answers, when a policy changes, and now and then."""
         shown: list[Any] = []
         shown_at = 0.0
-        with httpx.Client(timeout=2.0, headers=self._authorization()) as client:
+        with httpx.Client(
+            timeout=2.0, headers=self._authorization(), verify=of_this_machine()
+        ) as client:
             while not self._ended.wait(POLL_SECONDS):
                 answers = [self._ask(client, name) for name in self._fleets.names[:SHOWN_FLEETS]]
                 if all(answer is None for answer in answers):

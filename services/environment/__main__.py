@@ -9,6 +9,7 @@ import uvloop
 
 from services.environment.demand_source import DemandSource, HttpDemand, LocalSine
 from services.environment.sharing import step_fleets
+from services.environment.supply import Supplies
 from services.environment.worker import FleetStepper
 from shared.bus import Bus, TrainingQueue
 from shared.champions import Champions
@@ -32,6 +33,8 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
     bus = Bus.connect(settings.redis_url)
     queue = TrainingQueue(settings.redis_url)
     champions = Champions(PolicyStore.at(settings.policy_store), fleets)
+    shortest_step_s = min(each.learning_freq for each in fleets.by_name.values())
+    supplies = Supplies(bus, fleets.names, shortest_step_s)
     turns = asyncio.Semaphore(REQUESTS_AT_ONCE)
     limits = httpx.Limits(max_keepalive_connections=REQUESTS_AT_ONCE)
     async with httpx.AsyncClient(limits=limits) as client:
@@ -46,11 +49,16 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
                 queue,
                 utc_now,
                 settings.seed,
+                supplies,
+                len(fleets.names),
             )
             for index, fleet in enumerate(fleets.names)
         ]
         gc.freeze()
-        await step_fleets(steppers, champions, bus, stop, settings.heartbeat)
+        # With connections of its own: a lease must not wait for its turn behind thousands of steps.
+        leases = Bus.connect(settings.redis_url)
+        await step_fleets(steppers, champions, leases, stop, settings.heartbeat)
+    await leases.close()
     await bus.close()
 
 

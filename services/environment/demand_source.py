@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 import httpx
@@ -15,7 +16,7 @@ from tenacity import (
 
 from shared.core.curves import PEAK_FRACTION, sine1h
 from shared.errors import DemandMissing
-from shared.messages import MAX_SERVERS_EVER
+from shared.messages import MAX_SERVERS_EVER, Supply
 
 ATTEMPTS = 3
 LONGEST_TIMEOUT_SECONDS = 2.0
@@ -30,18 +31,9 @@ class Reading(NamedTuple):
 
     demand: float
     """Game servers needed now."""
-    allocated: int | None = None
-    """Game servers in use."""
+    supply: Supply | None = None
     tickets_waiting: int | None = None
-    ready: int | None = None
-    """Game servers that wait for players."""
-
-    @property
-    def up(self) -> int | None:
-        """Game servers that are up."""
-        if self.allocated is None or self.ready is None:
-            return None
-        return self.allocated + self.ready
+    observed_at: datetime | None = None
 
 
 class DemandSource(Protocol):
@@ -124,17 +116,31 @@ def _reading(url: str, response: httpx.Response) -> Reading:
         ) from error
     if not (math.isfinite(demand) and 0 <= demand <= MAX_SERVERS_EVER):
         raise DemandMissing(f"{url} answers {demand:g} servers, which can't be")
-    supply = answer.get("supply")
-    if not isinstance(supply, dict):
-        supply = {}
-    return Reading(
-        demand,
-        _count(supply.get("allocated")),
-        _count(answer.get("tickets_waiting")),
-        _count(supply.get("ready")),
+    tickets, observed_at = answer.get("tickets_waiting"), answer.get("observed_at")
+    return Reading(demand, _supply(answer.get("supply")), _count(tickets), _time(observed_at))
+
+
+def _supply(told: object) -> Supply | None:
+    counts = told if isinstance(told, dict) else {}
+    allocated, ready, reserved, starting = (
+        _count(counts.get(name)) for name in ("allocated", "ready", "reserved", "starting")
     )
+    if allocated is None:
+        return None
+    return Supply(allocated=allocated, ready=ready, reserved=reserved, starting=starting)
+
+
+def _time(value: object) -> datetime | None:
+    """As `_count`, if it is a time."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return moment.astimezone(UTC) if moment is not None and moment.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _count(value: object) -> int | None:
     """What any URL may have under the name of ours, if it is a count."""
-    return value if isinstance(value, int) and value >= 0 else None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if value >= 0 else None

@@ -1,6 +1,5 @@
 """The recorded demand of a live fleet, as far back as a policy may look."""
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,15 +20,13 @@ def empty_history(step_seconds: float) -> History:
 def history_of(
     steps: Sequence[RecordedStep], parameters: FleetParameters, step_seconds: float
 ) -> History:
-    """What the recorded steps of a fleet leave behind."""
-    history = empty_history(step_seconds)
+    """What the recorded steps of a fleet leave behind; as `with_row` of each, and much faster."""
     usable = [step for step in steps if step.usable]
-    if any(later.at <= before.at for before, later in itertools.pairwise(usable)):
-        for step in usable:
-            history = with_row(history, step.at, step.demand, parameters)
-        return history
     times = np.array([step.at for step in usable], dtype=np.float64)
-    return History(times, _within_limits([s.demand for s in usable], parameters), step_seconds)
+    demands = _within_limits([step.demand for step in usable], parameters)
+    earliest_after = np.minimum.accumulate(np.append(times[1:], np.inf)[::-1])[::-1]
+    kept = times < earliest_after
+    return History(times[kept], demands[kept], step_seconds)
 
 
 def with_row(history: History, time: float, demand: float, parameters: FleetParameters) -> History:

@@ -15,13 +15,23 @@ from shared.errors import BusAway
 from shared.messages import Champion
 from shared.probe import beat
 
-GONE_SECONDS = 3.0
+LEASE_STEPS = 0.2
 """A worker that says nothing for so long has lost its fleets to those that are there."""
+SHORTEST_LEASE_SECONDS = 3.0
+"""A demo may step faster than a busy machine delays."""
+LONGEST_LEASE_SECONDS = 15.0
 RENEW_SECONDS = 1.0
+RESUMING_AT_ONCE = 8
+"""Fleets whose state and history are read at a time: a worker may take over thousands."""
 SHUTDOWN_SECONDS = 5.0
 """How long a step under way may take to be committed after SIGTERM."""
 
 _log = structlog.get_logger(__name__)
+
+
+def lease_seconds(step_seconds: float) -> float:
+    """How long a worker counts as there: a part of a step, so that no fleet misses two."""
+    return min(max(LEASE_STEPS * step_seconds, SHORTEST_LEASE_SECONDS), LONGEST_LEASE_SECONDS)
 
 
 class Holding:
@@ -35,34 +45,58 @@ class Holding:
         self._bus = bus
         self._heartbeat = heartbeat
         self._worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._lease_s = lease_seconds(min(stepper.step_seconds for stepper in steppers))
+        self._changes = 0
+        self._resuming = asyncio.Semaphore(RESUMING_AT_ONCE)
         self._stepping: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Renew and follow the leases until cancelled. While Redis is away nothing changes."""
         while True:
             try:
-                held = await self._bus.hold_fleets(
-                    self._worker, tuple(self._steppers), GONE_SECONDS
-                )
+                await self._renew()
             except BusAway as error:
                 _log.debug("leases_not_renewed", reason=str(error))
             except Exception:  # noqa: BLE001 - without leases no fleet is stepped for long
                 _log.exception("leases_not_renewed")
             else:
-                await self._step_only(held)
                 beat(self._heartbeat)
             await asyncio.sleep(RENEW_SECONDS)
 
+    async def _renew(self) -> None:
+        """Stay there; see who holds what when anything has changed, or a task of ours has ended."""
+        changes = await self._bus.renew(self._worker, self._lease_s)
+        ended = any(task.done() for _, task in self._stepping.values())
+        if changes and changes == self._changes and not ended:
+            return
+        held = await self._bus.hold_fleets(self._worker, tuple(self._steppers), self._lease_s)
+        await self._step_only(held)
+        self._changes = changes
+
     async def _step_only(self, held: dict[str, Lease]) -> None:
         before = set(self._stepping)
-        lost = [fleet for fleet, (lease, _) in self._stepping.items() if held.get(fleet) != lease]
+        lost = [
+            fleet
+            for fleet, (lease, task) in self._stepping.items()
+            if held.get(fleet) != lease or task.done()
+        ]
         await _end([self._stepping.pop(fleet)[1] for fleet in lost])
         for fleet, lease in held.items():
             if fleet not in self._stepping:
-                task = asyncio.create_task(self._steppers[fleet].run(lease))
+                task = asyncio.create_task(self._step(self._steppers[fleet], lease))
                 self._stepping[fleet] = (lease, task)
         if set(self._stepping) != before:
             _log.info("fleets_held", fleets=len(held), of=len(self._steppers))
+
+    async def _step(self, stepper: FleetStepper, lease: Lease) -> None:
+        """Step a fleet until its lease is lost; ends as well where its state can't be read."""
+        try:
+            async with self._resuming:
+                await stepper.resume(lease)
+        except Exception:  # noqa: BLE001 - it is tried again at the next renewal
+            _log.exception("fleet_not_resumed", fleet=stepper.fleet)
+        else:
+            await stepper.run()
 
     async def end(self) -> None:
         """Let steps under way be committed, then leave the fleets to the other workers."""

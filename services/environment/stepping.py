@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from services.environment.history import empty_history, with_row
+from shared.core.adaptation import FRESH, Adaptation, answered, average, unanswered
 from shared.core.dynamics import (
     FleetState,
     FloatArray,
@@ -66,6 +67,7 @@ class Choice(NamedTuple):
     version: str
     fallback: Fallback | None = None
     behaviour: Behaviour | None = None
+    adaptation: Adaptation = FRESH
     fields: tuple[str, ...] = ()
     seen: Sequence[float] = ()
     """By `fields`; NaN where history does not reach."""
@@ -131,17 +133,36 @@ def step_fleet(
     outcome = step_to(before, _asked_for(record, chosen, parameters), reported, parameters)
     next_observation = _floats(observe(outcome.state))
 
+    known = FRESH if record is None else record.adaptation
+    if due.gap_steps:
+        known = known._replace(waiting=())
     if stale:
+        adaptation = unanswered(known, parameters)
         fields = notebook_fields(parameters.history_len)
         then = Choice(
-            chosen.action, chosen.version, "stale_demand", fields=fields, seen=next_observation
+            chosen.action,
+            chosen.version,
+            "stale_demand",
+            adaptation=adaptation,
+            fields=fields,
+            seen=next_observation,
         )
     else:
         assert demand is not None
         by_now = before_this
         if policy.fields != notebook_fields(parameters.history_len):
             by_now = with_row(before_this, due.at.timestamp(), demand, parameters)
-        then = _decide(policy, next_observation, by_now, parameters, draw)
+        if chosen.version != policy.version:
+            known = FRESH
+        then = _decide(
+            policy,
+            next_observation,
+            by_now,
+            parameters,
+            draw,
+            known,
+            float(outcome.demand),
+        )
     target = float(outcome.target)
     ask = target if stale else then.action * parameters.action_factor
     told_before = None if record is None else target
@@ -170,6 +191,7 @@ def step_fleet(
             next_behaviour=then.behaviour,
             next_target=told.target if told.target != target_of(then.action, parameters) else None,
             asks=told.asks,
+            adaptation=then.adaptation,
             untrained_steps=(0 if record is None else record.untrained_steps) + (not stale),
         ),
         recorded=RecordedStep(
@@ -268,22 +290,28 @@ def _decide(
     history: History,
     parameters: FleetParameters,
     draw: float | None = None,
+    known: Adaptation = FRESH,
+    demand: float = 0.0,
 ) -> Choice:
     """What a policy decides; the rule does where it gives no number.
 
-    `observation` is the notebook's; what a policy sees beside it comes from `history`.
+    `observation` is the notebook's; what a policy sees beside it comes from `history`. `known`
+    is what has been learnt of the policy before `demand` was. A fleet that explores does not
+    adapt: the trainer has to know what an action was drawn from.
     """
     seen = _seen_by(policy, observation, history, parameters)
-    action = policy.action(seen)
-    if not math.isfinite(action):
-        policy, seen = RulePolicy(parameters), observation
-        action = policy.action(seen)
+    answers = policy.answers(seen)
+    if not all(map(math.isfinite, answers)):
+        policy, known, seen = RulePolicy(parameters), FRESH, observation
+        answers = policy.answers(seen)
     fallback: Fallback | None = None if policy.learnt else "no_policy"
+    adaptation, behaviour = FRESH, None
     if draw is None or not policy.exploration:
-        return Choice(action, policy.version, fallback, None, policy.fields, seen)
-    behaviour = (action, policy.exploration)
-    drawn = action + draw * policy.exploration
-    return Choice(drawn, policy.version, fallback, behaviour, policy.fields, seen)
+        adaptation, action = answered(known, demand, answers, policy.prior, parameters)
+    else:
+        behaviour = (average(answers, policy.prior), policy.exploration)
+        action = behaviour[0] + draw * policy.exploration
+    return Choice(action, policy.version, fallback, behaviour, adaptation, policy.fields, seen)
 
 
 def _seen_by(

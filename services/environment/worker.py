@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
@@ -18,12 +19,13 @@ from services.environment.history import (
     within_reach,
 )
 from services.environment.stepping import Commit, Due, encoder_of, next_due, step_fleet
+from services.environment.supply import Supplies, newer, with_supply
 from shared.bus import Bus, Lease, TrainingQueue
 from shared.champions import Champions
 from shared.core.guards import GuardName
 from shared.errors import BusAway, DemandMissing, LeaseLost, StepConflict
 from shared.explanation import explained, steps_to_explain
-from shared.messages import FleetRecord, TrainingJob
+from shared.messages import FleetRecord, FleetSupply, TrainingJob
 from shared.settings import FleetSettings
 
 BUS_RETRY_SECONDS = 0.5
@@ -32,6 +34,8 @@ ASKS_PER_BATCH = 10
 
 FIRST_DEMAND_SECONDS = 5.0
 """How often a fleet that has never seen demand looks for it, if that is sooner than a step."""
+FIRST_LOOKS_PER_SECOND = 100
+"""Of all such fleets, which step as close together ever after: thousands look less often."""
 TRAINING_OVERHEAD_SECONDS = 300.0
 """What a training job may take beside learning: start of Ray, export, checks."""
 
@@ -54,46 +58,65 @@ class FleetStepper:
         queue: TrainingQueue,
         clock: Callable[[], datetime],
         seed: int = 0,
+        supplies: Supplies | None = None,
+        fleets: int = 1,
     ) -> None:
+        """`phase`, 0 to 1, is the fleet's own among all the `fleets`, so that they spread out."""
         self.fleet = fleet
         self._settings = settings
         self._parameters = settings.parameters
         self._guards = settings.guards
         self._phase = phase
+        self._first_look_s = min(
+            settings.learning_freq, max(FIRST_DEMAND_SECONDS, fleets / FIRST_LOOKS_PER_SECOND)
+        )
         self._source = source
         self._champions = champions
         self._bus = bus
         self._queue = queue
         self._clock = clock
         self._seed = seed
+        self._supplies = supplies
         self._record: FleetRecord | None = None
         self._history = empty_history(settings.learning_freq)
         self._encoder = encoder_of(self._parameters.observation_fields, self._parameters.lead_steps)
         self._stale = False
+        self._warned_of_lead_time = False
         self._settled_by: GuardName | None = None
         self._stepping = asyncio.Lock()
         self._lease: Lease | None = None
 
-    async def run(self, lease: Lease) -> None:
-        """Go on from the last committed step, until cancelled."""
+    @property
+    def step_seconds(self) -> float:
+        """From step to step."""
+        return self._settings.learning_freq
+
+    async def resume(self, lease: Lease) -> None:
+        """Take over the fleet where its last committed step has left it."""
         self._lease = lease
         await self._resume()
-        last = None if self._record is None else self._record.due_at
         if self._record is not None:
             _log.info("fleet_resumed", fleet=self.fleet, step=self._record.step)
+
+    async def run(self) -> None:
+        """Step the fleet that was resumed, until cancelled or the lease is lost."""
+        last = None if self._record is None else self._record.due_at
         while True:
             due = next_due(last, self._period(), self._phase, self._clock())
             await asyncio.sleep((due.at - self._clock()).total_seconds())
             async with self._stepping:
                 try:
                     await self._step(due)
+                except LeaseLost as lost:
+                    _log.warning("lease_lost", fleet=self.fleet, reason=str(lost))
+                    return
                 except Exception:  # noqa: BLE001 - one fleet's fault must not stop the others
                     _log.exception("step_failed", fleet=self.fleet)
             last = due.at if self._record is None else self._record.due_at
 
     def _period(self) -> float:
         if self._record is None:
-            return min(self._settings.learning_freq, FIRST_DEMAND_SECONDS)
+            return self._first_look_s
         return self._settings.learning_freq
 
     async def finish(self) -> None:
@@ -104,6 +127,7 @@ class FleetStepper:
         if due.gap_steps and self._record is not None:
             _log.warning("steps_missed", fleet=self.fleet, gap_steps=due.gap_steps)
         reading = await self._read_demand()
+        supply = await self._supply(reading)
         now = self._clock()
         commit = step_fleet(
             self.fleet,
@@ -116,25 +140,26 @@ class FleetStepper:
             self._history,
             self._draw(),
             self._guards,
-            0.0
-            if reading is None
-            else self._guards.floor(reading.allocated, reading.tickets_waiting),
+            self._guards.floor(
+                None if supply is None else supply.supply.allocated,
+                None if reading is None else reading.tickets_waiting,
+            ),
             self._guards.scheduled(now, self._parameters, self._settings.learning_freq),
-            None if reading is None else reading.up,
+            None if supply is None else supply.supply.up,
         )
         if commit is None:
             return
+        lead = None if self._record is None else self._record.lead_time
+        commit = with_supply(commit, lead, supply, self._parameters, self._settings.learning_freq)
         try:
             await self._patiently(lambda: self._commit(commit))
-        except LeaseLost as lost:
-            _log.warning("step_lost", fleet=self.fleet, reason=str(lost))
-            return
         except StepConflict as conflict:
             await self._resume()
             if self._record != commit.record:
                 _log.warning("step_lost", fleet=self.fleet, reason=str(conflict))
             return  # equal: the commit went through, only its answer was lost
         self._remember(commit)
+        self._warn_of_lead_time(commit)
         await self._explain(commit)
         self._record = await self._ask_for_training(commit.record)
 
@@ -224,6 +249,32 @@ class FleetStepper:
             self._stale = False
             _log.info("demand_is_back", fleet=self.fleet, demand=reading.demand)
         return reading
+
+    async def _supply(self, reading: Reading | None) -> FleetSupply | None:
+        """The newer of what the matchmaker and the fleet's controller tell."""
+        reported = None
+        if reading is not None and reading.supply is not None:
+            at = reading.observed_at or self._clock()
+            reported = FleetSupply(fleet=self.fleet, at=at, supply=reading.supply)
+        controlled = None if self._supplies is None else await self._supplies.newest(self.fleet)
+        return newer(reported, controlled)
+
+    def _warn_of_lead_time(self, commit: Commit) -> None:
+        """Once: a policy that plans for the wrong time can't be right, however well it learns."""
+        times, lead = commit.transition.lead_times, commit.record.lead_time
+        if self._warned_of_lead_time or times is None or lead is None:
+            return
+        if lead.differs_from(times.assumed_s):
+            self._warned_of_lead_time = True
+            steps = max(2, math.ceil(times.measured_s / self._settings.learning_freq))
+            _log.warning(
+                "lead_time_differs",
+                fleet=self.fleet,
+                measured_s=round(times.measured_s),
+                assumed_s=round(times.assumed_s),
+                advice=f"servers come up in another time than history_len assumes: set "
+                f"AUTOPILOT_HISTORY_LEN={steps} for this fleet",
+            )
 
     async def _ask_for_training(self, record: FleetRecord) -> FleetRecord:
         """Queue a job after every `train_batch_size` new transitions; the count starts again."""

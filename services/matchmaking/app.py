@@ -18,12 +18,12 @@ from services.matchmaking.answers import (
     idempotency_key_of,
 )
 from services.matchmaking.intake import Intake
+from shared.access import OPEN_PATHS
 from shared.bus import Bus
 from shared.core.curves import SIMULATOR_PEAK, sine1h, sine24h
 from shared.health import add_health_routes
 from shared.http import (
     FLEET_PARAMETER,
-    OPEN_PATHS,
     HttpService,
     JsonBytes,
     fleet_of,

@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry
 from services.metrics.app import create_app
 from services.metrics.consumer import Handle
 from services.metrics.fleet_metrics import FleetMetrics
+from services.metrics.workload import Workload
 from shared.bus import Bus
 from shared.entry import run_service
 from shared.http import serve
@@ -18,6 +19,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
         bus=Bus.connect(settings.redis_url),
         registry=registry,
         fleet_metrics=FleetMetrics(registry, fleets, utc_now()),
+        workload=Workload(registry, len(fleets.names)),
         put_to_cloudwatch=_cloudwatch(settings.cloudwatch_namespace, registry),
     )
     serve(app, settings.host, settings.metrics_port)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -11,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.metrics.consumer import Consumer, Handle
 from services.metrics.fleet_metrics import FleetMetrics
+from services.metrics.turn import Turn
+from services.metrics.workload import Workload
 from shared.bus import DECISIONS, ENDED_TRAININGS, TRAININGS, TRANSITIONS, Bus, Log
 from shared.health import add_health_routes
 from shared.http import HttpService
@@ -29,6 +32,7 @@ def create_app(
     bus: Bus,
     registry: CollectorRegistry,
     fleet_metrics: FleetMetrics,
+    workload: Workload,
     put_to_cloudwatch: Handle | None,
 ) -> HttpService:
     """The sidecar over a bus, which it closes at its end; None where AWS is not configured."""
@@ -44,23 +48,34 @@ def create_app(
     ) -> Callable[[], Awaitable[None]]:
         return Consumer(bus, group, handle, unreadable.labels(group), log).run
 
-    work = {
+    alone = {
         "prometheus": consumer(PROMETHEUS_GROUP, fleet_metrics.record_transitions),
         "decisions_and_trainings": lambda: _follow(bus, fleet_metrics),
     }
     if put_to_cloudwatch is not None:
-        work["cloudwatch"] = consumer(CLOUDWATCH_GROUP, put_to_cloudwatch)
-        work["cloudwatch_trainings"] = consumer(
+        alone["cloudwatch"] = consumer(CLOUDWATCH_GROUP, put_to_cloudwatch)
+        alone["cloudwatch_trainings"] = consumer(
             CLOUDWATCH_GROUP, put_to_cloudwatch, ENDED_TRAININGS
         )
 
+    turn = Turn(
+        bus,
+        {name: partial(_keep_going, name, run) for name, run in alone.items()},
+        fleet_metrics.forget,
+    )
+    always: dict[str, Callable[[], Awaitable[None]]] = {
+        "turn": turn.run,
+        "workload": partial(workload.follow, bus),
+    }
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_keep_going(name, run)) for name, run in work.items()]
+        tasks = [asyncio.create_task(_keep_going(name, run)) for name, run in always.items()]
         yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await turn.end()
         await bus.close()
 
     app = HttpService(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FLEET = "Fleet"
 """The dimension."""
-VALUES_PER_STEP = 13
+VALUES_PER_STEP = 17
 """At most."""
 
 
@@ -62,6 +62,12 @@ def _ours(step: Transition) -> dict[str, float]:
         "idle_servers": max(surplus, 0.0),
         "stale_steps": float(step.stale),
     }
+    if step.supply is not None:
+        counts = {"allocated_servers": step.supply.allocated, "ready_servers": step.supply.ready}
+        values |= {name: float(count) for name, count in counts.items() if count is not None}
+    if step.lead_times is not None:
+        values["lead_time_seconds"] = step.lead_times.measured_s
+        values["assumed_lead_time_seconds"] = step.lead_times.assumed_s
     made = made_at(step.policy_version)
     # A rule that nobody has trained has no age.
     return values | ({} if made is None else {"policy_age_seconds": _seconds(made, step.at)})

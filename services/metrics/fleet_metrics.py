@@ -6,7 +6,7 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from shared.core.recommendation import whole_servers
-from shared.messages import Decision, TrainingOutcome, Transition
+from shared.messages import Decision, Supply, TrainingOutcome, Transition
 from shared.settings import Fleets
 
 
@@ -14,8 +14,12 @@ class FleetMetrics:
     """Gauges of the newest step and decision, counters since the process started."""
 
     def __init__(self, registry: CollectorRegistry, fleets: Fleets, started_at: datetime) -> None:
+        self._gauges: list[Gauge] = []
+
         def gauge(name: str, documentation: str) -> Gauge:
-            return Gauge(f"autopilot_{name}", documentation, ("fleet",), registry=registry)
+            made = Gauge(f"autopilot_{name}", documentation, ("fleet",), registry=registry)
+            self._gauges.append(made)
+            return made
 
         def counter(name: str, documentation: str, *labels: str) -> Counter:
             name = f"autopilot_{name}"
@@ -27,6 +31,14 @@ class FleetMetrics:
         self._reported = gauge("reported_demand", "Game servers needed, as reported")
         self._target = gauge("target", "Game servers asked for at the newest step")
         self._allocation = gauge("allocation", "Game servers that are up")
+        self._allocated = gauge("allocated_servers", "Game servers in use, as they are told")
+        self._ready = gauge("ready_servers", "Game servers without players, as they are told")
+        self._lead_time = gauge(
+            "lead_time_seconds", "From a raised target to the servers, as measured"
+        )
+        self._assumed_lead_time = gauge(
+            "assumed_lead_time_seconds", "The same, as the environment assumes"
+        )
         self._reward = gauge("reward", "Reward of the newest step")
         self._recommended = gauge(
             "recommended_servers", "Whole game servers that the newest decision asks for"
@@ -47,6 +59,11 @@ class FleetMetrics:
         )
         self._newest_training: dict[str, datetime] = {}
 
+    def forget(self) -> None:
+        """Show no fleet any more: another process goes on. Counters stay what they are."""
+        for gauge in self._gauges:
+            gauge.clear()
+
     async def record_transitions(self, transitions: Sequence[Transition]) -> None:
         """Count steps, oldest first, and show the newest of each fleet."""
         for transition in transitions:
@@ -66,6 +83,19 @@ class FleetMetrics:
         surplus = 0.0 if step.stale else step.allocation - step.reported_demand
         self._idle.labels(fleet).inc(max(surplus, 0.0))
         self._unserved.labels(fleet).inc(max(-surplus, 0.0))
+        self._show_supply(step)
+
+    def _show_supply(self, step: Transition) -> None:
+        """What is not told any more is not shown: an old count would look like a new one."""
+        counts = step.supply or Supply()
+        for gauge, count in ((self._allocated, counts.allocated), (self._ready, counts.ready)):
+            if count is not None:
+                gauge.labels(step.fleet).set(count)
+            else:
+                gauge.remove(step.fleet)
+        if step.lead_times is not None:
+            self._lead_time.labels(step.fleet).set(step.lead_times.measured_s)
+            self._assumed_lead_time.labels(step.fleet).set(step.lead_times.assumed_s)
 
     def record_decision(self, decision: Decision) -> None:
         """Show what a configured fleet is told to have; Redis keeps decisions of others too."""

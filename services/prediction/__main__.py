@@ -7,6 +7,7 @@ from shared.http import serve
 from shared.messages import utc_now
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, Settings
+from shared.tls import Certificate
 
 
 def main(settings: Settings, fleets: Fleets) -> None:
@@ -16,8 +17,12 @@ def main(settings: Settings, fleets: Fleets) -> None:
         store=PolicyStore.at(settings.policy_store),
         clock=utc_now,
         token=settings.api_token,
+        agones_token=settings.agones_token,
     )
-    serve(app, settings.host, settings.prediction_port)
+    certificate = None
+    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+        certificate = Certificate(settings.tls_cert_file, settings.tls_key_file)
+    serve(app, settings.host, settings.prediction_port, certificate)
 
 
 if __name__ == "__main__":

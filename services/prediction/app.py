@@ -13,39 +13,34 @@ from prometheus_client.core import CounterMetricFamily
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
+from services.prediction.agones import PATH as AGONES_PATH
+from services.prediction.agones import FleetAutoscaleReview, add_agones_routes
 from services.prediction.board import Board
 from services.prediction.catalogue import Catalogue, catalogue
 from services.prediction.explain import add_explain_route
 from services.prediction.follower import following
-from services.prediction.invocations import (
-    BODY_LIMIT,
-    Invocation,
-    body_schema,
-    invoke,
-    observations,
-)
+from services.prediction.hosting import add_hosting_routes
 from services.prediction.outlook import PredictionAnswer
+from services.prediction.supplies import Supplies
 from shared.bus import Bus
 from shared.champions import Champions
-from shared.health import Health, add_health_routes
+from shared.core.parameters import FleetParameters
+from shared.health import add_health_routes
 from shared.http import (
     FLEET_PARAMETER,
     SHADOW_PARAMETER,
     HttpService,
     JsonBytes,
     fleet_of,
-    read_body,
     shadow_of,
 )
+from shared.policies import Policy
 from shared.policy_store import PolicyStore
 from shared.problems import problems
 from shared.settings import Fleets
 
 _OF_FLEET: dict[str, Any] = {"parameters": [FLEET_PARAMETER]}
 _FLEET_IN_PATH = FLEET_PARAMETER | {"in": "path", "required": True, "schema": {"type": "string"}}
-_INVOCATION: dict[str, Any] = _OF_FLEET | {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": body_schema()}}}
-}
 
 
 class Predictions(BaseModel):
@@ -80,6 +75,7 @@ def create_app(
     store: PolicyStore,
     clock: Callable[[], datetime],
     token: str | None = None,
+    agones_token: str | None = None,
 ) -> HttpService:
     """The prediction service over a bus, which it closes at its end, and a policy store."""
     board = Board(fleets)
@@ -88,7 +84,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with following(bus, board, champions):
+        async with following(bus, board, champions, supplies):
             yield
         await bus.close()
 
@@ -100,12 +96,15 @@ def create_app(
 
     registry = CollectorRegistry()
     registry.register(PolicyRefusals(champions))
+    supplies = Supplies(bus, registry)
     app = HttpService(
         title="gameserver-autopilot prediction",
         description="How many game servers to have.",
         lifespan=lifespan,
         registry=registry,
         token=token,
+        messages=[FleetAutoscaleReview],
+        passwords={} if agones_token is None else {AGONES_PATH: agones_token},
     )
 
     async def prediction(request: Request) -> JsonBytes:
@@ -122,20 +121,15 @@ def create_app(
         }
         return JsonBytes(orjson.dumps(content))
 
-    async def invocations(request: Request) -> JsonBytes:
-        """Run a fleet's policy on observations, as a SageMaker container does."""
-        policy = champions.policy(fleet := fleet_of(request))
-        rows = observations(await read_body(request, BODY_LIMIT), policy.fields, parameters[fleet])
-        return JsonBytes(invoke(policy, rows, parameters[fleet]))
-
-    async def ping(_: Request) -> JsonBytes:
-        """A SageMaker container's health: it can take `/invocations`."""
-        return JsonBytes(b'{"status":"ok"}')
+    def serving(request: Request) -> tuple[Policy, FleetParameters]:
+        """What answers an invocation: the policy of the fleet that the request names."""
+        fleet = fleet_of(request)
+        return champions.policy(fleet), parameters[fleet]
 
     async def policies(request: Request) -> JsonBytes:
         """A fleet's policy versions, their scores, and which one serves."""
-        serving = champions.policy(fleet := fleet_of(request)).version
-        found = await asyncio.to_thread(catalogue, store, fleet, serving)
+        version = champions.policy(fleet := fleet_of(request)).version
+        found = await asyncio.to_thread(catalogue, store, fleet, version)
         return JsonBytes(found.model_dump_json().encode())
 
     for path, fleet in (("/prediction", FLEET_PARAMETER), ("/predict/{fleet}", _FLEET_IN_PATH)):
@@ -147,15 +141,6 @@ def create_app(
             openapi_extra={"parameters": [fleet, SHADOW_PARAMETER]},
             tags=["prediction"],
         )
-    app.add_api_route(
-        "/invocations",
-        invocations,
-        methods=["POST"],
-        response_model=Invocation,
-        responses=problems(401, 404, 413, 422, 503),
-        openapi_extra=_INVOCATION,
-        tags=["policies"],
-    )
     app.add_api_route(
         "/predictions",
         predictions,
@@ -172,7 +157,8 @@ def create_app(
         openapi_extra=_OF_FLEET,
         tags=["policies"],
     )
+    add_hosting_routes(app, serving, [FLEET_PARAMETER])
+    add_agones_routes(app, board, fleets, supplies, clock)
     add_explain_route(app, bus, board, fleets, clock)
-    app.add_api_route("/ping", ping, response_model=Health, tags=["health"])
     add_health_routes(app, ready, registry)
     return app

@@ -1,10 +1,10 @@
 """What is known of each fleet, and what its callers may be told: the one place that says so."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from services.prediction.outlook import Outlook, Paced, outlook
-from shared.errors import DemandMissing, FleetInShadow, UnknownFleet
+from services.prediction.outlook import Outlook, Paced, PredictionAnswer, outlook
+from shared.errors import DemandMissing, FleetInShadow, PredictionStale, UnknownFleet
 from shared.messages import Decision, Demand, FleetMode, Message
 from shared.settings import Fleets, FleetSettings
 
@@ -15,14 +15,17 @@ class _Known:
     shadow: bool
     decision: Decision | None = None
     demand: Demand | None = None
+    demand_met_at: datetime | None = None
+    """When a decision was made last that had seen fresh demand."""
     paced: Paced | None = None
     encoded: "_Encoded | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """An answer's JSON around the number that changes with every request."""
+    """An answer, and its JSON around the number that changes with every request."""
 
+    answer: PredictionAnswer
     before_age: bytes
     after_age: bytes
     decided_at: datetime
@@ -47,6 +50,8 @@ class Board:
             return
         if isinstance(message, Decision):
             known.decision = message
+            if message.fallback != "stale_demand":
+                known.demand_met_at = message.decided_at
         elif isinstance(message, FleetMode):
             known.shadow = message.shadow
         elif known.demand is None or message.observed_at >= known.demand.observed_at:
@@ -61,6 +66,37 @@ class Board:
         kept = self._current(fleet, now, shadow=shadow)
         age_s = (now - kept.decided_at).total_seconds()
         return b"%b%.3f%b" % (kept.before_age, age_s if age_s > 0 else 0.0, kept.after_age)
+
+    def to_follow(self, fleet: str, now: datetime) -> PredictionAnswer:
+        """The answer, without an age, where a fleet may be scaled by it.
+
+        Raises `PredictionStale` where a rule stands in for the environment, and where a held target
+        has outlived the demand that it was decided on.
+        """
+        answer = self._current(fleet, now).answer
+        if answer.fallback == "stale_decision":
+            raise PredictionStale(
+                f"fleet {fleet!r} has no fresh decision, only a rule's: use your own fallback; "
+                "look at the environment service"
+            )
+        if answer.fallback == "stale_demand" and self._held_too_long(self._known[fleet], now):
+            raise PredictionStale(
+                f"fleet {fleet!r} holds a target for longer than its demand counts: use your own "
+                "fallback; look at the matchmaker"
+            )
+        return answer
+
+    def _held_too_long(self, known: _Known, now: datetime) -> bool:
+        """Whether the demand that was seen last counts no longer.
+
+        It was observed before the decision that saw it, where it came by way of `POST /demand`.
+        """
+        counts = timedelta(seconds=known.settings.demand_ttl_s)
+        seen = known.demand_met_at
+        if known.demand is not None:
+            reported = known.demand.observed_at
+            seen = reported if seen is None or reported + counts >= seen else seen
+        return seen is None or now > seen + counts
 
     def all_encoded(
         self, now: datetime, *, shadow: bool = False
@@ -101,6 +137,7 @@ def _encode(outlook: Outlook, *, shadow: bool) -> _Encoded:
     mark = b'"age_s":0.0'
     before, after = answer.model_dump_json().encode().split(mark)
     return _Encoded(
+        answer=outlook.answer,
         before_age=before + mark[:-3],
         after_age=after,
         decided_at=answer.decided_at,

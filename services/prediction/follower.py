@@ -1,4 +1,4 @@
-"""Keeps the board and the champions as new as Redis and the policy store have them."""
+"""Keeps the board and the champions as new as Redis has them, and Redis as new as the supplies."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from services.prediction.board import Board
+from services.prediction.supplies import Supplies
 from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, MODES, Bus
 from shared.champions import Champions
 from shared.messages import Champion
@@ -18,7 +19,9 @@ _log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def following(bus: Bus, board: Board, champions: Champions) -> AsyncIterator[None]:
+async def following(
+    bus: Bus, board: Board, champions: Champions, supplies: Supplies
+) -> AsyncIterator[None]:
     """Follow until the block ends; each fleet's champion is loaded before it begins."""
 
     async def follow() -> None:
@@ -33,6 +36,7 @@ async def following(bus: Bus, board: Board, champions: Champions) -> AsyncIterat
     tasks = [
         asyncio.create_task(_for_ever(follow)),
         asyncio.create_task(_for_ever(champions.reload)),
+        asyncio.create_task(_for_ever(supplies.record)),
     ]
     try:
         yield

@@ -7,18 +7,22 @@ from typing import Any
 
 import orjson
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
 from shared.core.observation import from_notebook, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.core.recommendation import whole_servers
 from shared.errors import BadInput, PolicyCorrupt
 from shared.messages import MAX_SERVERS_EVER
-from shared.policies import Policy
+from shared.policies import Policy, first_action
 
 ROWS_LIMIT = 1_000
 """Observations in one request: about 10 ms of the event loop."""
 BODY_LIMIT = 1024 * 1024
 _FORMS = ("instances", "inputs")
+_JSON = "application/json"
+_UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
+"""What clients send where nobody has said a type: boto3 and curl among them."""
 
 
 class Invocation(BaseModel):
@@ -55,6 +59,13 @@ def body_schema() -> dict[str, Any]:
             ),
         ]
     }
+
+
+def check_content_type(header: str) -> None:
+    """Answer 415 to a body that is said to be something else than JSON."""
+    media_type = header.partition(";")[0].strip().lower()
+    if media_type != _JSON and media_type not in _UNSAID:
+        raise HTTPException(415, f"the body is said to be {media_type!r}: send {_JSON}")
 
 
 def observations(
@@ -97,7 +108,7 @@ def observations(
 
 def invoke(policy: Policy, rows: list[list[float]], parameters: FleetParameters) -> bytes:
     """The `Invocation` of a policy on observations, encoded."""
-    actions = [policy.action(row) for row in rows]
+    actions = [first_action(policy, row) for row in rows]
     if not all(map(math.isfinite, actions)):
         raise PolicyCorrupt(
             f"policy {policy.version} has no finite answer to this: roll back to another version"
@@ -105,8 +116,8 @@ def invoke(policy: Policy, rows: list[list[float]], parameters: FleetParameters)
     factor = parameters.action_factor
     return orjson.dumps(
         {
-            "predictions": [[action] for action in actions],
-            "num_of_gameservers": [whole_servers(a * factor, parameters) for a in actions],
+            "predictions": [[one] for one in actions],
+            "num_of_gameservers": [whole_servers(one * factor, parameters) for one in actions],
             "policy_version": policy.version,
         }
     )

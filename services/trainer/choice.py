@@ -7,6 +7,7 @@ part that learning never sees (`services.trainer.gate`); from a single trace tha
 
 from dataclasses import dataclass
 
+from services.trainer.blend import Blend
 from services.trainer.evaluation import evaluate, targets_of
 from services.trainer.gate import GENERAL, tuned_rules
 from services.trainer.general import general_module
@@ -25,7 +26,7 @@ class Choice:
 
     kind: str
     """`learnt`, `general`, or the rule that it is."""
-    policy: ResidualModule | ServedRule
+    policy: Blend | ResidualModule | ServedRule
     costs: dict[str, float]
     """Servers per step, by kind; empty when nothing could be held out."""
 
@@ -35,7 +36,7 @@ def choose(learnt: Learnt, recorded: Recorded, parameters: FleetParameters) -> C
     usable = replayable(recorded, parameters)
     before, rows = hold_out(usable, HELD_OUT, parameters)
     if not len(rows):
-        return Choice(LEARNT, learnt.module, {})
+        return Choice(LEARNT, learnt.policy, {})
     general = general_module(parameters)
     others: dict[str, ResidualModule | ServedRule] = {
         **({} if general is None else {GENERAL: general}),
@@ -50,6 +51,6 @@ def choose(learnt: Learnt, recorded: Recorded, parameters: FleetParameters) -> C
             rewards[kind], costs[kind] = held_out.reward, held_out.cost
     kind = max(rewards, key=rewards.__getitem__)
     if kind == LEARNT:
-        return Choice(kind, learnt.module, costs)
+        return Choice(kind, learnt.policy, costs)
     # A rule is tuned again, with the newest part.
     return Choice(kind, {**others, **tuned_rules(usable.history, parameters)}[kind], costs)

@@ -108,8 +108,7 @@ class Contest:
             return np.empty(0)
         first = int(rows[0])
         decisions = decide(
-            policy.action,
-            policy.fields,
+            policy,
             self.recorded.history,
             self.parameters,
             first,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.module import ResidualModule
+from shared.core.adaptation import ONE_EXPERT, actions
 from shared.core.baselines import trend
 from shared.core.dynamics import target_of
 from shared.core.observation import Encoder, History, IntArray, notebook_fields
@@ -17,7 +18,7 @@ from shared.core.scoring import score
 
 FloatArray = NDArray[np.float64]
 Decide = Callable[[FloatArray], NDArray[np.floating[Any]]]
-"""A policy as a function: observations ``(rows, fields)`` to actions ``(rows, 1)``."""
+"""A policy as a function: observations ``(rows, fields)`` to actions ``(rows, experts)``."""
 
 
 class Seeing(Protocol):
@@ -25,6 +26,11 @@ class Seeing(Protocol):
 
     @property
     def fields(self) -> tuple[str, ...]: ...
+
+    @property
+    def experts(self) -> Mapping[str, float]:
+        """What answers, and counts for at first; empty: it answers alone."""
+        ...
 
     def decide(self, observations: Any) -> NDArray[np.floating[Any]]: ...
 
@@ -43,22 +49,38 @@ class HeldOut:
 def targets_after(
     decide: Decide, history: History, parameters: FleetParameters, rows: IntArray
 ) -> FloatArray:
-    """The target chosen after each row was seen, in servers, shape ``(len(rows),)``.
+    """What a policy of one expert, which does not adapt, asks for after each row, in servers.
 
-    All at once, since a policy does not read what it asked for before: the target fields of its
-    observations are NaN here.
+    Shape ``(len(rows),)``. All at once, since a policy does not read what it asked for before:
+    the target fields of its observations are NaN here.
     """
     observations = observations_after(history, parameters, rows)
     return target_of(decide(observations)[:, 0], parameters)
 
 
 def targets_of(
-    policy: Seeing, history: History, parameters: FleetParameters, rows: IntArray
+    policy: Seeing,
+    history: History,
+    parameters: FleetParameters,
+    rows: IntArray,
+    since: int = 0,
 ) -> FloatArray:
-    """`targets_after`, for a policy that may see the notebook's numbers or the calendar's."""
+    """The target chosen after each row, in servers, by a policy that serves from `since` on.
+
+    It adapts to what it meets from then on; before, and by itself, it is as it was learnt. It may
+    see the notebook's numbers or the calendar's.
+    """
     notebook = policy.fields == notebook_fields(parameters.history_len)
     seen = replace(parameters, observation="notebook" if notebook else "calendar")
-    return targets_after(policy.decide, history, seen, rows)
+    answers = policy.decide(observations_after(history, seen, rows)).astype(np.float64)
+    demands = np.clip(history.demands, parameters.min_servers, parameters.max_servers)
+    prior = prior_of(policy)
+    return target_of(actions(answers, demands, rows, prior, parameters, since), parameters)
+
+
+def prior_of(policy: Seeing) -> tuple[float, ...]:
+    """What each answer of a policy counts for at first."""
+    return tuple(policy.experts.values()) or ONE_EXPERT
 
 
 def observations_after(history: History, parameters: FleetParameters, rows: IntArray) -> FloatArray:

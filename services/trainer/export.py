@@ -11,7 +11,8 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from torch import Tensor, block_diag
 
-from services.trainer.evaluation import Seeing
+from services.trainer.blend import Blend
+from services.trainer.evaluation import Seeing, prior_of
 from services.trainer.layout import INPUT, OUTPUT, Layout
 from services.trainer.module import (
     LIMIT,
@@ -60,7 +61,7 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
         self._biases = [tf.Variable(bias) for bias in biases]
         self._linear = tf.Variable(nets.linear.detach().mean(dim=0).numpy())
 
-    def decide(self, observation: Any) -> dict[str, Any]:
+    def answers(self, observation: Any) -> Any:
         """`ResidualModule.decide` again: observations ``(batch, n)`` to actions ``(batch, 1)``."""
         shape = self._shape
         features, last, unit = self._features(observation)
@@ -70,7 +71,7 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
             signal = signal * tf.sigmoid(signal)
         residual = signal @ self._weights[-1] + self._biases[-1] + features @ self._linear
         action = (last + unit * residual) / shape.action_factor
-        return {OUTPUT: tf.clip_by_value(action, shape.lowest_action, shape.highest_action)}
+        return tf.clip_by_value(action, shape.lowest_action, shape.highest_action)
 
     def _features(self, observation: Any) -> tuple[Any, Any, Any]:
         """`ResidualModule.features` again."""
@@ -131,21 +132,46 @@ def _pick(values: Any, columns: Sequence[int]) -> Any:
     return tf.gather(values, list(columns), axis=1)
 
 
-def export(policy: ResidualModule | ServedRule, folder: Path) -> None:
-    """Write a policy's `tf-model/00000001` and `policy.tflite` into an artefact's folder."""
-    graph = RuleGraph(policy) if isinstance(policy, ServedRule) else ServedPolicy(policy)
-    _write(graph, len(policy.fields), folder)
+class Exported(tf.Module):  # type: ignore[misc]
+    """The graphs of a policy's experts, side by side."""
+
+    def __init__(self, graphs: Sequence[Any], prior: Sequence[float]) -> None:
+        super().__init__()
+        self._graphs = list(graphs)
+        self._prior = tf.constant([prior], dtype=tf.float32)
+
+    def answers(self, observation: Any) -> dict[str, Any]:
+        """Observations ``(batch, n)`` to each expert's action, ``(batch, experts)``."""
+        return {OUTPUT: tf.concat([graph.answers(observation) for graph in self._graphs], axis=1)}
+
+    def decide(self, observation: Any) -> dict[str, Any]:
+        """Observations ``(batch, n)`` to actions ``(batch, 1)``, before anything is known."""
+        answers = self.answers(observation)[OUTPUT]
+        return {OUTPUT: tf.reduce_sum(answers * self._prior, axis=1, keepdims=True)}
 
 
-def _write(policy: Any, inputs: int, folder: Path) -> None:
-    """Write a policy's graph, a `tf.Module` with `decide`, that takes `inputs` numbers."""
-    decide = tf.function(policy.decide)
-    many = decide.get_concrete_function(tf.TensorSpec([None, inputs], tf.float32, name=INPUT))
-    one = decide.get_concrete_function(tf.TensorSpec([1, inputs], tf.float32, name=INPUT))
+def export(policy: Blend | ResidualModule | ServedRule, folder: Path) -> None:
+    """Write a policy's `tf-model/00000001` and `policy.tflite` into an artefact's folder.
+
+    The SavedModel gives its action, for hosts that know nothing of what comes of it; the LiteRT
+    file gives its experts' actions, for the services.
+    """
+    if isinstance(policy, Blend):
+        graphs = [ServedPolicy(policy.module), RuleGraph(policy.rule)]
+    elif isinstance(policy, ServedRule):
+        graphs = [RuleGraph(policy)]
+    else:
+        graphs = [ServedPolicy(policy)]
+    exported = Exported(graphs, prior_of(policy))
+    size = len(policy.fields)
+    many = tf.TensorSpec([None, size], tf.float32, name=INPUT)
+    decide = tf.function(exported.decide).get_concrete_function(many)
     saved_model = folder / SAVED_MODEL
     saved_model.parent.mkdir(parents=True, exist_ok=True)
-    tf.saved_model.save(policy, str(saved_model), signatures={"serving_default": many})
-    lite = tf.lite.TFLiteConverter.from_concrete_functions([one], policy).convert()
+    tf.saved_model.save(exported, str(saved_model), signatures={"serving_default": decide})
+    one = tf.TensorSpec([1, size], tf.float32, name=INPUT)
+    answers = tf.function(exported.answers).get_concrete_function(one)
+    lite = tf.lite.TFLiteConverter.from_concrete_functions([answers], exported).convert()
     (folder / LITERT_MODEL).write_bytes(lite)
 
 
@@ -157,10 +183,13 @@ def check_agreement(
     Raises `PolicyDisagrees` above `TOLERANCE`, or when a form does not answer at all.
     """
     observations = random_observations(policy.fields, parameters, rng)
-    expected = policy.decide(observations)
+    answers = policy.decide(observations)
+    forms = {
+        "SavedModel": (run_saved_model, answers @ np.array(prior_of(policy))[:, np.newaxis]),
+        "LiteRT": (run_litert, answers),
+    }
     largest = 0.0
-    forms = {"SavedModel": run_saved_model, "LiteRT": run_litert}
-    for name, run in forms.items():
+    for name, (run, expected) in forms.items():
         difference = _difference(name, run, folder, observations, expected)
         # Not `>`: a difference that is not a number is none that agrees.
         if not difference <= TOLERANCE:
@@ -205,7 +234,7 @@ def run_saved_model(folder: Path, observations: Observations) -> Observations:
 
 
 def run_litert(folder: Path, observations: Observations) -> Observations:
-    """Actions of the LiteRT file on disk, one observation at a time, as the services run it."""
+    """The experts' actions in the LiteRT file, one observation at a time, as the services do."""
     content = (folder / LITERT_MODEL).read_bytes()
     interpreter = Interpreter(model_content=content, num_threads=1)
     interpreter.allocate_tensors()

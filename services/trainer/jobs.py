@@ -85,7 +85,7 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
             verdict, other = UNGATED, None
             if contest is not None:
                 rivals = rivals_of(context, fleet, before, settings.parameters)
-                verdict = contest.verdict(learnt.module, rivals)
+                verdict = contest.verdict(learnt.policy, rivals)
                 other = contest.made_for(verdict.winner)
             shared = before is None and verdict.winner == GENERAL
             stages.done("gate")
@@ -97,9 +97,11 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
                 None if shared else _write_winner(context, draft, verdict, learnt, other, folder)
             )
             stages.done("export")
-        serves = None if shared else _crown(context, fleet, verdict.winner, written, folder)
+        serves, crowned = None, False
+        if not shared:
+            serves, crowned = _crown(context, fleet, before, verdict.winner, written, folder)
     stages.done("publish")
-    _tell(context, fleet, before, serves, verdict, learnt, stages)
+    _tell(context, fleet, before, serves, crowned, verdict, learnt, stages)
     return None if serves is None else serves.version
 
 
@@ -115,9 +117,9 @@ def _write_winner(
     rng = np.random.default_rng(context.seed)
     parameters = context.fleets[draft.fleet].parameters
     if verdict.winner == CANDIDATE:
-        export(learnt.module, folder)
-        check_agreement(learnt.module, folder, parameters, rng)
-        return draft
+        export(learnt.policy, folder)
+        check_agreement(learnt.policy, folder, parameters, rng)
+        return draft.model_copy(update={"experts": learnt.policy.experts})
     if other is None:
         return None
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
@@ -127,16 +129,25 @@ def _write_winner(
 
 
 def _crown(
-    context: Context, fleet: str, winner: str, written: PolicyManifest | None, folder: Path
-) -> Champion:
-    """Make the winner champion, and publish what was written for it before."""
+    context: Context,
+    fleet: str,
+    before: Champion | None,
+    winner: str,
+    written: PolicyManifest | None,
+    folder: Path,
+) -> tuple[Champion, bool]:
+    """Make the winner champion, after publishing what was written for it; who serves, if it is new.
+
+    Nothing new is written and somebody else, such as an operator, has moved the champion since
+    `before`: then the verdict was about others, and theirs stays.
+    """
     if written is not None:
         context.store.publish(written, folder)
-        return context.store.set_champion(fleet, written.version, context.clock())
+        return context.store.set_champion(fleet, written.version, context.clock()), True
     serving = context.store.champion(fleet)
-    if serving is not None and serving.version == winner:
-        return serving
-    return context.store.set_champion(fleet, winner, context.clock())
+    if serving is not None and (serving != before or serving.version == winner):
+        return serving, False
+    return context.store.set_champion(fleet, winner, context.clock()), True
 
 
 def _tell(
@@ -144,16 +155,20 @@ def _tell(
     fleet: str,
     before: Champion | None,
     serves: Champion | None,
+    crowned: bool,
     verdict: Verdict,
     learnt: Learnt,
     stages: Stages,
 ) -> None:
-    """Record how the gate decided, and announce who serves; None: the shared general policy."""
+    """Record how the gate decided, and announce who serves; None: the shared general policy.
+
+    `crowned` says that it serves because of this job.
+    """
     general = first_policy(context.fleets[fleet].parameters).version
     champion, runner_up = (general, None) if before is None else (before.version, before.runner_up)
     version = general if serves is None else serves.version
-    kept: Outcome = "kept" if version == champion else "published"
-    outcome: Outcome = "demoted" if verdict.demoted else kept
+    moved: Outcome = "demoted" if verdict.demoted else "published"
+    outcome: Outcome = moved if crowned else "kept"
     live, live_costs = verdict.live, {}
     if live is not None and runner_up is not None:
         live_costs = {champion: live.champion, runner_up: live.runner_up}
@@ -202,21 +217,16 @@ def _draft(
     trained_on: int,
     verdict: Verdict,
 ) -> PolicyManifest:
-    parameters = context.fleets[fleet].parameters
     costs = {f"gate_cost {name}": cost for name, cost in verdict.costs.items()}
-    return PolicyManifest(
+    return PolicyManifest.draft(
+        context.fleets[fleet].parameters,
         version=version,
         fleet=fleet,
         created_at=context.clock(),
         observation_fields=learnt.module.fields,
-        history_len=parameters.history_len,
-        min_servers=parameters.min_servers,
-        max_servers=parameters.max_servers,
-        action_factor=parameters.action_factor,
         scores=learnt.scores | costs,
         trained_on_steps=trained_on,
         seed=context.seed,
-        sha256={},
     )
 
 

@@ -17,14 +17,16 @@ from services.trainer.algorithm import (
     each_learner,
     put_weights,
 )
+from services.trainer.blend import Blend, rule_beside
 from services.trainer.decisions import decisions_of
-from services.trainer.evaluation import BestSoFar, HeldOut, evaluate_rule
+from services.trainer.evaluation import BestSoFar, HeldOut, evaluate, evaluate_rule, targets_of
 from services.trainer.general import begun_from, general_nets
 from services.trainer.module import ResidualModule
 from services.trainer.progress import Progress, Stages, Watch
 from services.trainer.rehearsal import with_rehearsal
 from services.trainer.replay import Recorded, hold_out, replayable
 from services.trainer.rllib import Algorithm
+from services.trainer.rules import ServedRule
 from shared.core.parameters import FleetParameters
 
 HELD_OUT = 0.15
@@ -51,6 +53,13 @@ class Learnt:
     scores: dict[str, float]
     """By name; costs in servers per step."""
     stage_seconds: dict[str, float]
+    rule: ServedRule | None = None
+    """Answers beside the module, where it sees enough for one."""
+
+    @property
+    def policy(self) -> Blend | ResidualModule:
+        """What serves."""
+        return self.module if self.rule is None else Blend(self.module, self.rule)
 
 
 def learn(
@@ -72,9 +81,10 @@ def learn(
     Half of the nets begin as the general policy's, where there is one for the observation: they
     bring what a short history does not show.
     Early stopping picks the best weights on the held-out part, of the hindsight start and then of
-    PPO, and their scores are told. Where PPO has not done much better than its start, the weights
-    returned are those of a new start that learns from the held-out part as well: the newest
-    demand is worth more than the choice of when to stop. Otherwise they are PPO's best. An RLlib
+    PPO; the scores that are told are theirs, with the rule beside them. Where PPO has not done
+    much better than its start, the weights returned are those of a new start that learns from the
+    held-out part as well: the newest demand is worth more than the choice of when to stop.
+    Otherwise they are PPO's best. An RLlib
     checkpoint of them is written to `checkpoint`, if given. Ray must be running
     (`services.trainer.warmth`). Raises `TooLittleHistory`.
     """
@@ -116,6 +126,14 @@ def learn(
         if watch.best.empty:
             watch.look(module)
         put_weights(algorithm, watch.best.state)
+        module.set_state(watch.best.state)
+        tried = Learnt(module, 0, {}, {}, rule_beside(learnt_from.history, parameters))
+        kept = evaluate(
+            targets_of(tried.policy, usable.history, parameters, held_out),
+            usable.history,
+            parameters,
+            held_out,
+        )
         stages.done("ppo")
         if updates and len(held_out) and not _much_better(watch.best.held_out, started):
             nets = {name: value for name, value in begun.items() if name.startswith("nets.")}
@@ -137,8 +155,9 @@ def learn(
     return Learnt(
         module=module,
         environment_steps=watch.environment_steps,
-        scores=_scores(watch, evaluate_rule(usable.history, parameters, held_out)),
+        scores=_scores(watch, kept, evaluate_rule(usable.history, parameters, held_out)),
         stage_seconds=stages.seconds,
+        rule=rule_beside(usable.history, parameters),
     )
 
 
@@ -158,12 +177,11 @@ def _much_better(after: HeldOut | None, before: HeldOut | None) -> bool:
     return after.reward > before.reward + WORTH_KEEPING * abs(before.reward)
 
 
-def _scores(watch: Watch, rule: HeldOut | None) -> dict[str, float]:
+def _scores(watch: Watch, held_out: HeldOut | None, rule: HeldOut | None) -> dict[str, float]:
     """Figures for the manifest; the held-out ones are left out when nothing was held out."""
     scores: dict[str, float] = {"environment_steps": watch.environment_steps}
     if watch.mean_reward is not None:
         scores["scaled_mean_reward"] = watch.mean_reward
-    held_out = watch.best.held_out
     if held_out is not None and rule is not None:
         scores |= {
             "held_out_steps": held_out.steps,

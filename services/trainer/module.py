@@ -102,6 +102,11 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         return self._action(features, last, unit)
 
     @property
+    def experts(self) -> dict[str, float]:
+        """It answers alone: what its nets say is one answer."""
+        return {}
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """Names of the observation's numbers."""
         return self.shape.fields

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from services.trainer.layout import OUTPUT
 from services.trainer.replay import highest_action
 from services.trainer.rules import ServedRule
 
@@ -19,7 +18,7 @@ class RuleGraph(tf.Module):  # type: ignore[misc]
         self._factor = tf.Variable(np.float32(rule.factor))
         self._added = tf.Variable(np.float32(rule.added))
 
-    def decide(self, observation: Any) -> dict[str, Any]:
+    def answers(self, observation: Any) -> Any:
         """Observations ``(batch, fields)`` in servers to actions ``(batch, 1)``."""
         rule, at = self._rule, self._rule.positions
 
@@ -38,4 +37,4 @@ class RuleGraph(tf.Module):  # type: ignore[misc]
         for after, before in reversed(rule.shifts):
             shift = known(field(after) - field(before), shift)
         action = (target + rule.shift_weight * shift) / rule.parameters.action_factor
-        return {OUTPUT: tf.clip_by_value(action, 0.0, highest_action(rule.parameters))}
+        return tf.clip_by_value(action, 0.0, highest_action(rule.parameters))

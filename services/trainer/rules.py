@@ -17,6 +17,12 @@ from shared.core.tuning import Rule, TunedRule, grid
 
 FloatArray = NDArray[np.float64]
 
+SEASONAL = Rule(
+    "seasonal",
+    baselines.seasonal,
+    "added",
+    grid(period=("day", "week"), weight=(0.25, 0.5, 0.75, 1.0)),
+)
 SERVED_RULES = (
     Rule("constant", baselines.nothing, "added"),
     Rule("buffer", baselines.last_demand, "added"),
@@ -27,12 +33,7 @@ SERVED_RULES = (
         "added",
         grid(window=(2, 3, 5), damping=(0.25, 0.5, 0.75, 1.0), spreads=(0.0,)),
     ),
-    Rule(
-        "seasonal",
-        baselines.seasonal,
-        "added",
-        grid(period=("day", "week"), weight=(0.25, 0.5, 0.75, 1.0)),
-    ),
+    SEASONAL,
 )
 """The tuned rules that an observation has the fields for."""
 
@@ -91,6 +92,11 @@ class ServedRule:
         action = (target + self.shift_weight * shift) / self.parameters.action_factor
         clipped: FloatArray = np.clip(action, 0.0, highest_action(self.parameters))[:, np.newaxis]
         return clipped
+
+    @property
+    def experts(self) -> dict[str, float]:
+        """It answers alone."""
+        return {}
 
     @property
     def fields(self) -> tuple[str, ...]:

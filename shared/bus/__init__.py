@@ -17,7 +17,9 @@ from shared.bus.keys import (
 )
 from shared.bus.leases import Lease, Leases
 from shared.bus.steps import Steps
-from shared.bus.training import TRAINING_RETRIES, TrainingQueue
+from shared.bus.supplies import Supplies
+from shared.bus.training import TRAINING_RETRIES, TrainingQueue, Trainings
+from shared.bus.turns import Turns
 
 __all__ = [
     "CHAMPIONS",
@@ -39,5 +41,5 @@ __all__ = [
 ]
 
 
-class Bus(Demands, Leases, Steps, Groups):
+class Bus(Demands, Leases, Steps, Supplies, Groups, Trainings, Turns):
     """The platform's Redis, for asyncio. Every method raises `BusAway` when it does not answer."""

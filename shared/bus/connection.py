@@ -1,6 +1,7 @@
 """The connection to Redis, and its ways of not serving as one error."""
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,8 @@ class Connection:
                 retry=AsyncRetry(NoBackoff(), 1),
             )
         except ValueError as error:
-            raise BadSetting(f"AUTOPILOT_REDIS_URL={url}: {error}") from error
+            shown = re.sub("//[^/]*@", "//...@", url)  # it may have a password
+            raise BadSetting(f"AUTOPILOT_REDIS_URL={shown}: {error}") from error
         return cls(redis.asyncio.Redis.from_pool(pool))
 
     async def close(self) -> None:

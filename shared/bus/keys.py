@@ -9,7 +9,8 @@
 | ``autopilot:fleet:<fleet>`` | hash | ``step`` and ``state`` (`FleetRecord`) after the last commit | fleets |
 | ``autopilot:workers`` | sorted set | environment worker -> when it counts as gone, milliseconds | workers |
 | ``autopilot:leases`` | hash | fleet -> `Lease`: fencing token and worker | fleets |
-| ``autopilot:leases:token`` | integer | newest fencing token | 1 |
+| ``autopilot:leases:token`` | integer | newest fencing token; grows when a worker comes or goes, too | 1 |
+| ``autopilot:supply:<fleet>`` | string | newest `FleetSupply` that the fleet's controller told | `SUPPLY_SECONDS` |
 | ``autopilot:recorded:<fleet>`` | list | `RecordedStep`, oldest first: what the trainer replays | `RECORDED_STEPS` |
 | ``autopilot:transitions`` | stream | `Transition`, by consumer group | about `TRANSITIONS_LENGTH` |
 | ``autopilot:decisions`` | hash | fleet -> newest `Decision` | fleets |
@@ -21,6 +22,7 @@
 | ``autopilot:champions:changes`` | stream | `Champion`, as they are moved | about `CHANGES_LENGTH` |
 | ``autopilot:training:outcomes`` | hash | fleet -> newest `TrainingOutcome` | fleets |
 | ``autopilot:training:changes`` | stream | `TrainingOutcome`, as jobs end | about `CHANGES_LENGTH` |
+| ``autopilot:turn:<work>`` | string | the process that does a work alone | its seconds |
 | ``rq:...`` | RQ's own | queue `training`, one `TrainingJob` a fleet at a time | fleets |
 """
 
@@ -46,6 +48,8 @@ RECORDED_STEPS = 20_000
 """Two weeks at 65 s; about 1.7 MB a fleet."""
 CHANGES_LENGTH = 10_000
 IDEMPOTENCY_SECONDS = 86_400
+SUPPLY_SECONDS = 120
+"""A supply that is not told again counts no longer; Agones tells it every 30 s by default."""
 TRAINING_QUEUE = "training"
 
 SEEN = "autopilot:demand:seen:{fleet}:{key}"
@@ -54,7 +58,9 @@ FLEET = "autopilot:fleet:{fleet}"
 WORKERS = "autopilot:workers"
 LEASES = "autopilot:leases"
 LEASE_TOKEN = "autopilot:leases:token"  # noqa: S105 - it fences, and is no secret
+SUPPLY = "autopilot:supply:{fleet}"
 RECORDED = "autopilot:recorded:{fleet}"
+TURN = "autopilot:turn:{work}"
 EXPLANATIONS = "autopilot:explanations"
 TRANSITIONS_STREAM = "autopilot:transitions"
 

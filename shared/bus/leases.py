@@ -1,4 +1,9 @@
-"""Which environment worker steps which fleet."""
+"""Which environment worker steps which fleet.
+
+A lease says that a worker holds a fleet; it is checked in the same script that commits a step, so
+it does not matter when a worker notices that it has lost one. Workers say that they are there, and
+not of which fleets, so that it costs the same with one fleet and with ten thousand.
+"""
 
 from collections.abc import Sequence
 from typing import NewType
@@ -11,36 +16,57 @@ from shared.bus.connection import Connection, asking
 Lease = NewType("Lease", str)
 """That a worker holds a fleet: a fencing token, which grows with every change, and the worker."""
 
-_HOLD_FLEETS = """
--- KEYS: workers, leases, token; ARGV: worker, milliseconds until it counts as gone, then the fleets
+_STAY = """
+-- KEYS: workers, token; ARGV: worker, milliseconds until it counts as gone
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local came = redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+local went = redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if came + went > 0 then redis.call('INCR', KEYS[2]) end
+"""
+
+_RENEW = (
+    _STAY
+    + """
+return came > 0 and 0 or tonumber(redis.call('GET', KEYS[2]) or 0)
+"""
+)
+
+_HOLD_FLEETS = (
+    _STAY
+    + """
+-- KEYS, too: leases; ARGV, too: the fleets
 local there = {}
 for _, worker in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do there[worker] = true end
 local share = math.ceil((#ARGV - 2) / redis.call('ZCARD', KEYS[1]))
 local held, free = {}, {}
 for i = 3, #ARGV do
-  local lease = redis.call('HGET', KEYS[2], ARGV[i])
+  local lease = redis.call('HGET', KEYS[3], ARGV[i])
   local owner = lease and string.match(lease, ' (.*)$')
   if owner == ARGV[1] and #held < 2 * share then
     held[#held + 1] = ARGV[i]
     held[#held + 1] = lease
   elseif owner == ARGV[1] then
-    redis.call('HDEL', KEYS[2], ARGV[i])
+    redis.call('HDEL', KEYS[3], ARGV[i])
+    redis.call('INCR', KEYS[2])
   elseif not (owner and there[owner]) then
     free[#free + 1] = ARGV[i]
   end
 end
 for _, fleet in ipairs(free) do
   if #held == 2 * share then break end
-  local lease = redis.call('INCR', KEYS[3]) .. ' ' .. ARGV[1]
-  redis.call('HSET', KEYS[2], fleet, lease)
+  local lease = redis.call('INCR', KEYS[2]) .. ' ' .. ARGV[1]
+  redis.call('HSET', KEYS[3], fleet, lease)
   held[#held + 1] = fleet
   held[#held + 1] = lease
 end
 return held
+"""
+)
+
+_LEAVE = """
+-- KEYS: workers, token; ARGV: worker
+if redis.call('ZREM', KEYS[1], ARGV[1]) > 0 then redis.call('INCR', KEYS[2]) end
 """
 
 
@@ -49,7 +75,21 @@ class Leases(Connection):
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         super().__init__(client)
+        self._renew = client.register_script(_RENEW)
         self._hold_fleets = client.register_script(_HOLD_FLEETS)
+        self._leave = client.register_script(_LEAVE)
+
+    async def renew(self, worker: str, seconds: float) -> int:
+        """Say that a worker is there, for `seconds`, and so keep what it holds.
+
+        Returns a number that changes whenever any worker or lease does: `hold_fleets` is then due.
+        0: the worker was not there, so others may have taken what it held.
+        """
+        with asking():
+            changes: int = await self._renew(
+                keys=[keys.WORKERS, keys.LEASE_TOKEN], args=[worker, int(seconds * 1000)]
+            )
+        return changes
 
     async def hold_fleets(
         self, worker: str, fleets: Sequence[str], seconds: float
@@ -61,7 +101,7 @@ class Leases(Connection):
         """
         with asking():
             held = await self._hold_fleets(
-                keys=[keys.WORKERS, keys.LEASES, keys.LEASE_TOKEN],
+                keys=[keys.WORKERS, keys.LEASE_TOKEN, keys.LEASES],
                 args=[worker, int(seconds * 1000), *fleets],
             )
         words = [word.decode() for word in held]
@@ -70,4 +110,4 @@ class Leases(Connection):
     async def leave_fleets(self, worker: str) -> None:
         """A worker ends: others may take its fleets at once."""
         with asking():
-            await self._client.zrem(keys.WORKERS, worker)
+            await self._leave(keys=[keys.WORKERS, keys.LEASE_TOKEN], args=[worker])

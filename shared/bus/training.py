@@ -6,14 +6,35 @@ from contextlib import contextmanager
 import redis
 import rq
 from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.intermediate_queue import IntermediateQueue
+from rq.registry import ScheduledJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from shared.bus.connection import SOCKET_TIMEOUT_SECONDS, away
+from shared.bus.connection import SOCKET_TIMEOUT_SECONDS, Connection, asking, away
 from shared.bus.keys import TRAINING_QUEUE
 from shared.messages import TrainingJob
 
 TRAINING_FUNCTION = "services.trainer.jobs.train"
 TRAINING_RETRIES = 3
+_QUEUED = rq.Queue.redis_queue_namespace_prefix + TRAINING_QUEUE
+_TAKEN = IntermediateQueue.get_intermediate_queue_key(_QUEUED)
+"""Where a job is between queued and started."""
+_STARTED = StartedJobRegistry.key_template.format(TRAINING_QUEUE)
+_RETRIED = ScheduledJobRegistry.key_template.format(TRAINING_QUEUE)
+
+
+class Trainings(Connection):
+    """What there is to do for trainers."""
+
+    async def training_jobs(self) -> int:
+        """Training jobs that are queued, running, or wait for a retry: none may go unnoticed."""
+        with asking():
+            async with self._client.pipeline(transaction=True) as pipeline:
+                pipeline.llen(_QUEUED)
+                pipeline.llen(_TAKEN)
+                pipeline.zcard(_STARTED)
+                pipeline.zcard(_RETRIED)
+                return sum(await pipeline.execute())
 
 
 class TrainingQueue:

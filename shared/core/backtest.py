@@ -7,21 +7,20 @@ asked for by the policy itself.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.core.adaptation import FRESH, answered, average
 from shared.core.dynamics import target_of
 from shared.core.observation import Encoder, History, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.core.scoring import Score, score
 
 FloatArray = NDArray[np.float64]
-Act = Callable[[FloatArray], float]
-"""A policy: an observation in servers, shape ``(fields,)``, to an action."""
-
 GROWTH = 3.0
 """`max_servers` in training peaks, so that a game may grow beyond what was learnt from."""
 
@@ -39,21 +38,34 @@ def part(history: History, start: int, stop: int) -> History:
     return History(history.times[start:stop], history.demands[start:stop], history.step_seconds)
 
 
+class Answering(Protocol):
+    """A policy: an observation in servers, shape ``(fields,)``, to its experts' actions."""
+
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+
+    @property
+    def prior(self) -> tuple[float, ...]: ...
+
+    def answers(self, observation: FloatArray) -> Sequence[float]: ...
+
+
 def decide(
-    act: Act,
-    fields: Sequence[str],
+    policy: Answering,
     history: History,
     parameters: FleetParameters,
     first: int = 0,
     stop: int | None = None,
+    since: int = 0,
 ) -> FloatArray:
     """A policy's decisions, in servers, after each row from `first` up to `stop`.
 
     The policy sees all of the history before a row, and the targets that it asked for since
-    `first`; before that they were `min_servers`, and so were the last demands before row 0.
+    `first`; before that they were `min_servers`, and so were the last demands before row 0. It
+    adapts to what it meets from row `since` on (`shared.core.adaptation`).
     """
     rows = np.arange(first, len(history.demands) if stop is None else stop)
-    encoder = Encoder(fields, parameters.lead_steps)
+    encoder = Encoder(policy.fields, parameters.lead_steps)
     low, high = parameters.min_servers, parameters.max_servers
     clipped = History(history.times, np.clip(history.demands, low, high), history.step_seconds)
     seen = encoder.encode(clipped, rows)
@@ -61,10 +73,16 @@ def decide(
     seen[:, lags] = np.nan_to_num(seen[:, lags], nan=low)
     size = parameters.history_len
     asked = np.full(size + 1 + len(rows), low)  # asked[size] is the target of the first row's step
-    for number in range(len(rows)):
+    state = FRESH
+    for number, row in enumerate(rows.tolist()):
         targets = asked[np.newaxis, number + 1 : number + 1 + size]
         observation = encoder.observations(seen[number : number + 1], targets)[0]
-        asked[size + 1 + number] = target_of(act(observation), parameters)
+        answers = policy.answers(observation)
+        action = average(answers, policy.prior)
+        if row >= since:
+            demand = float(clipped.demands[row])
+            state, action = answered(state, demand, answers, policy.prior, parameters)
+        asked[size + 1 + number] = target_of(action, parameters)
     return asked[size + 1 :]
 
 

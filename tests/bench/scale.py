@@ -1,74 +1,87 @@
 """How many fleets one environment worker can step: lateness, CPU and memory.
 
-    python tests/bench/scale.py [--fleets 1000] [--learning-freq 5] [--steps 6]
+    python tests/bench/scale.py [--fleets 100 1000 10000] [--learning-freq 65] [--steps 2]
 
 A real Redis (append-only file on), the real matchmaking service read over HTTP, demand for every
-fleet each step, and one worker. Lateness is from when a step was due to when Redis
-committed it. The load generator and both services share the machine with the worker.
+fleet each step, days of recorded demand behind each, the general policy with the calendar, and one
+worker. Lateness is from when a step was due to when Redis committed it; memory and CPU are the
+worker's. The load generator and both services share the machine with it.
 """
 
 import argparse
 import asyncio
+import itertools
 import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from services.cli.supervision import redis_command, service_command
-from shared.bus import Bus, wait_for_redis
-from shared.messages import Demand, Transition, utc_now
+from shared.bus import Bus, keys, wait_for_redis
+from shared.messages import Demand, RecordedStep, Transition, utc_now
 
 REDIS_PORT, MATCHMAKING_PORT = 7391, 7392
 GROUP = "bench"
-REPORTS_PER_PERIOD = 10
+REPORT_SECONDS = 1.0
 START_SECONDS = 20
 STOP_SECONDS = 20
-WARM_UP_PERIODS = 3
+DAY_SECONDS = 86_400
 
 
 def main() -> None:
-    """Run the measurement and print one row."""
+    """Measure with each number of fleets and print a row for it."""
     arguments = _arguments()
-    with tempfile.TemporaryDirectory() as folder:
-        environment = _environment(Path(folder), arguments.fleets, arguments.learning_freq)
-        commands = [
-            redis_command(REDIS_PORT, Path(folder)),
-            service_command("services.matchmaking"),
-            service_command("services.environment"),
-        ]
-        processes = [
-            psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-            for command in commands
-        ]
-        try:
-            figures = asyncio.run(_measure(arguments, environment, processes[-1]))
-        finally:
-            for process in reversed(processes):
-                process.terminate()
-                process.wait(STOP_SECONDS)
-    _print(arguments, figures)
+    rows = [_measured(fleets, arguments) for fleets in arguments.fleets]
+    table = Table(
+        title=f"a step each {arguments.learning_freq:g} s, {arguments.days:g} days of history"
+    )
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" for value in row.values()))
+    Console().print(table)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fleets", type=int, default=1000)
-    parser.add_argument("--learning-freq", type=float, default=5.0)
-    parser.add_argument("--steps", type=int, default=6, help="steps of each fleet to measure")
+    parser.add_argument("--fleets", type=int, nargs="+", default=[100, 1_000, 10_000])
+    parser.add_argument("--learning-freq", type=float, default=65.0)
+    parser.add_argument("--steps", type=int, default=2, help="steps of each fleet to measure")
+    parser.add_argument("--days", type=float, default=7.0, help="recorded demand of each fleet")
     return parser.parse_args()
 
 
+def _measured(fleets: int, arguments: argparse.Namespace) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        environment = _environment(Path(folder), fleets, arguments.learning_freq)
+        processes = [psutil.Popen(redis_command(REDIS_PORT, Path(folder)))]
+
+        def start(module: str) -> psutil.Process:
+            command = service_command(module)
+            processes.append(psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL))
+            return processes[-1]
+
+        try:
+            return asyncio.run(_measure(fleets, arguments, environment, start))
+        finally:
+            for process in reversed(processes):
+                process.terminate()
+                process.wait(STOP_SECONDS)
+
+
 def _environment(folder: Path, fleets: int, learning_freq: float) -> dict[str, str]:
-    names = [f"fleet-{number}" for number in range(fleets)]
-    (folder / "fleets.toml").write_text("".join(f"[{name}]\n" for name in names))
+    (folder / "fleets.toml").write_text("".join(f"[{name}]\n" for name in _names(fleets)))
     return {
         **os.environ,
         "AUTOPILOT_FLEETS": str(folder / "fleets.toml"),
@@ -82,35 +95,50 @@ def _environment(folder: Path, fleets: int, learning_freq: float) -> dict[str, s
     }
 
 
+def _names(fleets: int) -> list[str]:
+    return [f"fleet-{number}" for number in range(fleets)]
+
+
 async def _measure(
-    arguments: argparse.Namespace, environment: dict[str, str], worker: psutil.Process
+    fleets: int,
+    arguments: argparse.Namespace,
+    environment: dict[str, str],
+    start: Callable[[str], psutil.Process],
 ) -> dict[str, float]:
     wait_for_redis(environment["AUTOPILOT_REDIS_URL"], START_SECONDS)
     bus = Bus.connect(environment["AUTOPILOT_REDIS_URL"])
-    stop = asyncio.Event()
-    reporting = asyncio.create_task(_report(bus, arguments.fleets, arguments.learning_freq, stop))
-    await asyncio.sleep(WARM_UP_PERIODS * arguments.learning_freq)
+    await _live_through(bus, fleets, arguments)
     await bus.open_group(GROUP)
-    await _drain(bus)
-    cpu, start = worker.cpu_times(), time.monotonic()
+    start("services.matchmaking")
+    stop = asyncio.Event()
+    reporting = asyncio.create_task(_report(bus, fleets, arguments.learning_freq, stop))
+    began = time.monotonic()
+    worker = start("services.environment")
+    stepped: set[str] = set()
+    while len(stepped) < fleets:
+        await asyncio.sleep(1)
+        stepped |= {transition.fleet for _, transition in await _drain(bus)}
+    resumed = time.monotonic() - began
+    cpu, begin = worker.cpu_times(), time.monotonic()
     lateness: list[float] = []
     stale = 0
     seconds = round(arguments.steps * arguments.learning_freq)
-    for _ in track(range(seconds), description="stepping"):
+    for _ in track(range(seconds), description=f"{fleets} fleets"):
         await asyncio.sleep(1)
         for id, transition in await _drain(bus):
             lateness.append(int(id.split("-")[0]) - transition.at.timestamp() * 1000)
             stale += transition.stale
-    elapsed, after = time.monotonic() - start, worker.cpu_times()
+    elapsed, after = time.monotonic() - begin, worker.cpu_times()
     memory = worker.memory_info().rss / 1e6
     stop.set()
     await reporting
     await bus.close()
     busy = after.user + after.system - cpu.user - cpu.system
-    expected = arguments.fleets * elapsed / arguments.learning_freq
     return {
+        "fleets": fleets,
+        "all step after, s": resumed,
         "steps": len(lateness),
-        "of those due, %": 100 * len(lateness) / expected,
+        "of those due, %": 100 * len(lateness) * arguments.learning_freq / (fleets * elapsed),
         "stale": stale,
         "late p50, ms": float(np.percentile(lateness, 50)),
         "late p99, ms": float(np.percentile(lateness, 99)),
@@ -118,6 +146,23 @@ async def _measure(
         "CPU, % of a core": 100 * busy / elapsed,
         "memory, MB": memory,
     }
+
+
+async def _live_through(bus: Bus, fleets: int, arguments: argparse.Namespace) -> None:
+    """Leave the recorded demand of some days behind every fleet."""
+    period_s = arguments.learning_freq
+    began = time.time() - arguments.days * DAY_SECONDS
+    rows = [
+        TypeAdapter(RecordedStep).dump_json(
+            RecordedStep(step, began + step * period_s, 50 + 40 * math.sin(step / 200), True, 0)
+        )
+        for step in range(int(arguments.days * DAY_SECONDS / period_s))
+    ]
+    first, *others = [keys.RECORDED.format(fleet=name) for name in _names(fleets)]
+    if rows:
+        await bus._client.rpush(first, *rows)
+        for other in others:
+            await bus._client.copy(first, other)
 
 
 async def _drain(bus: Bus) -> list[tuple[str, Transition]]:
@@ -129,29 +174,20 @@ async def _drain(bus: Bus) -> list[tuple[str, Transition]]:
 
 async def _report(bus: Bus, fleets: int, period_s: float, stop: asyncio.Event) -> None:
     """Report demand for every fleet once a period, spread over it, as matchmaking would."""
-    number = 0
-    while not stop.is_set():
-        number += 1
-        for first in range(REPORTS_PER_PERIOD):
-            now = utc_now()
-            demands = [
-                Demand(
-                    fleet=f"fleet-{fleet}",
-                    demand=50 + 40 * math.sin(number / 10 + fleet),
-                    observed_at=now,
-                )
-                for fleet in range(first, fleets, REPORTS_PER_PERIOD)
-            ]
-            await bus.record_demands(demands, [None] * len(demands))
-            await asyncio.sleep(period_s / REPORTS_PER_PERIOD)
-
-
-def _print(arguments: argparse.Namespace, figures: dict[str, float]) -> None:
-    table = Table(title=f"{arguments.fleets} fleets, a step each {arguments.learning_freq:g} s")
-    for name in figures:
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{value:.4g}" for value in figures.values()))
-    Console().print(table)
+    names = _names(fleets)
+    parts = max(1, round(period_s / REPORT_SECONDS))
+    # All at once first: a fleet without any demand does not step.
+    for number in itertools.count():
+        chosen = names if not number else names[number % parts :: parts]
+        now = utc_now()
+        demands = [
+            Demand(fleet=name, demand=50 + 40 * math.sin(number / 10), observed_at=now)
+            for name in chosen
+        ]
+        await bus.record_demands(demands, [None] * len(demands))
+        if stop.is_set():
+            return
+        await asyncio.sleep(period_s / parts)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ cores: read the ratios, not the rates. A figure that misses its requirement says
 """
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -25,7 +26,7 @@ from services.cli.supervision import redis_command
 from shared.bus import DECISIONS, Bus, wait_for_redis
 from shared.core.parameters import FleetParameters
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import load_policy
+from shared.policies import first_action, load_policy
 from shared.policy_store import LITERT_MODEL, PolicyStore
 from tests.bench.load import Target, latencies_at, near_rate, saturate
 from tests.conftest import MEAN_MODEL, a_decision, free_port
@@ -39,6 +40,25 @@ START_SECONDS = 20.0
 LITERT_CALLS = 20_000
 VERSION = "bench"
 OBSERVATION = "[" + ",".join(["50.5"] * 10) + "]"
+REVIEW = json.dumps(
+    {
+        "request": {
+            "uid": "01f0c6f2-c7a5-11f0-8b1d-0242ac120002",
+            "name": "default",
+            "namespace": "games",
+            "annotations": {"agones.dev/sdk-version": "1.55.0"},
+            "status": {
+                "replicas": 60,
+                "readyReplicas": 20,
+                "reservedReplicas": 0,
+                "allocatedReplicas": 40,
+                "counters": {"rooms": {"count": 40, "capacity": 600}},
+            },
+        },
+        "response": None,
+    }
+)
+"""As Agones sends it."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -77,20 +97,8 @@ def resident_mb(pid: int) -> float:
 
 
 def publish_policy(store: PolicyStore) -> None:
-    parameters = FleetParameters()
-    draft = PolicyManifest(
-        version=VERSION,
-        fleet="default",
-        created_at=utc_now(),
-        observation_fields=parameters.observation_fields,
-        history_len=parameters.history_len,
-        min_servers=parameters.min_servers,
-        max_servers=parameters.max_servers,
-        action_factor=parameters.action_factor,
-        scores={},
-        trained_on_steps=0,
-        seed=0,
-        sha256={},
+    draft = PolicyManifest.draft(
+        FleetParameters(), version=VERSION, fleet="default", created_at=utc_now()
     )
     with store.writing("default", VERSION) as folder:
         shutil.copy(MEAN_MODEL, folder / LITERT_MODEL)
@@ -112,7 +120,7 @@ def measure_litert(store: PolicyStore) -> None:
     for _ in range(ROUNDS):
         start = time.perf_counter()
         for _ in range(LITERT_CALLS):
-            policy.action(observation)
+            first_action(policy, observation)
         rounds.append((time.perf_counter() - start) / LITERT_CALLS * 1e6)
     call_us = statistics.median(rounds)
     row("LiteRT call in process", f"{call_us:.1f} us", "< 1000 us", call_us < 1000)
@@ -128,8 +136,8 @@ def measure_rest(services: dict[str, subprocess.Popen[bytes]]) -> None:
         row(f"{name} at rest", f"{resident:.0f} MB resident", "< 100 MB", resident < 100)
 
 
-def measure_rates(noop: Target, targets: dict[str, tuple[Target, float]]) -> float:
-    """Prints the ratios; the saturation rate of the first target."""
+def measure_rates(noop: Target, targets: dict[str, tuple[Target, float]]) -> dict[str, float]:
+    """Prints the ratios; the saturation rates."""
     rates: dict[str, list[float]] = {"FastAPI no-op": [], **{name: [] for name in targets}}
     for _ in range(ROUNDS):
         rates["FastAPI no-op"].append(saturate(noop, ROUND_SECONDS))
@@ -142,40 +150,35 @@ def measure_rates(noop: Target, targets: dict[str, tuple[Target, float]]) -> flo
         ratio = medians[name] / base
         measured = f"{medians[name]:,.0f} a second, ratio {ratio:.2f}"
         row(name, measured, f">= {required:.2f}", ratio >= required)
-    return medians[next(iter(targets))]
+    return medians
 
 
-def measure_latency(noop: Target, prediction: Target, rate: float) -> None:
-    """Prints the 99th percentile of each, and of the yardstick what this machine adds now."""
-    found = near_rate(prediction, rate, STEADY_SECONDS)
+def measure_latency(noop: Target, name: str, measured: Target, rate: float, limit_ms: int) -> None:
+    """Prints its 99th percentile, and of the yardstick what this machine adds now."""
+    limit = f"p99 < {limit_ms} ms"
+    found = near_rate(measured, rate, STEADY_SECONDS)
     if found is not None:
         connections, reached, p99 = found
         row(
-            f"GET /prediction at {reached:,.0f} a second",
+            f"{name} at {reached:,.0f} a second",
             f"p99 {p99:.2f} ms, wrk, {connections} connections",
-            "p99 < 5 ms",
-            p99 < 5,
+            limit,
+            p99 < limit_ms,
         )
-    windows: dict[str, list[float]] = {"FastAPI no-op": [], "GET /prediction": []}
+    windows: dict[str, list[float]] = {"FastAPI no-op": [], name: []}
     for _ in range(STEADY_WINDOWS):
         # The no-op can't keep up with half of our rate everywhere, so it gets half of that.
-        for name, target, at in (
-            ("FastAPI no-op", noop, rate / 2),
-            ("GET /prediction", prediction, rate),
-        ):
+        for what, target, at in (("FastAPI no-op", noop, rate / 2), (name, measured, rate)):
             latencies = latencies_at(target, at, STEADY_SECONDS)
-            windows[name].append(latencies[int(len(latencies) * 0.99)])
-    for name, at, required in (
-        ("FastAPI no-op", rate / 2, ""),
-        ("GET /prediction", rate, "p99 < 5 ms"),
-    ):
-        p99 = statistics.median(windows[name])
-        spread = f"{min(windows[name]):.2f} to {max(windows[name]):.2f}"
+            windows[what].append(latencies[int(len(latencies) * 0.99)])
+    for what, at, required in (("FastAPI no-op", rate / 2, ""), (name, rate, limit)):
+        p99 = statistics.median(windows[what])
+        spread = f"{min(windows[what]):.2f} to {max(windows[what]):.2f}"
         row(
-            f"{name} at {at:,.0f} a second",
+            f"{what} at {at:,.0f} a second",
             f"p99 {p99:.2f} ms, Python, {spread}",
             required,
-            not required or p99 < 5,
+            not required or p99 < limit_ms,
         )
 
 
@@ -221,10 +224,12 @@ def main() -> None:
         asyncio.run(publish_decision(redis_url))
         noop = Target(ports["noop"], "/noop")
         prediction = Target(ports["prediction"], "/prediction")
+        webhook = Target(ports["prediction"], "/agones/scale", REVIEW)
         saturation = measure_rates(
             noop,
             {
                 "GET /prediction": (prediction, 1.05),
+                "POST /agones/scale": (webhook, 0.5),
                 "POST /invocations": (
                     Target(ports["prediction"], "/invocations", OBSERVATION),
                     0.7,
@@ -235,8 +240,12 @@ def main() -> None:
                 ),
             },
         )
-        asyncio.run(publish_decision(redis_url))
-        measure_latency(noop, prediction, saturation / 2)
+        for name, target, limit_ms in (
+            ("GET /prediction", prediction, 5),
+            ("POST /agones/scale", webhook, 50),
+        ):
+            asyncio.run(publish_decision(redis_url))
+            measure_latency(noop, name, target, saturation[name] / 2, limit_ms)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from shared.bus import (
     wait_for_redis,
 )
 from shared.bus.keys import EXPLANATIONS
-from shared.errors import BadSetting, BusAway, LeaseLost, StepConflict
+from shared.errors import BadSetting, BusAway, StepConflict
 from shared.messages import Champion, Demand, TrainingJob
 from tests import conftest
 from tests.conftest import NOW, a_verdict, an_explanation
@@ -523,55 +523,3 @@ async def test_what_is_no_transition_is_passed_over(bus, raw):
     raw.xadd("autopilot:transitions", {"fleet": "eu", "message": "{"})
     raw.xadd("autopilot:transitions", {"else": "1"})
     assert [each.step for each in await bus.newest_transitions("eu", 9)] == [1]
-
-
-FLEETS = ("a", "b", "c", "d", "e")
-
-
-async def test_a_worker_alone_holds_every_fleet_and_keeps_its_leases(bus):
-    held = await bus.hold_fleets("one", FLEETS, 60)
-    assert set(held) == set(FLEETS)
-    assert len(set(held.values())) == len(FLEETS)
-    assert await bus.hold_fleets("one", FLEETS, 60) == held
-
-
-async def test_workers_hold_equal_shares_and_no_fleet_twice(bus):
-    before = await bus.hold_fleets("one", FLEETS, 60)
-    assert await bus.hold_fleets("two", FLEETS, 60) == {}
-    one = await bus.hold_fleets("one", FLEETS, 60)
-    two = await bus.hold_fleets("two", FLEETS, 60)
-    assert one == {fleet: before[fleet] for fleet in ("a", "b", "c")}
-    assert set(two) == {"d", "e"}
-    assert await bus.hold_fleets("one", FLEETS, 60) == one
-
-
-@pytest.mark.parametrize("way", ["ends", "says nothing"])
-async def test_the_fleets_of_a_worker_that_is_gone_are_taken(bus, way):
-    await bus.hold_fleets("one", FLEETS, 60 if way == "ends" else 0.001)
-    if way == "ends":
-        await bus.leave_fleets("one")
-    await asyncio.sleep(0.01)
-    assert set(await bus.hold_fleets("two", FLEETS, 60)) == set(FLEETS)
-
-
-async def test_only_the_lease_that_a_fleet_has_commits(bus):
-    first = await bus.hold_fleets("one", ["eu"], 0.001)
-    await bus.commit_step(*a_step(1), lease=first["eu"])
-    await asyncio.sleep(0.01)
-    second = await bus.hold_fleets("two", ["eu"], 60)
-    with pytest.raises(LeaseLost, match="'eu'"):
-        await bus.commit_step(*a_step(2), lease=first["eu"])
-    assert (await bus.fleet_record("eu")).step == 1
-    await bus.commit_step(*a_step(2), lease=second["eu"])
-    assert (await bus.fleet_record("eu")).step == 2
-
-
-async def test_a_lease_taken_again_is_another(bus):
-    first = await bus.hold_fleets("one", ["eu"], 0.001)
-    await asyncio.sleep(0.01)
-    await bus.hold_fleets("two", ["eu"], 0.001)
-    await asyncio.sleep(0.01)
-    again = await bus.hold_fleets("one", ["eu"], 60)
-    with pytest.raises(LeaseLost):
-        await bus.commit_step(*a_step(1), lease=first["eu"])
-    await bus.commit_step(*a_step(1), lease=again["eu"])

@@ -15,12 +15,10 @@ from services.cli.export import export_policy
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput, PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import LearntPolicy
-from shared.policy_store import LITERT_MODEL, SAVED_MODEL, read_checked, read_manifest
+from shared.policies import LearntPolicy, first_action
+from shared.policy_store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, read_checked, read_manifest
 from shared.settings import Settings
 from tests.conftest import MEAN_MODEL
-
-FIELDS = FleetParameters(observation="notebook").observation_fields
 
 
 def publish(store, version="v1"):
@@ -29,24 +27,15 @@ def publish(store, version="v1"):
         (folder / SAVED_MODEL / "variables").mkdir(parents=True)
         (folder / SAVED_MODEL / "saved_model.pb").write_bytes(b"a graph")
         (folder / SAVED_MODEL / "variables" / "variables.index").write_bytes(b"an index")
+        (folder / CHECKPOINT).mkdir()
+        (folder / CHECKPOINT / "weights").write_bytes(b"weights")
         shutil.copy(MEAN_MODEL, folder / LITERT_MODEL)
         return store.publish(draft(version), folder)
 
 
 def draft(version):
-    return PolicyManifest(
-        version=version,
-        fleet="eu",
-        created_at=utc_now(),
-        observation_fields=FIELDS,
-        history_len=5,
-        min_servers=0,
-        max_servers=100,
-        action_factor=100,
-        scores={},
-        trained_on_steps=1,
-        seed=0,
-        sha256={},
+    return PolicyManifest.draft(
+        FleetParameters(min_servers=0), version=version, fleet="eu", created_at=utc_now()
     )
 
 
@@ -63,7 +52,7 @@ def test_the_whole_artefact_as_a_folder(any_store, tmp_path):
     for name in manifest.sha256:
         read_checked(out, manifest, name)
     policy = LearntPolicy((out / LITERT_MODEL).read_bytes(), manifest)
-    assert policy.action([50.0] * 10) == pytest.approx(0.5)
+    assert first_action(policy, [50.0] * 10) == pytest.approx(0.5)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "policies") == ["out"]
 
 
@@ -81,17 +70,25 @@ def test_without_a_champion_a_version_has_to_be_named(any_store, tmp_path):
         export(any_store, None, tmp_path / "out")
 
 
-def test_sagemakers_archive_has_the_saved_model_under_a_name_and_a_number(any_store, tmp_path):
-    publish(any_store)
+def test_sagemakers_archive_has_what_serves_and_no_checkpoint(any_store, tmp_path):
+    """For our container the artefact, and for TensorFlow's a name, a number, a graph."""
+    manifest = publish(any_store)
     out = tmp_path / "model.tar.gz"
     export(any_store, "v1", out, sagemaker=True)
+    served = [
+        "policy.tflite",
+        "tf-model/00000001/saved_model.pb",
+        "tf-model/00000001/variables/variables.index",
+    ]
     with tarfile.open(out) as archive:
-        assert archive.getnames() == [
-            "eu/00000001/saved_model.pb",
-            "eu/00000001/variables/variables.index",
-        ]
-        assert archive.extractfile("eu/00000001/saved_model.pb").read() == b"a graph"
+        assert archive.getnames() == [*served, "policy.json"]
         assert all(member.isfile() and member.mode == 0o644 for member in archive)
+        archive.extractall(tmp_path / "model", filter="data")
+    packed = read_manifest(tmp_path / "model")
+    assert packed == manifest.model_copy(update={"sha256": packed.sha256})
+    assert sorted(packed.sha256) == served
+    for name in served:
+        assert read_checked(tmp_path / "model", packed, name) == any_store.read(manifest, name)
 
 
 @pytest.mark.parametrize("sagemaker", [False, True])
@@ -128,7 +125,7 @@ def test_a_manifest_that_points_outside_is_refused(any_store, tmp_path, name):
 
 def test_a_version_without_a_saved_model_is_told(any_store, tmp_path, publish_policy):
     publish_policy(any_store, "v1", "eu")
-    with pytest.raises(PolicyMissing, match="v1 has no SavedModel"):
+    with pytest.raises(PolicyMissing, match=r"v1 has no tf-model/00000001/saved_model\.pb"):
         export(any_store, "v1", tmp_path / "model.tar.gz", sagemaker=True)
     assert not (tmp_path / "model.tar.gz").exists()
 
@@ -156,12 +153,12 @@ def test_tensorflow_answers_from_sagemakers_archive_as_the_services_do(any_store
     )
     with tarfile.open(tmp_path / "model.tar.gz") as archive:
         archive.extractall(tmp_path / "model", filter="data")
-    loaded = tf.saved_model.load(str(tmp_path / "model" / "eu" / "00000001"))
+    loaded = tf.saved_model.load(str(tmp_path / "model" / SAVED_MODEL))
     served = LearntPolicy(any_store.read(manifest, LITERT_MODEL), manifest)
     observations = np.random.default_rng(0).uniform(10, 100, (8, len(rule.fields)))
     answer = loaded.signatures["serving_default"](tf.constant(observations, dtype=tf.float32))
     actions = answer["policy"].numpy()
-    expected = [[served.action(row)] for row in observations]
+    expected = [[first_action(served, row)] for row in observations]
     assert actions.shape == (8, 1)
     assert np.ptp(actions) > 0.1
     assert actions == pytest.approx(np.array(expected), abs=1e-5)

@@ -10,6 +10,8 @@ import pytest
 
 from services.environment.demand_source import HttpDemand, LocalSine, Reading
 from shared.errors import DemandMissing
+from shared.messages import Supply
+from tests.conftest import NOW
 
 
 class Matchmaker:
@@ -67,20 +69,29 @@ async def test_the_notebooks_text_numbers_are_taken(matchmaker):
 
 
 @pytest.mark.parametrize(
-    ("beside", "allocated", "tickets_waiting"),
+    ("beside", "told"),
     [
-        ({"supply": {"allocated": 40, "ready": 9}, "tickets_waiting": 8}, 40, 8),
-        ({"supply": {"ready": 9}}, None, None),
-        ({"supply": [40], "tickets_waiting": "many"}, None, None),
-        ({"supply": {"allocated": -1}, "tickets_waiting": 0.5}, None, None),
+        (
+            {
+                "supply": {"allocated": 40, "ready": 9},
+                "tickets_waiting": 8,
+                "observed_at": "2026-11-22T21:33:01+01:00",
+            },
+            (Supply(allocated=40, ready=9), 8, NOW),
+        ),
+        ({"supply": {"allocated": 40, "ready": "9"}}, (Supply(allocated=40), None, None)),
+        ({"supply": {"ready": 9}}, (None, None, None)),
+        ({"supply": [40], "tickets_waiting": "many"}, (None, None, None)),
+        ({"supply": {"allocated": -1}, "tickets_waiting": 0.5}, (None, None, None)),
+        ({"supply": {"allocated": True}, "observed_at": "noon"}, (None, None, None)),
+        ({"observed_at": "2026-11-22T20:33:01"}, (None, None, None)),
+        ({"observed_at": "0001-01-01T00:00:00+14:00"}, (None, None, None)),
     ],
 )
-async def test_what_is_in_use_is_read_where_it_is_told(
-    matchmaker, beside, allocated, tickets_waiting
-):
+async def test_what_is_in_use_is_read_where_it_is_told(matchmaker, beside, told):
     body = {"Prediction": {"num_of_gameservers": 50}, **beside}
     matchmaker.answers = [(200, json.dumps(body))]
-    assert await read(matchmaker.url) == (50, allocated, tickets_waiting)
+    assert await read(matchmaker.url) == (50, *told)
 
 
 async def test_a_passing_fault_is_tried_again(matchmaker):

@@ -121,6 +121,14 @@ async def test_every_alarm_watches_a_metric_that_the_sidecar_puts(service, resou
     assert watched <= await every_metric_put(service)
 
 
+async def test_keda_asks_cloudwatch_for_a_metric_that_the_sidecar_puts(service):
+    page = yaml.safe_load_all((AWS.parent / "keda/cloudwatch.yaml").read_text())
+    (scaled,) = (each for each in page if each["kind"] == "ScaledObject")
+    asked = scaled["spec"]["triggers"][0]["metadata"]
+    dimension = (asked["dimensionName"], asked["dimensionValue"].replace("default", "eu"))
+    assert (asked["namespace"], asked["metricName"], dimension) in await every_metric_put(service)
+
+
 async def test_the_dashboard_shows_every_metric_that_the_sidecar_puts_and_no_other(
     service, resources
 ):

@@ -34,11 +34,12 @@ class Policy:
 
     learnt = True
     exploration = 0.0
+    prior = (1.0,)
     version = "v1"
     fields = notebook_fields(5)
 
-    def action(self, observation):
-        return (observation[4] + 10) / 100
+    def answers(self, observation):
+        return ((observation[4] + 10) / 100,)
 
 
 class Everyone:

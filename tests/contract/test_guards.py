@@ -24,12 +24,13 @@ class Asking:
 
     learnt = True
     exploration = 0.0
+    prior = (1.0,)
     version = "v1"
     fields = notebook_fields(5)
     servers = 0.0
 
-    def action(self, _observation):
-        return self.servers / 100
+    def answers(self, _observation):
+        return (self.servers / 100,)
 
 
 @dataclass(frozen=True)

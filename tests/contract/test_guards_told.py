@@ -34,14 +34,15 @@ class Asking:
 
     learnt = True
     exploration = 0.0
+    prior = (1.0,)
     version = "v1"
     fields = notebook_fields(5)
 
     def __init__(self, servers: float) -> None:
         self._servers = servers
 
-    def action(self, _observation):
-        return self._servers / 100
+    def answers(self, _observation):
+        return (self._servers / 100,)
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ bounded = settings(
 OPERATIONS = {
     ("matchmaking", GenerationMode.POSITIVE): 7,
     ("matchmaking", GenerationMode.NEGATIVE): 1,
-    ("prediction", GenerationMode.POSITIVE): 10,
-    ("prediction", GenerationMode.NEGATIVE): 1,
+    ("prediction", GenerationMode.POSITIVE): 12,
+    ("prediction", GenerationMode.NEGATIVE): 3,
 }
 
 

@@ -13,7 +13,7 @@ from shared.core.baselines import trend
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest
-from shared.policies import RulePolicy, load_policy
+from shared.policies import RulePolicy, first_action, load_policy
 from shared.policy_store import LITERT_MODEL, PolicyStore
 
 MODEL = Path(__file__).parents[1] / "data" / "mean10.tflite"
@@ -24,23 +24,11 @@ OBSERVATIONS = st.lists(st.floats(0, 1e6), min_size=10, max_size=10)
 
 def publish(store, parameters=PARAMETERS, model=None, **changes):
     """Publish a version `v1` of fleet `eu`, trained for these parameters."""
-    manifest = {
-        "version": "v1",
-        "fleet": "eu",
-        "created_at": datetime(2026, 11, 22, tzinfo=UTC),
-        "observation_fields": parameters.observation_fields,
-        "history_len": parameters.history_len,
-        "min_servers": parameters.min_servers,
-        "max_servers": parameters.max_servers,
-        "action_factor": parameters.action_factor,
-        "scores": {},
-        "trained_on_steps": 128,
-        "seed": 0,
-        "sha256": {},
-    }
+    made = datetime(2026, 11, 22, tzinfo=UTC)
+    named = {"version": "v1", "fleet": "eu", "created_at": made}
     with store.writing("eu", "v1") as folder:
         (folder / LITERT_MODEL).write_bytes(MODEL.read_bytes() if model is None else model)
-        return store.publish(PolicyManifest(**(manifest | changes)), folder)
+        return store.publish(PolicyManifest.draft(parameters, **(named | changes)), folder)
 
 
 @pytest.fixture
@@ -60,28 +48,28 @@ class TestEveryPolicy:
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(observation=OBSERVATIONS)
     def test_answers_a_finite_number(self, policy, observation):
-        action = policy.action(observation)
+        action = first_action(policy, observation)
         assert type(action) is float
         assert math.isfinite(action)
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(observation=OBSERVATIONS, between=OBSERVATIONS)
     def test_answers_the_same_whatever_it_was_asked_between(self, policy, observation, between):
-        first = policy.action(observation)
-        policy.action(between)
-        assert policy.action(observation) == first
+        first = first_action(policy, observation)
+        first_action(policy, between)
+        assert first_action(policy, observation) == first
 
     def test_leaves_the_observation_as_it_was(self, policy):
         observation = [float(n) for n in range(10)]
-        policy.action(observation)
+        first_action(policy, observation)
         assert observation == [float(n) for n in range(10)]
 
     def test_takes_tuples_lists_and_arrays(self, policy):
-        answers = {policy.action(kind([20.0] * 10)) for kind in (tuple, list, np.array)}
+        answers = {first_action(policy, kind([20.0] * 10)) for kind in (tuple, list, np.array)}
         assert len(answers) == 1
 
     def test_looks_at_what_it_is_given(self, policy):
-        assert policy.action([20.0] * 10) != policy.action([60.0] * 10)
+        assert first_action(policy, [20.0] * 10) != first_action(policy, [60.0] * 10)
 
     def test_has_a_name_and_says_whether_it_learnt(self, policy):
         assert isinstance(policy.version, str)
@@ -92,14 +80,14 @@ class TestEveryPolicy:
 def test_the_rule_asks_for_its_target_in_actions():
     parameters = FleetParameters(action_factor=80.0)
     demands, targets = [20.0, 22.0, 21.0, 25.0, 24.0], [90.0] * 5
-    action = RulePolicy(parameters).action(demands + targets)
+    action = first_action(RulePolicy(parameters), demands + targets)
     assert action * 80.0 == pytest.approx(float(trend(demands, parameters)))
 
 
 def test_a_learnt_policy_answers_what_its_model_says(store):
     publish(store)
     policy = load_policy(store, "eu", "v1", PARAMETERS)
-    assert policy.action([float(n) for n in range(10)]) == pytest.approx(0.045)
+    assert first_action(policy, [float(n) for n in range(10)]) == pytest.approx(0.045)
     assert (policy.version, policy.learnt) == ("v1", True)
 
 

@@ -1,12 +1,16 @@
 """The policy store: a version is there whole or not at all, and a champion moves in one step."""
 
 import hashlib
+import itertools
 import json
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from shared.core.parameters import FleetParameters
 from shared.errors import BadSetting, PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policy_store import LITERT_MODEL, PolicyStore, new_version
@@ -26,20 +30,7 @@ def write(store, name, content):
 
 
 def draft(version="v1", fleet="eu"):
-    return PolicyManifest(
-        version=version,
-        fleet=fleet,
-        created_at=NOW,
-        observation_fields=("demand[-1]", "target[-1]"),
-        history_len=2,
-        min_servers=0,
-        max_servers=100,
-        action_factor=100,
-        scores={"cost_per_step": 9.5},
-        trained_on_steps=128,
-        seed=0,
-        sha256={},
-    )
+    return PolicyManifest.draft(FleetParameters(), version=version, fleet=fleet, created_at=NOW)
 
 
 def publish(store, version="v1", fleet="eu", model=b"a model"):
@@ -51,10 +42,12 @@ def publish(store, version="v1", fleet="eu", model=b"a model"):
 
 
 def everything(store):
-    """Every file, hidden ones too."""
+    """Every file, hidden ones too, but for the lock of a folder's champion."""
     with store.files.fetched("eu") as folder:
         return sorted(
-            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != ".champion.json.lock"
         )
 
 
@@ -237,10 +230,72 @@ def test_a_reader_never_sees_half_a_champion(store):
     assert len(everything(store)) == 2 * len(PUBLISHED) + 1
 
 
+PROMOTER = """
+import sys
+from shared.messages import utc_now
+from shared.policy_store import PolicyStore
+
+store = PolicyStore.at(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for version in sys.argv[2:]:
+    champion = store.set_champion("eu", version, utc_now())
+    print(champion.version, champion.runner_up)
+"""
+
+
+def test_processes_that_promote_at_once_lose_no_promotion(tmp_path):
+    """Each finds the one before as the champion whose place it takes: one chain, no fork."""
+    store = PolicyStore.at(tmp_path)
+    publish(store, "first")
+    store.set_champion("eu", "first", NOW)
+    shares = [[f"v{worker}-{number}" for number in range(25)] for worker in range(4)]
+    for version in itertools.chain(*shares):
+        publish(store, version)
+    promoters = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROMOTER, str(tmp_path), *versions],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for versions in shares
+    ]
+    for promoter in promoters:
+        assert promoter.stdout.readline() == "ready\n"
+    for promoter in promoters:
+        promoter.stdin.write("go\n")
+        promoter.stdin.flush()
+    said = [promoter.communicate(timeout=60)[0] for promoter in promoters]
+    replaced = dict(line.split() for line in "".join(said).splitlines())
+    assert sorted(replaced) == sorted(itertools.chain(*shares))
+    chain = [store.champion("eu").version]
+    while chain[-1] in replaced:
+        chain.append(replaced[chain[-1]])
+    assert chain[-1] == "first"
+    assert len(chain) == 101
+
+
+def test_a_promoter_that_dies_in_the_middle_keeps_nobody_out(tmp_path):
+    store = PolicyStore.at(tmp_path)
+    for version in ("v1", "v2"):
+        publish(store, version)
+    store.set_champion("eu", "v1", NOW)
+    dying = """
+import os, sys
+from shared.policy_store import PolicyStore
+PolicyStore.at(sys.argv[1]).files.change("eu/champion.json", lambda _: os._exit(9))
+"""
+    ended = subprocess.run([sys.executable, "-c", dying, str(tmp_path)], check=False)
+    assert ended.returncode == 9
+    assert store.champion("eu").version == "v1"
+    assert store.set_champion("eu", "v2", NOW).runner_up == "v1"
+
+
 def test_the_manifest_is_plain_json(store):
     publish(store)
     content = json.loads(store.files.read("eu/v1/policy.json"))
-    assert content["observation_fields"] == ["demand[-1]", "target[-1]"]
+    assert content["observation_fields"] == list(FleetParameters().observation_fields)
     assert content["created_at"] == "2026-11-22T20:33:01Z"
 
 

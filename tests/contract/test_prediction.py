@@ -372,14 +372,15 @@ class Shown:
 
     version = "v1"
     learnt = True
+    prior = (1.0,)
     fields = CALENDAR
 
     def __init__(self) -> None:
         self.observations: list[list[float]] = []
 
-    def action(self, observation):
+    def answers(self, observation):
         self.observations.append(list(observation))
-        return 0.5
+        return (0.5,)
 
 
 def test_ten_numbers_are_valid_for_a_policy_that_sees_more():

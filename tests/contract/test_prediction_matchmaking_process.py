@@ -1,60 +1,25 @@
-"""Both HTTP services as processes: start, stop, wrong settings, what they load."""
+"""Both HTTP services as processes: start, stop, wrong settings, what they load, who reads them."""
 
+import asyncio
+import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import httpx
 import pytest
 
+from shared.bus import DECISIONS, Bus
+from shared.messages import Decision, Demand, utc_now
+from tests.conftest import a_decision
+from tests.contract.conftest import START_SECONDS
+
 SERVICES = ["matchmaking", "prediction"]
-START_SECONDS = 20.0
 HEAVY = ("ray", "torch", "tensorflow", "gymnasium", "boto3", "keras")
-Start = Callable[..., tuple[subprocess.Popen[str], str]]
-
-
-@pytest.fixture
-def start(redis_url, tmp_path, unused_port) -> Iterator[Start]:
-    """Starts a service, waits until it answers, and ends it after the test."""
-    started = []
-
-    def start(service: str, wait: bool = True, **settings: Any) -> tuple[Any, str]:
-        port = settings.pop("port", None) or unused_port()
-        variables = {
-            "redis_url": redis_url,
-            "policy_store": tmp_path,
-            f"{service}_port": port,
-            "log_format": "json",
-            **settings,
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"services.{service}"],
-            env=os.environ | {f"AUTOPILOT_{k.upper()}": str(v) for k, v in variables.items()},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + START_SECONDS
-        while wait:
-            try:
-                httpx.get(f"{url}/healthz")
-                break
-            except httpx.TransportError:
-                assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-        return process, url
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -132,3 +97,106 @@ def test_a_body_over_the_limit_is_413_over_a_real_connection(start, service):
         answer = httpx.post(f"{url}{path}", content=content)
         assert answer.status_code == 413
     assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+# The notebook's client: a shell script of curl and jq, which scales a Kubernetes deployment.
+
+CLIENT = """
+curl -w "\\n" $MODEL_URL/$MODEL_URL_PARAM > $ANSWER
+WANTED=`cat $ANSWER | jq '.Prediction.num_of_gameservers'`
+echo ${WANTED%.*}
+cat $ANSWER | jq '.Prediction.is_false_positive'
+curl -w "\\n" $DEMAND_URL | jq '.Prediction.num_of_gameservers'
+"""
+"""Its lines that read: replicas are what is before the dot."""
+
+
+@pytest.fixture
+def notebook_client(tmp_path) -> Callable[..., list[str]]:
+    """Runs the client's lines; returns what it reads."""
+    for tool in ("curl", "jq"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+
+    def run(model_url: str, parameter: str, demand_url: str) -> list[str]:
+        variables = {
+            "MODEL_URL": model_url,
+            "MODEL_URL_PARAM": parameter,
+            "DEMAND_URL": demand_url,
+            "ANSWER": str(tmp_path / "prediction.json"),
+        }
+        done = subprocess.run(
+            ["sh", "-c", CLIENT],
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.split()
+
+    return run
+
+
+def make_known(redis_url: str, decision: Decision, demand: Demand) -> None:
+    async def publish() -> None:
+        bus = Bus.connect(redis_url)
+        await bus.publish(DECISIONS, decision.fleet, decision)
+        await bus.record_demands([demand], [None])
+        await bus.close()
+
+    asyncio.run(publish())
+
+
+def test_the_notebooks_client_reads_what_it_needs(start, redis_url, notebook_client):
+    """Its address is `.../predict/<region>/`; an older one puts the region in between."""
+    now = utc_now()
+    decision = a_decision(target=83.2, decided_at=now)
+    make_known(redis_url, decision, Demand(fleet="default", demand=79.5, observed_at=now))
+    _, model = start("prediction")
+    _, matchmaking = start("matchmaking")
+    for url, parameter in (
+        (f"{model}/predict/default", "/"),
+        (f"{model}/predict/default", ""),
+        (f"{model}/predict", "default"),
+    ):
+        assert notebook_client(url, parameter, f"{matchmaking}/demand") == ["84", "0", "79.5"]
+
+
+def test_the_notebooks_client_sees_a_false_positive(start, redis_url, notebook_client):
+    now = utc_now()
+    decision = a_decision(target=83.2, decided_at=now)
+    make_known(redis_url, decision, Demand(fleet="default", demand=95.5, observed_at=now))
+    _, model = start("prediction")
+    _, matchmaking = start("matchmaking")
+    read = notebook_client(f"{model}/predict/default", "/", f"{matchmaking}/demand")
+    assert read == ["96", "1", "95.5"]
+
+
+@pytest.mark.parametrize("simulator", ["currsine1h", "currsine24h"])
+def test_the_notebooks_client_reads_the_simulators(start, notebook_client, simulator):
+    """The notebook's own address of them ends in a slash."""
+    _, matchmaking = start("matchmaking")
+    url = f"{matchmaking}/{simulator}"
+    for demand_url in (url, f"{url}/"):
+        *_, demand = notebook_client(url, "/", demand_url)
+        assert 99 * math.sin(3.1) - 1e-9 <= float(demand) <= 99
+
+
+def test_the_notebooks_client_reads_null_where_nothing_is_known(start, notebook_client):
+    """`kubectl scale --replicas=null` then fails, and the deployment stays as it is."""
+    _, model = start("prediction")
+    _, matchmaking = start("matchmaking")
+    read = notebook_client(f"{model}/predict/default", "/", f"{matchmaking}/demand")
+    assert read == ["null", "null", "null"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_slash_at_the_end_of_an_address_changes_nothing(start, service):
+    _, url = start(service, api_token="secret")
+    reads = {"matchmaking": "/currsine1h", "prediction": "/ping"}
+    for path in ("/healthz", "/docs", reads[service]):
+        for slashes in ("/", "//"):
+            assert httpx.get(f"{url}{path}{slashes}").status_code == 200
+    writes = {"matchmaking": "/demand", "prediction": "/invocations"}
+    assert httpx.post(f"{url}{writes[service]}/").status_code == 401
+    assert httpx.get(f"{url}//").status_code == httpx.get(url).status_code == 401

@@ -10,7 +10,7 @@ from shared.core.observation import History, from_notebook
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyDisagrees
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import load_policy
+from shared.policies import first_action, load_policy
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
 
 pytestmark = pytest.mark.slow
@@ -91,26 +91,15 @@ def test_the_checkpoint_holds_the_weights(learnt):
 
 def test_the_services_load_it_and_answer_as_torch_does(learnt, exported, tmp_path):
     store = PolicyStore.at(tmp_path)
-    manifest = PolicyManifest(
-        version="v1",
-        fleet="default",
-        created_at=utc_now(),
-        observation_fields=PARAMETERS.observation_fields,
-        history_len=PARAMETERS.history_len,
-        min_servers=PARAMETERS.min_servers,
-        max_servers=PARAMETERS.max_servers,
-        action_factor=PARAMETERS.action_factor,
-        scores=learnt[0].scores,
-        trained_on_steps=600,
-        seed=0,
-        sha256={},
+    manifest = PolicyManifest.draft(
+        PARAMETERS, version="v1", fleet="default", created_at=utc_now(), scores=learnt[0].scores
     )
     with store.writing("default", "v1") as folder:
         shutil.copytree(exported, folder, dirs_exist_ok=True)
         store.publish(manifest, folder)
     policy = load_policy(store, "default", "v1", PARAMETERS)
     observations = np.random.default_rng(1).uniform(10, 100, (64, 10))
-    answers = [policy.action(observation.tolist()) for observation in observations]
+    answers = [first_action(policy, observation.tolist()) for observation in observations]
     expected = learnt[0].module.decide(observations)[:, 0]
     np.testing.assert_allclose(answers, expected, atol=1e-5)
     assert len(set(answers)) > 32, "a policy without weights answers alike"

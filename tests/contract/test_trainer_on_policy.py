@@ -21,7 +21,7 @@ from shared.core.curves import sine1h
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.errors import BadInput, PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest, TrainingJob, utc_now
-from shared.policies import RulePolicy, load_policy
+from shared.policies import RulePolicy, first_action, load_policy
 from shared.policy_store import CHECKPOINT, PolicyStore
 from shared.settings import Fleets, FleetSettings
 
@@ -126,19 +126,8 @@ def newest(trainer, store):
 
 def publish(store, version, checkpoint=None):
     """A champion, with the checkpoint that `checkpoint` writes."""
-    manifest = PolicyManifest(
-        version=version,
-        fleet="default",
-        created_at=utc_now(),
-        observation_fields=PARAMETERS.observation_fields,
-        history_len=PARAMETERS.history_len,
-        min_servers=PARAMETERS.min_servers,
-        max_servers=PARAMETERS.max_servers,
-        action_factor=PARAMETERS.action_factor,
-        scores={},
-        trained_on_steps=0,
-        seed=0,
-        sha256={},
+    manifest = PolicyManifest.draft(
+        PARAMETERS, version=version, fleet="default", created_at=utc_now()
     )
     with store.writing("default", version) as folder:
         if checkpoint is not None:
@@ -412,7 +401,7 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
     assert policy.manifest.trained_on_steps == 128
     assert policy.manifest.scores["batches"] == 1
     assert 0 < policy.exploration < 0.2
-    assert np.isfinite(policy.action((40.0,) * 10))
+    assert np.isfinite(first_action(policy, (40.0,) * 10))
     checkpoint = store.files.root.joinpath("default", first) / CHECKPOINT
     assert checkpoint.exists() == save_model
     if save_model:

@@ -40,11 +40,27 @@ def test_torch_is_the_build_for_cpus(built):
     assert docker("run", "--rm", TRAINER, "python", "-c", command).strip().endswith("+cpu")
 
 
+def test_the_trainer_image_is_a_node_of_ray(built):
+    """As KubeRay starts one: in a login shell, confined as the manifests confine it."""
+    start = "ray start --head --num-cpus=0 --include-dashboard=false --object-store-memory=80000000"
+    confined = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--shm-size", "128m")
+    said = docker(
+        "run",
+        "--rm",
+        *confined,
+        TRAINER,
+        "/bin/bash",
+        "-lc",
+        f"{start} && ray health-check && ray stop",
+    )
+    assert "Ray runtime started" in said
+
+
 @pytest.mark.parametrize("image", [SERVICE, TRAINER])
 def test_an_image_knows_its_user_and_how_to_tell_its_health(built, image):
     config = json.loads(docker("image", "inspect", image))[0]["Config"]
     assert config["User"] == "10001:10001"
-    assert "shared/probe.py" in config["Healthcheck"]["Test"]
+    assert "shared/probe.py" in " ".join(config["Healthcheck"]["Test"])
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert docker(
         "run", "--rm", image, "sh", "-c", "command -v gcc pip3.11 uv || true"

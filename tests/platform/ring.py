@@ -14,6 +14,7 @@ import uvicorn
 
 from services.environment.demand_source import HttpDemand
 from services.environment.sharing import step_fleets
+from services.environment.supply import Supplies
 from services.environment.worker import FleetStepper
 from services.matchmaking.app import create_app as create_matchmaking
 from services.prediction.app import create_app as create_prediction
@@ -124,7 +125,10 @@ async def running(folder: Path, fleet: FleetSettings) -> AsyncIterator[Ring]:
                 http, asyncio.Semaphore(4), f"{matchmaking}/demand", "default", fleet.learning_freq
             )
             champions = Champions(store, fleets)
-            stepper = FleetStepper("default", fleet, 0.0, source, champions, bus, queue, utc_now)
+            supplies = Supplies(bus, fleets.names, fleet.learning_freq)
+            stepper = FleetStepper(
+                "default", fleet, 0.0, source, champions, bus, queue, utc_now, supplies=supplies
+            )
             worker = asyncio.create_task(step_fleets([stepper], champions, bus, stop))
             yield Ring(redis, store, bus, queue, http, matchmaking, prediction)
             stop.set()

@@ -11,8 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.metrics.app import create_app
 from services.metrics.consumer import Consumer
 from services.metrics.fleet_metrics import FleetMetrics
+from services.metrics.workload import Workload
 from shared.bus import TRAININGS, Bus
 from shared.errors import BusAway
+from shared.messages import LeadTimes, Supply
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import TEN as TEN
 from tests.conftest import a_step, a_verdict
@@ -39,6 +41,7 @@ def sidecar(url, put_to_cloudwatch=None, registry=None, started_at=START):
         bus=Bus.connect(url),
         registry=registry,
         fleet_metrics=FleetMetrics(registry, FLEETS, started_at),
+        workload=Workload(registry, len(FLEETS.names)),
         put_to_cloudwatch=put_to_cloudwatch,
     )
 
@@ -111,6 +114,26 @@ async def test_the_newest_step_and_decision_of_every_fleet(bus, redis_url, clien
                 "autopilot_steps_total{fleet=default}": 4.0,
             },
         )
+
+
+async def test_the_servers_that_are_really_there_and_the_time_they_take(bus, redis_url, client_of):
+    told = {
+        "autopilot_allocated_servers{fleet=default}": 20.0,
+        "autopilot_ready_servers{fleet=default}": 8.0,
+        "autopilot_lead_time_seconds{fleet=default}": 410.0,
+        "autopilot_assumed_lead_time_seconds{fleet=default}": 325.0,
+    }
+    lead_times = LeadTimes(measured_s=410, assumed_s=325)
+    await commit(bus, 1, supply=Supply(allocated=20, ready=8), lead_times=lead_times)
+    await commit(bus, 1, "eu")
+    async with client_of(sidecar(redis_url)) as client:
+        samples = await until(client, told | {"autopilot_steps_total{fleet=eu}": 1.0})
+        assert "autopilot_ready_servers{fleet=eu}" not in samples
+        assert "autopilot_lead_time_seconds{fleet=eu}" not in samples
+        await commit(bus, 2, supply=Supply(allocated=21), lead_times=lead_times)
+        samples = await until(client, {"autopilot_allocated_servers{fleet=default}": 21.0})
+        assert "autopilot_ready_servers{fleet=default}" not in samples
+        assert samples["autopilot_lead_time_seconds{fleet=default}"] == 410
 
 
 async def test_missing_and_idle_servers_are_summed_where_demand_is_known(bus, redis_url, client_of):

@@ -23,9 +23,10 @@ from botocore.stub import Stubber
 from prometheus_client import CollectorRegistry
 
 from services.metrics.cloudwatch import CloudWatch, connect
+from services.metrics.cloudwatch_values import VALUES_PER_STEP, step_values
 from shared.bus import TRAININGS, TRANSITIONS_LENGTH, Bus
 from shared.errors import BadSetting
-from shared.messages import TrainingOutcome, Transition
+from shared.messages import LeadTimes, Supply, TrainingOutcome, Transition
 from shared.policy_store import new_version
 from shared.settings import FleetSettings
 from tests.conftest import free_port
@@ -304,11 +305,17 @@ async def test_no_call_is_larger_than_cloudwatch_takes(client, monkeypatch):
     plain = connect("us-east-1")
     calls, sizes = watch_calls(plain)
     version = new_version(START - timedelta(days=1 / 3))
-    longest = {"fleet": "f" * 63, "demand": 60.0 + 1 / 3, "policy_version": version}
+    longest = {
+        "fleet": "f" * 63,
+        "demand": 60.0 + 1 / 3,
+        "policy_version": version,
+        "supply": Supply(allocated=40, ready=9),
+        "lead_times": LeadTimes(measured_s=400 / 3, assumed_s=325),
+    }
     steps = [a_step(n, at=START + timedelta(microseconds=n), **longest) for n in range(1, 601)]
     await cloudwatch(plain, CollectorRegistry()).put(steps)
     plain.close()
-    assert [len(values) for values in calls] == [13 * 76] * 7 + [13 * 68]
+    assert [len(values) for values in calls] == [17 * 58] * 10 + [17 * 20]
     assert 100_000 < max(sizes) < 400_000
     assert statistics(client, "curr_demand") == (pytest.approx(600 * (60 + 1 / 3)), 600)
     assert statistics(client, "false-positive") == (600.0, 600)
@@ -356,6 +363,25 @@ async def test_a_policys_age_is_since_it_was_made_and_a_rule_has_none(client):
         ]
     )
     assert statistics(client, "policy_age_seconds", "default") == (3600 + 3665, 2)
+
+
+async def test_the_servers_that_are_really_there_and_the_time_they_take(client):
+    lead_times = LeadTimes(measured_s=410, assumed_s=325)
+    full = a_step(
+        2,
+        supply=Supply(allocated=20, ready=8),
+        lead_times=lead_times,
+        target=30.0,
+        demand=40.0,
+        policy_version=new_version(START),
+    )
+    steps = [a_step(1), full, a_step(3, supply=Supply(allocated=21))]
+    await cloudwatch(client, CollectorRegistry()).put(steps)
+    assert statistics(client, "allocated_servers", "default") == (41.0, 2)
+    assert statistics(client, "ready_servers", "default") == (8.0, 1)
+    assert statistics(client, "lead_time_seconds", "default") == (410.0, 1)
+    assert statistics(client, "assumed_lead_time_seconds", "default") == (325.0, 1)
+    assert len(list(step_values(full))) == VALUES_PER_STEP
 
 
 @pytest.mark.parametrize("off", [-timedelta(days=14), timedelta(hours=2)])

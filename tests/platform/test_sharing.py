@@ -4,13 +4,21 @@ import asyncio
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 
 from services.cli.supervision import service_command
-from shared.bus import Bus
+from services.environment.demand_source import LocalSine
+from services.environment.sharing import lease_seconds, step_fleets
+from services.environment.worker import FleetStepper
+from shared.bus import Bus, TrainingQueue, keys
+from shared.champions import Champions
+from shared.messages import utc_now
+from shared.policy_store import PolicyStore
+from shared.settings import Fleets, FleetSettings
+from tests.platform.workers import owners
 
 STEP_SECONDS = 0.2
 FLEETS = tuple("abcdefg")
@@ -37,8 +45,12 @@ def workers(environment: dict[str, str], number: int) -> Iterator[list[subproces
 
 
 async def every_fleet_steps_further(bus: Bus, steps: int) -> None:
+    await steps_further(bus, FLEETS, steps)
+
+
+async def steps_further(bus: Bus, fleets: Sequence[str], steps: int) -> None:
     async def numbers() -> list[int]:
-        records = [await bus.fleet_record(fleet) for fleet in FLEETS]
+        records = [await bus.fleet_record(fleet) for fleet in fleets]
         return [0 if record is None else record.step for record in records]
 
     wanted = [number + steps for number in await numbers()]
@@ -49,15 +61,6 @@ async def every_fleet_steps_further(bus: Bus, steps: int) -> None:
             return
         assert time.monotonic() < deadline, f"at {found}, not yet {wanted}"
         await asyncio.sleep(STEP_SECONDS)
-
-
-async def owners(bus: Bus) -> dict[str, set[str]]:
-    """Fleets by the worker that holds them."""
-    held: dict[str, set[str]] = {}
-    leases = await bus._client.hgetall("autopilot:leases")
-    for fleet, lease in leases.items():
-        held.setdefault(lease.decode().partition(" ")[2], set()).add(fleet.decode())
-    return held
 
 
 async def shared_by(bus: Bus, number: int) -> dict[str, set[str]]:
@@ -78,6 +81,11 @@ async def in_order(bus: Bus) -> None:
         steps[transition.fleet].append(transition.step)
     for fleet, numbers in steps.items():
         assert numbers == list(range(1, len(numbers) + 1)), fleet
+
+
+@pytest.mark.parametrize(("step", "lease"), [(0.05, 3.0), (65.0, 13.0), (900.0, 15.0)])
+def test_a_lease_is_a_part_of_a_step(step, lease):
+    assert lease_seconds(step) == lease
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -104,3 +112,27 @@ async def test_a_worker_that_was_paused_does_not_step_what_others_took(worker_en
         assert sorted(map(len, held.values())) == [3, 4]
         await every_fleet_steps_further(bus, 5)
     await in_order(bus)
+
+
+async def test_a_fleet_whose_state_can_not_be_read_is_tried_again_beside_the_others(
+    bus, redis_url, tmp_path
+):
+    pace = {"learning_freq": STEP_SECONDS, "gs_inventory_url": "local"}
+    fleets = Fleets({fleet: FleetSettings(**pace) for fleet in ("bad", "good")})
+    champions = Champions(PolicyStore.at(tmp_path), fleets)
+    queue = TrainingQueue(redis_url)
+    steppers = [
+        FleetStepper(fleet, fleets[fleet], 0.0, LocalSine(90.0), champions, bus, queue, utc_now)
+        for fleet in fleets.names
+    ]
+    key = keys.FLEET.format(fleet="bad")
+    await bus._client.hset(key, mapping={"step": 1, "state": "{"})
+    stop = asyncio.Event()
+    worker = asyncio.create_task(step_fleets(steppers, champions, bus, stop))
+    await steps_further(bus, ["good"], 5)
+    assert await bus.recorded_steps("bad") == []
+    await bus._client.delete(key)
+    await steps_further(bus, ["bad", "good"], 5)
+    stop.set()
+    await worker
+    queue.connection.close()

@@ -260,3 +260,29 @@ def test_s3_goes_while_a_job_learns_and_comes_back(redis_url, bucket, moto, tmp_
     await_no_job(redis_url)
     trainer.stop()
     assert "Traceback" not in trainer.log.read_text()
+
+
+def test_an_idle_trainer_takes_the_job_of_one_that_is_killed(redis_url, tmp_path, trainers):
+    two = [trainers(redis_url, tmp_path, AUTOPILOT_TIME_TOTAL_S="600") for _ in range(2)]
+    for trainer in two:
+        trainer.wait_for("trainer_ready", 2 * START_SECONDS)
+    asyncio.run(record(redis_url, [sine1h(k, 90.0) for k in range(STEPS)]))
+    assert enqueue(redis_url)
+    deadline = time.monotonic() + JOB_SECONDS
+    while not (busy := [trainer for trainer in two if trainer.events("training_progress")]):
+        assert time.monotonic() < deadline, "nobody works"
+        time.sleep(0.1)
+    (killed,) = busy
+    (idle,) = [trainer for trainer in two if trainer is not killed]
+    assert not enqueue(redis_url), "a fleet has one job at a time"
+    assert idle.events("training_started") == []
+
+    killed.kill()
+    assert not enqueue(redis_url), "its job is still there"
+    idle.wait_for("training_progress", JOB_SECONDS)
+    (abandoned,) = idle.events("training_failed")
+    assert "the worker of the training job died" in abandoned["error"]
+    assert len(idle.events("training_started")) == 1
+    assert not enqueue(redis_url)
+    assert PolicyStore.at(tmp_path / "policies").versions("default") == []
+    assert asyncio.run(latest(redis_url, CHAMPIONS)) is None

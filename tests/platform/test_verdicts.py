@@ -35,20 +35,13 @@ def publish_constant(store, version, servers, since):
 
     parameters = SETTINGS.parameters
     rule = ServedRule(0.0, servers, {}, (), 0.0, parameters)
-    draft = PolicyManifest(
+    draft = PolicyManifest.draft(
+        parameters,
         version=version,
         fleet="default",
         created_at=since,
         kind="rule:constant",
         observation_fields=rule.fields,
-        history_len=parameters.history_len,
-        min_servers=parameters.min_servers,
-        max_servers=parameters.max_servers,
-        action_factor=parameters.action_factor,
-        scores={},
-        trained_on_steps=0,
-        seed=0,
-        sha256={},
     )
     with store.writing("default", version) as folder:
         export(rule, folder)
@@ -123,6 +116,33 @@ def test_fleets_share_the_general_policy_until_their_own_pays(jobs, on_bus, tmp_
     assert outcome.champion == outcome.version == general
     assert store.champion("default") is None
     assert store.versions("default") == []
+
+
+def test_a_rollback_while_the_gate_decides_stays(jobs, on_bus, tmp_path, monkeypatch):
+    """The gate would keep `v2`, which does best; an operator goes back to `v1` meanwhile."""
+    from services.trainer import lessons
+    from services.trainer.learning import Learnt
+    from services.trainer.module import module_of
+
+    untrained = module_of(SETTINGS.parameters, seed=0)
+    monkeypatch.setattr(lessons, "learn", lambda *_, **__: Learnt(untrained, 0, {}, {}))
+    monkeypatch.setattr(lessons, "tuned_rules", lambda *_: {})
+    store = PolicyStore.at(str(tmp_path))
+    publish_constant(store, "v1", BEST + 5, BEGAN - timedelta(days=1))
+    publish_constant(store, "v2", BEST, BEGAN)
+    on_bus(lambda bus: commit(bus, 1, NOISE, "v2", allocation=BEST))
+
+    def rivals_of(*arguments):
+        found = lessons.rivals_of(*arguments)
+        store.set_champion("default", "v1", utc_now())
+        return found
+
+    monkeypatch.setattr(jobs, "rivals_of", rivals_of)
+    assert jobs.train(PAYLOAD) == "v1"
+    outcome, announced = on_bus(told)
+    assert (outcome.outcome, outcome.winner, outcome.version) == ("kept", "v2", "v1")
+    assert announced == store.champion("default")
+    assert (announced.version, announced.runner_up) == ("v1", "v2")
 
 
 def test_a_champion_that_loses_live_is_demoted_and_does_not_come_back(jobs, on_bus, tmp_path):

@@ -13,6 +13,23 @@ from shared.core.parameters import FleetParameters
 SMALL = FleetParameters(min_servers=1.0, max_servers=20.0, action_factor=10.0, history_len=2)
 
 
+class Acting:
+    """A policy of one expert."""
+
+    prior = (1.0,)
+
+    def __init__(self, act, fields=SMALL.observation_fields):
+        self._act = act
+        self.fields = fields
+
+    def answers(self, observation):
+        return (self._act(observation),)
+
+
+NEVER = 10**9
+"""Since when a policy serves that does not adapt."""
+
+
 def history(demands):
     return History(np.arange(len(demands)) * 60.0, np.asarray(demands, dtype=float), 60.0)
 
@@ -50,7 +67,7 @@ def test_deciding_over_a_series_is_stepping_the_environment(demands):
     def act(observation):
         return float(observation @ np.linspace(0.01, 0.03, 4))
 
-    decisions = decide(act, SMALL.observation_fields, history(demands), SMALL)
+    decisions = decide(Acting(act), history(demands), SMALL, since=NEVER)
     state = initial_state(SMALL)
     action = SMALL.min_servers / SMALL.action_factor  # the target of the first step
     for demand, decision in zip(demands, decisions, strict=True):
@@ -68,9 +85,9 @@ def test_a_policy_does_not_see_the_future():
         return float(np.nansum(observation)) / 1e4
 
     parameters = FleetParameters(min_servers=0.0)
-    before = decide(act, fields, history(demands), parameters)
+    before = decide(Acting(act, fields), history(demands), parameters)
     demands[60:] = 3.0
-    after = decide(act, fields, history(demands), parameters)
+    after = decide(Acting(act, fields), history(demands), parameters)
     assert before[:60].tolist() == after[:60].tolist()
     assert before[60:].tolist() != after[60:].tolist()
 
@@ -79,8 +96,7 @@ def test_part_of_the_rows_sees_all_of_the_history():
     demands = np.arange(20.0)
     seen = []
     decide(
-        lambda observation: seen.append(observation.tolist()) or 0.5,
-        SMALL.observation_fields,
+        Acting(lambda observation: seen.append(observation.tolist()) or 0.5),
         history(demands),
         SMALL,
         first=10,

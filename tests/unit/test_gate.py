@@ -21,6 +21,7 @@ from services.trainer.gate import (
 )
 from services.trainer.replay import Recorded, recorded_of
 from services.trainer.rules import SERVED_RULES, ServedRule
+from shared.core.backtest import decide
 from shared.core.guards import NO_GUARDS, Guards
 from shared.core.observation import History, notebook_fields
 from shared.core.parameters import FleetParameters
@@ -236,14 +237,15 @@ class AsksFor:
 
     learnt = True
     exploration = 0.0
+    prior = (1.0,)
     version = "v2"
     fields = notebook_fields(5)
 
     def __init__(self, more: float) -> None:
         self._more = more
 
-    def action(self, observation):
-        return (observation[4] + self._more) / 100
+    def answers(self, observation):
+        return ((observation[4] + self._more) / 100,)
 
 
 NEXT_DAY = ScheduledFloor("0 12 * * *", ZoneInfo("UTC"), timedelta(hours=1), 90)
@@ -281,7 +283,7 @@ def watched(guards: Guards, run_through: Guards, champion: float = 4) -> Live:
     served = served_by("v2", transitions, recorded, PARAMETERS)
     history = recorded.history
     rows = served.rows
-    targets = np.array([runner_up.action([0] * 4 + [history.demands[row]]) * 100 for row in rows])
+    targets = decide(runner_up, history, PARAMETERS)[rows]
     instead = instead_of(served, targets, history, PARAMETERS, run_through)
     return watch(served.up, instead, history, PARAMETERS, rows)
 

@@ -32,13 +32,18 @@ async def no_lifespan(_: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def service(registry: CollectorRegistry | None = None, token: str | None = None) -> HttpService:
+def service(
+    registry: CollectorRegistry | None = None,
+    token: str | None = None,
+    passwords: dict[str, str] | None = None,
+) -> HttpService:
     return HttpService(
         title="test",
         description="test",
         lifespan=no_lifespan,
         registry=registry or CollectorRegistry(),
         token=token,
+        passwords=passwords,
     )
 
 
@@ -125,6 +130,47 @@ async def test_with_a_token_even_unknown_addresses_want_it():
         assert (await client.get("/nowhere")).status_code == 401
         headers = {"Authorization": "Bearer s3cret"}
         assert (await client.get("/nowhere", headers=headers)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("token", "password", "sent", "statuses"),
+    [
+        ("s3cret", None, ("any", "s3cret"), (200, 200)),
+        ("s3cret", "h00k", ("any", "h00k"), (200, 401)),
+        ("s3cret", "h00k", ("any", "s3cret"), (200, 200)),
+        ("s3cret", "h00k", ("h00k", "wrong"), (401, 401)),
+        ("s3cret", "h00k", None, (401, 401)),
+        (None, "h00k", None, (401, 200)),
+        (None, "h00k", ("", "h00k"), (200, 200)),
+    ],
+)
+async def test_a_caller_without_headers_has_its_token_in_the_address(
+    token, password, sent, statuses
+):
+    """As Go's client and httpx make a header of it: of a webhook, and of another address."""
+
+    async def hello(request: Request) -> JsonBytes:
+        return JsonBytes(b"{}")
+
+    app = service(token=token, passwords=None if password is None else {"/hook": password})
+    for path in ("/hook/{fleet}", "/hello"):
+        app.add_api_route(path, hello)
+    who = "" if sent is None else f"{sent[0]}:{sent[1]}@"
+    async with client_of(app) as client:
+        answers = [await client.get(f"http://{who}service{path}") for path in ("/hook/a", "/hello")]
+    assert tuple(answer.status_code for answer in answers) == statuses
+    paths = app.openapi()["paths"]
+    assert "security" in paths["/hook/{fleet}"]["get"]
+    assert ("security" in paths["/hello"]["get"]) == (token is not None)
+
+
+@pytest.mark.parametrize(
+    "header", ["Basic !", "Basic", "Basic czNjcmV0", "Digest s3cret", "s3cret"]
+)
+async def test_a_header_that_is_no_token_is_refused(header):
+    async with client_of(service(token="s3cret")) as client:
+        answer = await client.get("/nowhere", headers={"Authorization": header})
+    assert answer.status_code == 401
 
 
 async def test_methods_that_callers_invent_make_no_labels():

@@ -1,6 +1,7 @@
 """Messages: what is refused, and that what is sent comes back the same."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from shared.core.parameters import FleetParameters
 from shared.messages import (
     MAX_SERVERS_EVER,
     Champion,
@@ -262,3 +264,13 @@ REFUSED = {
 def test_what_is_not_demand(body, says):
     with pytest.raises(ValidationError, match=says):
         DemandReport.model_validate_json(body)
+
+
+@pytest.mark.parametrize("observation", ["notebook", "calendar"])
+def test_a_policy_knows_the_parameters_that_it_was_made_for(observation):
+    parameters = FleetParameters(5, 60, 120, history_len=3, observation=observation)
+    named = {"version": "v1", "fleet": "eu", "created_at": utc_now()}
+    draft = PolicyManifest.draft(parameters, **named, scores={"cost": 1.5}, seed=7)
+    assert draft.observation_fields == parameters.observation_fields
+    assert replace(draft.parameters, observation=observation) == parameters
+    assert (draft.scores, draft.seed, draft.trained_on_steps) == ({"cost": 1.5}, 7, 0)

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from shared.probe import WELL_SECONDS, ailment, beat
+from shared.tls import Certificate
+from tests.certificates import a_certificate
 
 
-@pytest.fixture
-def served():
-    """An HTTP service that answers each path with its number: ``/200``."""
+@pytest.fixture(params=["http", "https"])
+def served(request, tmp_path):
+    """A service that answers each path with its number: ``/200``."""
 
     class Service(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -24,9 +26,12 @@ def served():
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Service) as server:
+        if request.param == "https":
+            certificate = Certificate(*a_certificate(tmp_path))
+            server.socket = certificate.context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{request.param}://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
 
@@ -39,8 +44,9 @@ def test_a_service_that_is_not_ready_says_why(served):
     assert ailment(f"{served}/503") == "what is wrong"
 
 
-def test_a_service_that_is_not_there(unused_port):
-    assert "does not answer" in ailment(f"http://127.0.0.1:{unused_port()}/readyz")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_service_that_is_not_there(unused_port, scheme):
+    assert "does not answer" in ailment(f"{scheme}://127.0.0.1:{unused_port()}/readyz")
 
 
 def test_a_worker_that_beats_is_well(tmp_path):

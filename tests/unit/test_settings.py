@@ -276,3 +276,11 @@ def test_what_is_stale_is_three_steps_old_unless_set(fleet_file, table, demand_t
     fleet_file(f"[eu]\n{table}\n")
     eu = load_fleets(load_settings())["eu"]
     assert (eu.demand_ttl_s, eu.decision_ttl_s) == (demand_ttl, decision_ttl)
+
+
+def test_a_certificate_without_its_key_is_no_setting(monkeypatch):
+    monkeypatch.setenv("AUTOPILOT_TLS_CERT_FILE", "/tls/tls.crt")
+    with pytest.raises(BadSetting, match="AUTOPILOT_TLS_KEY_FILE go together"):
+        load_settings()
+    monkeypatch.setenv("AUTOPILOT_TLS_KEY_FILE", "/tls/tls.key")
+    assert load_settings().tls_key_file == Path("/tls/tls.key")

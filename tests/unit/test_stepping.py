@@ -24,14 +24,15 @@ class Constant:
 
     learnt = True
     exploration = 0.05
+    prior = (1.0,)
     fields = notebook_fields(PARAMETERS.history_len)
 
     def __init__(self, action: float, version: str = "v1") -> None:
         self.version = version
         self._action = action
 
-    def action(self, _observation):
-        return self._action
+    def answers(self, _observation):
+        return (self._action,)
 
 
 def run(demands, policy=RULE, parameters=PARAMETERS, draw=None) -> list[Commit]:
@@ -191,3 +192,11 @@ def test_a_step_that_is_done_again_draws_the_same():
 def test_a_fleet_that_learns_on_replay_tries_nothing_out():
     stepper = FleetStepper("eu", FleetSettings(), 0.0, None, None, None, None, utc_now, 0)
     assert stepper._draw() is None
+
+
+@pytest.mark.parametrize(("fleets", "seconds"), [(1, 5.0), (1_000, 10.0), (10_000, 65.0)])
+def test_thousands_of_new_fleets_do_not_all_look_for_demand_at_once(fleets, seconds):
+    stepper = FleetStepper("eu", FleetSettings(), 0.0, None, None, None, None, utc_now, 0, fleets)
+    assert stepper._period() == seconds
+    stepper._record = run([50.0])[0].record
+    assert stepper._period() == 65

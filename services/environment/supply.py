@@ -1,0 +1,99 @@
+"""The servers that a fleet really has: what its controller or its matchmaker tells of them."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from services.environment.stepping import Commit
+from shared.bus import Bus
+from shared.core.lead_time import LeadTime, seen, told
+from shared.core.parameters import FleetParameters
+from shared.core.recommendation import whole_servers
+from shared.errors import BusAway
+from shared.messages import FleetSupply, LeadTimes
+
+LONGEST_REREAD_SECONDS = 2.0
+REREADS_PER_STEP = 10
+"""Of the fleet that steps fastest."""
+PATIENCE = 10.0
+"""Times the assumed lead time after which nobody waits for a raise any more."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Supplies:
+    """The newest supply that controllers tell, read from Redis for all fleets in one round trip."""
+
+    def __init__(self, bus: Bus, fleets: Sequence[str], shortest_step_s: float) -> None:
+        self._bus = bus
+        self._fleets = fleets
+        self._reread_s = min(LONGEST_REREAD_SECONDS, shortest_step_s / REREADS_PER_STEP)
+        self._newest: dict[str, FleetSupply] = {}
+        self._read_at: float | None = None
+        self._reading = asyncio.Lock()
+        self._away = False
+
+    async def newest(self, fleet: str) -> FleetSupply | None:
+        """A fleet's supply, if its controller told it lately; None also while Redis is away."""
+        async with self._reading:
+            if self._read_at is None or time.monotonic() - self._read_at > self._reread_s:
+                await self._read()
+                self._read_at = time.monotonic()
+        return self._newest.get(fleet)
+
+    async def _read(self) -> None:
+        try:
+            self._newest = await self._bus.newest_supplies(self._fleets)
+        except BusAway as error:
+            self._newest = {}
+            if not self._away:
+                _log.warning("supplies_not_read", reason=str(error))
+            self._away = True
+        else:
+            self._away = False
+
+
+def newer(*supplies: FleetSupply | None) -> FleetSupply | None:
+    """The newest of those that there are."""
+    return max((each for each in supplies if each is not None), key=_at, default=None)
+
+
+def _at(supply: FleetSupply) -> datetime:
+    return supply.at
+
+
+def with_supply(
+    commit: Commit,
+    before: LeadTime | None,
+    supply: FleetSupply | None,
+    parameters: FleetParameters,
+    step_s: float,
+) -> Commit:
+    """The step with the servers that are really there, and the lead time measured on them.
+
+    `before` is what was known of it before the step.
+    """
+    assumed_s = parameters.history_len * step_s
+    lead = before
+    if supply is not None and supply.supply.up is not None:
+        lead = seen(lead, supply.supply.up, supply.at.timestamp(), PATIENCE * assumed_s)
+    if lead is not None:
+        servers = whole_servers(commit.decision.target, parameters)
+        lead = told(lead, servers, commit.decision.decided_at.timestamp())
+    measured_s = None if lead is None else lead.seconds
+    return replace(
+        commit,
+        record=commit.record.model_copy(update={"lead_time": lead}),
+        transition=commit.transition.model_copy(
+            update={
+                "supply": None if supply is None else supply.supply,
+                "lead_times": None
+                if measured_s is None
+                else LeadTimes(measured_s=measured_s, assumed_s=assumed_s),
+            }
+        ),
+    )

@@ -1,0 +1,54 @@
+"""How much work there is for our own workers: what an autoscaler sets their number by."""
+
+import asyncio
+from collections.abc import Iterator
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+
+from shared.bus import Bus
+from shared.errors import BusAway
+
+LOOK_SECONDS = 2.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Workload:
+    """A collector of fleets and training jobs.
+
+    Jobs that are not known, because Redis is away, are left out: an autoscaler that reads 0 would
+    take the trainers away, and one that reads nothing changes nothing.
+    """
+
+    def __init__(self, registry: CollectorRegistry, fleets: int) -> None:
+        self._fleets = fleets
+        self._training_jobs: int | None = None
+        registry.register(self)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily("autopilot_fleets", "Fleets configured", value=self._fleets)
+        if self._training_jobs is not None:
+            yield GaugeMetricFamily(
+                "autopilot_training_jobs",
+                "Training jobs that are queued, running or wait for a retry",
+                value=self._training_jobs,
+            )
+
+    async def follow(self, bus: Bus) -> None:
+        """Look again and again, until cancelled."""
+        away = False
+        while True:
+            try:
+                self._training_jobs = await bus.training_jobs()
+            except BusAway as error:
+                self._training_jobs = None
+                if not away:
+                    _log.warning("redis_is_away", reason=str(error))
+                away = True
+            else:
+                if away:
+                    _log.info("redis_is_back")
+                away = False
+            await asyncio.sleep(LOOK_SECONDS)

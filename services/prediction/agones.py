@@ -1,0 +1,151 @@
+"""The webhook of Agones' FleetAutoscaler: a review of a fleet in, the servers it should have out.
+
+What its controller makes of an answer (pkg/fleetautoscalers of Agones):
+
+- Any status but 200 is an error, and a `Chain` policy goes on to its next entry. So is no answer
+  within 15 s.
+- A 200 without `response` is a null pointer, which ends the controller.
+- ``scale: false`` sets the fleet to the servers that it counts now: it takes a scale-up back that
+  is under way. To hold is therefore to say the number again.
+- `replicas` is set as it is: the limits in the FleetAutoscaler are those of its Buffer alone.
+- Allocated servers are never removed, whatever is asked for. The fleet's `max_servers` is hence
+  kept even where more are allocated: nobody is thrown out, and who leaves is not replaced.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from starlette.requests import Request
+
+from services.prediction.board import Board
+from services.prediction.supplies import Supplies
+from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, fleet_named, read_body
+from shared.messages import FleetSupply, Supply
+from shared.problems import parse, problems
+from shared.settings import Fleets, FleetSettings
+
+PATH = "/agones/scale"
+FLEET_ANNOTATION = "autopilot.gameservers/fleet"
+"""Names our fleet where the Agones fleet has another name; its controller sends annotations since
+1.48 (feature gate FleetAutoscaleRequestMetaData)."""
+REVIEW_LIMIT = 640 * 1024
+"""Bytes. Annotations may have 256 KiB, more than twice as much as JSON in JSON, and the one that
+`kubectl apply` leaves has the whole fleet in it."""
+
+Int32 = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+
+
+class _FromAgones(BaseModel):
+    """Fields of ours, and whatever a later Agones adds: the answer has the request as it came."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", alias_generator=to_camel)
+
+
+class FleetStatus(_FromAgones):
+    """Game servers as Agones counts them."""
+
+    replicas: Int32 = Field(description="all there are, in whatever state")
+    ready_replicas: Int32
+    reserved_replicas: Int32 = 0
+    allocated_replicas: Int32
+
+
+class FleetAutoscaleRequest(_FromAgones):
+    """Which fleet, and how it stands."""
+
+    uid: str
+    name: str
+    namespace: str = ""
+    annotations: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+    status: FleetStatus
+
+
+class FleetAutoscaleResponse(_FromAgones):
+    """What to do."""
+
+    uid: str = Field(description="the request's")
+    scale: bool = Field(description="always true: false would take back a scale-up under way")
+    replicas: Int32 = Field(description="servers to have")
+
+
+class FleetAutoscaleReview(_FromAgones):
+    """Comes with a request, and goes back with a response."""
+
+    request: FleetAutoscaleRequest
+    response: FleetAutoscaleResponse | None = None
+
+
+_DOCUMENTED: dict[str, Any] = {
+    "methods": ["POST"],
+    "response_model": FleetAutoscaleReview,
+    "responses": problems(401, 404, 413, 422, 503),
+    "tags": ["autoscalers"],
+}
+_NAMED: dict[str, Any] = FLEET_PARAMETER | {
+    "description": f"the fleet's name; without it the annotation {FLEET_ANNOTATION}, or else the "
+    "name of the Agones fleet",
+    "schema": {"type": "string"},
+}
+_IN_PATH = _NAMED | {"in": "path", "required": True}
+_REVIEW: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/FleetAutoscaleReview"}}
+    },
+}
+
+
+def add_agones_routes(
+    app: HttpService,
+    board: Board,
+    fleets: Fleets,
+    supplies: Supplies,
+    clock: Callable[[], datetime],
+) -> None:
+    """Add the webhook. A `service` in a FleetAutoscaler can't have a query: so also with a path."""
+    scale = _webhook(board, fleets, supplies, clock)
+    for path, named in ((PATH, _NAMED), (f"{PATH}/{{fleet}}", _IN_PATH)):
+        extra = {"parameters": [named], "requestBody": _REVIEW}
+        app.add_api_route(path, scale, openapi_extra=extra, **_DOCUMENTED)
+
+
+def _webhook(
+    board: Board, fleets: Fleets, supplies: Supplies, clock: Callable[[], datetime]
+) -> Callable[[Request], Awaitable[JsonBytes]]:
+    async def scale(request: Request) -> JsonBytes:
+        """How many servers an Agones fleet should have; 503 where its own policy should decide."""
+        review = parse(FleetAutoscaleReview, await read_body(request, REVIEW_LIMIT))
+        fleet = _fleet_of(request, review.request)
+        settings, now = fleets[fleet], clock()
+        supplies.take(FleetSupply(fleet=fleet, at=now, supply=_supply(review.request.status)))
+        told = board.to_follow(fleet, now).Prediction.num_of_gameservers
+        servers = servers_to_have(told, review.request.status.allocated_replicas, settings)
+        response = FleetAutoscaleResponse(uid=review.request.uid, scale=True, replicas=servers)
+        answer = review.model_copy(update={"response": response})
+        return JsonBytes(answer.model_dump_json(by_alias=True, exclude_unset=True).encode())
+
+    return scale
+
+
+def servers_to_have(told: int, allocated: int, settings: FleetSettings) -> int:
+    """The number that is told, or as many as are allocated, within the fleet's limits."""
+    return min(max(told, allocated), settings.max_servers)
+
+
+def _fleet_of(request: Request, review: FleetAutoscaleRequest) -> str:
+    annotated = (review.annotations or {}).get(FLEET_ANNOTATION)
+    return fleet_named(request) or annotated or review.name
+
+
+def _supply(status: FleetStatus) -> Supply:
+    up = status.ready_replicas + status.allocated_replicas + status.reserved_replicas
+    return Supply(
+        allocated=status.allocated_replicas,
+        ready=status.ready_replicas,
+        reserved=status.reserved_replicas,
+        starting=max(0, status.replicas - up),
+    )

@@ -1,0 +1,68 @@
+"""`python -m services.prediction.serve`: one policy artefact, without Redis or a policy store.
+
+What the image runs for `serve`, as SageMaker starts it: see deploy/sagemaker.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from services.prediction.hosting import add_hosting_routes
+from shared.entry import run_service
+from shared.errors import BadSetting, PolicyError
+from shared.health import add_health_routes
+from shared.http import HttpService, serve
+from shared.policies import LearntPolicy, load_artefact
+from shared.settings import Fleets, Settings, load_hosting_settings
+
+_log = structlog.get_logger(__name__)
+
+
+def create_app(policy: LearntPolicy, token: str | None = None) -> HttpService:
+    """The service over one loaded policy, which answers whatever fleet is asked for."""
+    parameters = policy.manifest.parameters
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    async def ready() -> None:
+        """There is no app before its policy is loaded."""
+
+    registry = CollectorRegistry()
+    app = HttpService(
+        title="gameserver-autopilot policy",
+        description="One policy: observations in, actions out.",
+        lifespan=lifespan,
+        registry=registry,
+        token=token,
+    )
+    add_hosting_routes(app, lambda _: (policy, parameters))
+    add_health_routes(app, ready, registry)
+    return app
+
+
+def load(model_dir: Path) -> LearntPolicy:
+    """The policy in a folder; raises `BadSetting`, since by itself it won't come right."""
+    try:
+        return load_artefact(model_dir)
+    except (PolicyError, OSError) as error:
+        raise BadSetting(
+            f"AUTOPILOT_MODEL_DIR={model_dir}: {error}; put there what "
+            "`autopilot policies export --sagemaker` writes"
+        ) from error
+
+
+def main(settings: Settings, _: Fleets) -> None:
+    hosting = load_hosting_settings()
+    policy = load(hosting.model_dir)
+    _log.info("policy_loaded", fleet=policy.manifest.fleet, version=policy.version)
+    serve(create_app(policy, settings.api_token), settings.host, hosting.port)
+
+
+if __name__ == "__main__":
+    run_service("prediction", main)

@@ -1,0 +1,55 @@
+"""Hands the supply that a fleet's controller tells on to Redis, and keeps nobody waiting for it."""
+
+import asyncio
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+
+from shared.bus import Bus
+from shared.errors import BusAway
+from shared.messages import FleetSupply
+
+_log = structlog.get_logger(__name__)
+
+
+class Supplies:
+    """The newest supply of each fleet, until it is in Redis.
+
+    One attempt each: by the time that Redis is back, the controller tells a newer one.
+    """
+
+    def __init__(self, bus: Bus, registry: CollectorRegistry) -> None:
+        self._bus = bus
+        self._pending: dict[str, FleetSupply] = {}
+        self._told = asyncio.Event()
+        self._away = False
+        self._recorded = Counter(
+            "autopilot_supplies_recorded", "Supplies that are in Redis", registry=registry
+        )
+        self._lost = Counter(
+            "autopilot_supplies_lost", "Supplies that Redis did not take", registry=registry
+        )
+
+    def take(self, supply: FleetSupply) -> None:
+        """Take a supply in; returns at once."""
+        self._pending[supply.fleet] = supply
+        self._told.set()
+
+    async def record(self) -> None:
+        """Record what is taken in, until cancelled."""
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            supplies, self._pending = list(self._pending.values()), {}
+            try:
+                await self._bus.record_supplies(supplies)
+            except BusAway as error:
+                self._lost.inc(len(supplies))
+                if not self._away:
+                    self._away = True
+                    _log.warning("supply_not_recorded", reason=str(error))
+            else:
+                self._recorded.inc(len(supplies))
+                if self._away:
+                    self._away = False
+                    _log.info("supply_recorded_again")

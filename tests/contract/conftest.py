@@ -1,0 +1,56 @@
+"""A service as a process."""
+
+import os
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+START_SECONDS = 20.0
+Start = Callable[..., tuple[subprocess.Popen[str], str]]
+
+
+@pytest.fixture
+def start(redis_url, tmp_path, unused_port) -> Iterator[Start]:
+    """Starts a service, waits until it answers, and ends it after the test."""
+    started = []
+
+    def start(
+        service: str, wait: bool = True, trusting: ssl.SSLContext | None = None, **settings: Any
+    ) -> tuple[Any, str]:
+        port = settings.pop("port", None) or unused_port()
+        variables = {
+            "redis_url": redis_url,
+            "policy_store": tmp_path,
+            f"{service}_port": port,
+            "log_format": "json",
+            **settings,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"services.{service}"],
+            env=os.environ | {f"AUTOPILOT_{k.upper()}": str(v) for k, v in variables.items()},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        url = f"{'http' if trusting is None else 'https'}://127.0.0.1:{port}"
+        deadline = time.monotonic() + START_SECONDS
+        while wait:
+            try:
+                httpx.get(f"{url}/healthz", verify=trusting or True)
+                break
+            except httpx.TransportError:
+                assert process.poll() is None, process.communicate()[1]
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        return process, url
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
