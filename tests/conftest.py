@@ -19,10 +19,12 @@ from hypothesis import settings
 
 from services.cli.supervision import redis_command
 from shared.bus import wait_for_redis
+from shared.core.guards import Move
 from shared.core.parameters import FleetParameters
 from shared.messages import (
     Champion,
     Decision,
+    Explanation,
     FleetRecord,
     PolicyManifest,
     RecordedStep,
@@ -306,6 +308,30 @@ def a_decision(**changes: Any) -> Decision:
             "observation": (50.5,) * 10,
             "policy_version": "v1",
             "decided_at": NOW,
+            **changes,
+        }
+    )
+
+
+def an_explanation(**changes: Any) -> Explanation:
+    """Of a decision for 50 servers, by v1."""
+    return Explanation(
+        **{
+            "fleet": "default",
+            "step": 7,
+            "decided_at": NOW,
+            "policy_version": "v1",
+            "observation": {"demand[-1]": 50.0, "day_ago[+0]": None},
+            "demands": (50.0,) * 5,
+            "action": 0.5,
+            "ask": 50.0,
+            "reported_demand": 50.0,
+            "told_before": None,
+            "asks": (),
+            "floor": 0.0,
+            "scheduled": 0.0,
+            "moves": (Move("min_servers", 50.0, 50.0), Move("max_servers", 50.0, 50.0)),
+            "target": 50.0,
             **changes,
         }
     )

@@ -51,7 +51,8 @@ def live_costs(steps: Sequence[RecordedStep], settings: FleetSettings) -> LiveCo
     reported = usable & ~np.isnan(up)
     if 2 * reported.sum() >= usable.sum() and reported.any():
         return _compared(allocations, up, demands, reported, "ran", settings)
-    scored = usable & (np.arange(len(steps)) >= parameters.lead_steps)
+    first = parameters.history_len - 1 + parameters.lead_steps
+    scored = usable & (np.arange(len(steps)) >= first)
     if not scored.any():
         return None
     return _compared(allocations, _by_rule(steps, settings), demands, scored, "rule", settings)

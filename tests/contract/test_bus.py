@@ -18,11 +18,10 @@ from shared.bus import (
     wait_for_redis,
 )
 from shared.bus.keys import EXPLANATIONS
-from shared.core.guards import Move
 from shared.errors import BadSetting, BusAway, StepConflict
-from shared.messages import Champion, Demand, Explanation, TrainingJob
+from shared.messages import Champion, Demand, TrainingJob
 from tests import conftest
-from tests.conftest import NOW, a_verdict
+from tests.conftest import NOW, a_verdict, an_explanation
 
 
 def later(seconds):
@@ -138,23 +137,7 @@ class TestSteps:
 
     async def test_why_is_committed_with_the_step_or_not_at_all(self, bus):
         assert await bus.explanation("eu") is None
-        why = Explanation(
-            fleet="eu",
-            step=2,
-            decided_at=NOW,
-            policy_version="v1",
-            observation={"demand[-1]": 50.0, "day_ago[+0]": None},
-            demands=(50.0,) * 5,
-            action=0.5,
-            ask=50.0,
-            reported_demand=50.0,
-            told_before=None,
-            asks=(),
-            floor=0.0,
-            scheduled=0.0,
-            moves=(Move("min_servers", 50.0, 50.0),),
-            target=50.0,
-        )
+        why = an_explanation(fleet="eu", step=2)
         await bus.commit_step(*a_step(1), explanation=why)
         assert await bus.explanation("eu") == why
         other = why.model_copy(update={"step": 3})

@@ -21,12 +21,12 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from services.matchmaking.app import create_app as create_matchmaking
 from services.prediction.app import create_app as create_prediction
-from shared.bus import DECISIONS, Bus
+from shared.bus import Bus
 from shared.http import HttpService
 from shared.messages import Demand, utc_now
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, FleetSettings
-from tests.conftest import a_decision
+from tests.conftest import a_decision, a_step, an_explanation
 
 EXAMPLES = 100
 """Of each operation."""
@@ -71,8 +71,8 @@ async def seed(redis_url: str) -> None:
     bus = Bus.connect(redis_url)
     now = utc_now()
     await bus.record_demands([Demand(fleet="default", demand=79.5, observed_at=now)], [None])
-    decision = a_decision(decided_at=now)
-    await bus.publish(DECISIONS, "default", decision)
+    made = a_step(at=now)._replace(decision=a_decision(decided_at=now))
+    await bus.commit_step(*made, explanation=an_explanation(decided_at=now))
     await bus.close()
 
 

@@ -198,7 +198,7 @@ def commit(redis_url: str, up: int | None) -> None:
     ("up", "costs"),
     [
         (45, {"decided": 2.0, "instead": 25.0, "compared_with": "ran", "steps": 20}),
-        (None, {"decided": 2.0, "instead": 5.0, "compared_with": "rule", "steps": 14}),
+        (None, {"decided": 2.0, "instead": 5.0, "compared_with": "rule", "steps": 10}),
     ],
 )
 def test_the_list_says_what_following_the_shadow_would_have_cost(redis_url, run, up, costs):

@@ -2,8 +2,12 @@
 
 import asyncio
 import itertools
+from datetime import timedelta
+from zoneinfo import ZoneInfo
 
-from shared.bus import CHAMPIONS
+from shared.bus import CHAMPIONS, MODES
+from shared.core.schedule import ScheduledFloor
+from shared.messages import FleetMode, utc_now
 from tests.platform.ring import STEP_SECONDS, running, settings
 
 
@@ -38,3 +42,32 @@ async def test_a_limited_step_is_told_named_and_becomes_the_allocation(tmp_path,
     told = [transition.target for transition in transitions[1:]]
     assert all(-1 <= after - before <= 2 for before, after in itertools.pairwise(told))
     assert transitions[-1].allocation == told[-6]
+
+
+async def test_a_known_event_is_told_and_named_and_explained(tmp_path):
+    always = ScheduledFloor("* * * * *", ZoneInfo("UTC"), timedelta(hours=1), 58)
+    fleet = settings(scheduled_floors=(always,), max_step_up=4, max_step_down=4)
+    async with running(tmp_path, fleet) as ring:
+        await ring.report(30)
+        answer = await ring.until(lambda a: a["Prediction"]["num_of_gameservers"] == 58)
+        why = (await ring.http.get(f"{ring.prediction}/explain")).json()
+    assert answer["guards"] == ["scheduled_floor"]
+    assert why["scheduled_floor"] == 58
+    assert [guard["guard"] for guard in why["guards"] if guard["after"] > guard["before"]] == [
+        "scheduled_floor"
+    ]
+
+
+async def test_a_shadow_is_decided_for_and_scored_until_it_goes_live(tmp_path):
+    async with running(tmp_path, settings(shadow=True)) as ring, ring.demand():
+        await ring.steps(10)
+        refused = await ring.predict()
+        assert refused.status_code == 503
+        assert "in shadow" in refused.json()["detail"]
+        scored = await ring.bus.newest_transitions("default", 10)
+        assert len(scored) == 10
+        assert all(transition.reward < 1.01 for transition in scored)
+        live = FleetMode(fleet="default", shadow=False, since=utc_now())
+        await ring.bus.publish(MODES, "default", live)
+        answer = await ring.until(lambda answer: answer["fallback"] is None)
+    assert answer["shadow"] is False
