@@ -200,19 +200,20 @@ def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_warm, tmp_p
     parameters = FleetParameters(observation="calendar")
     rows = np.arange(300)
     history = History(600.0 * rows, 50 + 30 * np.sin(2 * np.pi * rows / 144), 600.0)
-    module = learning.learn(
+    policy = learning.learn(
         Recorded.unbroken(history), parameters, gamma=0.9, seconds=3.0, seed=0
-    ).module
-    export.export(module, tmp_path)
+    ).policy
+    assert list(policy.experts) == ["nets", "rule:seasonal"]
+    export.export(policy, tmp_path)
     rng = np.random.default_rng(0)
-    assert export.check_agreement(module, tmp_path, parameters, rng) <= export.TOLERANCE
+    assert export.check_agreement(policy, tmp_path, parameters, rng) <= export.TOLERANCE
     seen = observations_after(history, parameters, rows)
     assert np.isnan(seen).any(axis=1).all()
     answers = export.run_litert(tmp_path, seen.astype(np.float32))
-    np.testing.assert_allclose(answers, module.decide(seen), atol=export.TOLERANCE)
+    np.testing.assert_allclose(answers, policy.decide(seen), atol=export.TOLERANCE)
     ten = np.array(from_notebook([50.0] * 10, parameters.observation_fields))
-    assert 0.1 <= module.decide(ten[np.newaxis])[0, 0] <= 1.0
+    assert 0.1 <= policy.decide(ten[np.newaxis])[0, 0] <= 1.0
     # Targets do not matter to a policy.
     asked = seen.copy()
     asked[:, -parameters.history_len :] = 33.0
-    np.testing.assert_array_equal(module.decide(asked), module.decide(seen))
+    np.testing.assert_array_equal(policy.decide(asked), policy.decide(seen))

@@ -1,0 +1,92 @@
+"""Nets and a rule side by side: one artefact, two answers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.trainer.blend import OF_NETS, Blend, rule_beside
+from services.trainer.evaluation import observations_after, targets_of
+from services.trainer.module import module_of
+from shared.core.backtest import decide
+from shared.core.observation import History
+from shared.core.parameters import FleetParameters
+from shared.errors import PolicyCorrupt
+from shared.messages import PolicyManifest, utc_now
+from shared.policies import LearntPolicy, first_action
+from shared.policy_store import LITERT_MODEL
+
+PARAMETERS = FleetParameters(observation="calendar")
+ROWS = np.arange(500)
+"""Three days and a half: a day ago is seen, a week ago is not."""
+HISTORY = History(
+    600.0 * ROWS,
+    50 + 30 * np.sin(2 * np.pi * ROWS / 144) + np.random.default_rng(0).normal(0, 2, len(ROWS)),
+    600.0,
+)
+
+
+@pytest.fixture(scope="module")
+def blend():
+    import torch
+
+    nets = module_of(PARAMETERS, seed=0)
+    with torch.no_grad():
+        nets.nets.last.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    rule = rule_beside(HISTORY, PARAMETERS)
+    assert rule is not None
+    return Blend(nets, rule)
+
+
+@pytest.fixture(scope="module")
+def exported(blend, tmp_path_factory) -> Path:
+    from services.trainer.export import export
+
+    folder = tmp_path_factory.mktemp("blend")
+    export(blend, folder)
+    return folder
+
+
+def served(exported, experts):
+    manifest = PolicyManifest.draft(
+        PARAMETERS, version="v1", fleet="default", created_at=utc_now(), experts=experts
+    )
+    return LearntPolicy((exported / LITERT_MODEL).read_bytes(), manifest)
+
+
+def test_the_notebooks_observation_has_no_field_for_the_rule():
+    assert rule_beside(HISTORY, FleetParameters()) is None
+
+
+@pytest.mark.slow
+def test_all_forms_agree(blend, exported):
+    from services.trainer.export import TOLERANCE, check_agreement, run_saved_model
+
+    rng = np.random.default_rng(0)
+    assert check_agreement(blend, exported, PARAMETERS, rng) <= TOLERANCE
+    seen = observations_after(HISTORY, PARAMETERS, ROWS).astype(np.float32)
+    nets, rule = blend.decide(seen).T
+    assert np.abs(nets - rule).max() > 0.01, "they are of two minds"
+    blended = run_saved_model(exported, seen)[:, 0]
+    np.testing.assert_allclose(blended, OF_NETS * nets + (1 - OF_NETS) * rule, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_the_services_hear_both_and_decide_as_the_trainer_says(blend, exported):
+    policy = served(exported, blend.experts)
+    seen = observations_after(HISTORY, PARAMETERS, ROWS[-1:])
+    answers = policy.answers(seen[0])
+    np.testing.assert_allclose(answers, blend.decide(seen)[0], atol=1e-5)
+    assert first_action(policy, seen[0]) == pytest.approx(0.8 * answers[0] + 0.2 * answers[1])
+    stepped = decide(policy, HISTORY, PARAMETERS, since=50)
+    at_once = targets_of(blend, HISTORY, PARAMETERS, ROWS, since=50)
+    # Before row 5 the one sees the demand of the first rows at the limits, the other none.
+    np.testing.assert_allclose(stepped[10:], at_once[10:], atol=0.05)
+    plain = targets_of(blend, HISTORY, PARAMETERS, ROWS, since=len(ROWS))
+    assert np.abs(at_once[60:] - plain[60:]).max() > 1
+
+
+@pytest.mark.slow
+def test_a_manifest_that_names_another_number_of_experts_is_refused(exported):
+    with pytest.raises(PolicyCorrupt, match=r"maps .* to \[\[1, 2\]\], its manifest says"):
+        served(exported, {})
