@@ -20,6 +20,8 @@ from shared.core.parameters import FleetParameters
 
 MAX_SERVERS_EVER = 1_000_000
 """Above this a demand is a mistake, not a game."""
+SUPPLY_SECONDS = 120
+"""For so long a `FleetSupply` counts; Agones tells it again every 30 s by default."""
 
 
 def _written_out(moment: object) -> object:

@@ -25,7 +25,7 @@ from services.prediction.supplies import Supplies
 from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, fleet_named, read_body
 from shared.messages import FleetSupply, Supply
 from shared.problems import parse, problems
-from shared.settings import Fleets, FleetSettings
+from shared.settings import Fleets
 
 PATH = "/agones/scale"
 FLEET_ANNOTATION = "autopilot.gameservers/fleet"
@@ -120,20 +120,17 @@ def _webhook(
         """How many servers an Agones fleet should have; 503 where its own policy should decide."""
         review = parse(FleetAutoscaleReview, await read_body(request, REVIEW_LIMIT))
         fleet = _fleet_of(request, review.request)
-        settings, now = fleets[fleet], clock()
-        supplies.take(FleetSupply(fleet=fleet, at=now, supply=_supply(review.request.status)))
-        told = board.to_follow(fleet, now).Prediction.num_of_gameservers
-        servers = servers_to_have(told, review.request.status.allocated_replicas, settings)
+        _ = fleets[fleet]
+        now = clock()
+        supply = FleetSupply(fleet=fleet, at=now, supply=_supply(review.request.status))
+        supplies.take(supply)
+        board.hear(supply)
+        servers = board.to_follow(fleet, now).Prediction.num_of_gameservers
         response = FleetAutoscaleResponse(uid=review.request.uid, scale=True, replicas=servers)
         answer = review.model_copy(update={"response": response})
         return JsonBytes(answer.model_dump_json(by_alias=True, exclude_unset=True).encode())
 
     return scale
-
-
-def servers_to_have(told: int, allocated: int, settings: FleetSettings) -> int:
-    """The number that is told, or as many as are allocated, within the fleet's limits."""
-    return min(max(told, allocated), settings.max_servers)
 
 
 def _fleet_of(request: Request, review: FleetAutoscaleRequest) -> str:

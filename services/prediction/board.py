@@ -5,7 +5,14 @@ from datetime import datetime, timedelta
 
 from services.prediction.outlook import Outlook, Paced, PredictionAnswer, outlook
 from shared.errors import DemandMissing, FleetInShadow, PredictionStale, UnknownFleet
-from shared.messages import Decision, Demand, FleetMode, Message
+from shared.messages import (
+    SUPPLY_SECONDS,
+    Decision,
+    Demand,
+    FleetMode,
+    FleetSupply,
+    Message,
+)
 from shared.settings import Fleets, FleetSettings
 
 
@@ -17,6 +24,7 @@ class _Known:
     demand: Demand | None = None
     demand_met_at: datetime | None = None
     """When a decision was made last that had seen fresh demand."""
+    supply: FleetSupply | None = None
     paced: Paced | None = None
     encoded: "_Encoded | None" = None
 
@@ -33,7 +41,7 @@ class _Encoded:
 
 
 class Board:
-    """The newest decision, demand and mode of every fleet, and the answers they make."""
+    """The newest decision, demand, supply and mode of every fleet, and the answers they make."""
 
     def __init__(self, fleets: Fleets) -> None:
         self._fleets = fleets
@@ -42,8 +50,8 @@ class Board:
         }
 
     def hear(self, message: Message) -> None:
-        """Take a decision, a demand or a mode in; of demands the newest by `observed_at` counts."""
-        if not isinstance(message, Decision | Demand | FleetMode):
+        """Take news of a fleet in; of demands the newest by `observed_at` counts."""
+        if not isinstance(message, Decision | Demand | FleetMode | FleetSupply):
             return
         known = self._known.get(message.fleet)
         if known is None:
@@ -54,6 +62,10 @@ class Board:
                 known.demand_met_at = message.decided_at
         elif isinstance(message, FleetMode):
             known.shadow = message.shadow
+        elif isinstance(message, FleetSupply):
+            before, known.supply = known.supply, message
+            if before is not None and _the_same(before, message):
+                return
         elif known.demand is None or message.observed_at >= known.demand.observed_at:
             known.demand = message
         known.encoded = None
@@ -120,7 +132,15 @@ class Board:
             raise FleetInShadow(fleet)
         kept = known.encoded
         if kept is None or now > kept.until:
-            said = outlook(known.settings, fleet, known.decision, known.demand, now, known.paced)
+            said = outlook(
+                known.settings,
+                fleet,
+                known.decision,
+                known.demand,
+                now,
+                known.paced,
+                known.supply,
+            )
             known.paced = said.paced
             kept = known.encoded = _encode(said, shadow=known.shadow)
         return kept
@@ -130,6 +150,13 @@ class Board:
         if known is None:
             raise UnknownFleet(fleet, self._fleets.names)
         return known
+
+
+def _the_same(before: FleetSupply, after: FleetSupply) -> bool:
+    """Whether an answer that went by the one before needs no change."""
+    counts = timedelta(seconds=SUPPLY_SECONDS)
+    same = before.supply.allocated == after.supply.allocated
+    return same and before.at <= after.at <= before.at + counts
 
 
 def _encode(outlook: Outlook, *, shadow: bool) -> _Encoded:

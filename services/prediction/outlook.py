@@ -10,7 +10,7 @@ from shared.core.baselines import headroom
 from shared.core.guards import GuardName, Guards, guarded
 from shared.core.recommendation import whole_servers
 from shared.errors import DemandMissing
-from shared.messages import Decision, Demand, Fallback
+from shared.messages import SUPPLY_SECONDS, Decision, Demand, Fallback, FleetSupply
 from shared.settings import FleetSettings
 
 HEADROOM_VERSION = "rule:headroom"
@@ -74,6 +74,7 @@ def outlook(
     demand: Demand | None,
     now: datetime,
     paced: Paced | None = None,
+    supply: FleetSupply | None = None,
 ) -> Outlook:
     """What to tell of a fleet now; raises `DemandMissing` when nothing fresh is known.
 
@@ -83,11 +84,13 @@ def outlook(
     the last decision, and when there are decisions again back to them, no faster than it may.
     `age_s` is left at 0.
     """
-    fresh_demand, floor, until = None, 0.0, datetime.max.replace(tzinfo=UTC)
+    fresh_demand = None
+    fresh_supply, until = _while_it_counts(supply, now)
     if demand is not None:
         demand_until = demand.observed_at + timedelta(seconds=settings.demand_ttl_s)
         if now <= demand_until:
-            fresh_demand, floor, until = demand, _floor(settings, demand), demand_until
+            fresh_demand, until = demand, min(until, demand_until)
+    floor = _floor(settings, fresh_demand, fresh_supply)
     if decision is not None:
         decided_until = decision.decided_at + timedelta(seconds=settings.decision_ttl_s)
         if now <= decided_until:
@@ -246,9 +249,30 @@ def _over(guards: Guards, steps: int) -> Guards:
     )
 
 
-def _floor(settings: FleetSettings, demand: Demand) -> float:
-    allocated = None if demand.supply is None else demand.supply.allocated
-    return settings.guards.floor(allocated, demand.tickets_waiting)
+def _while_it_counts(
+    supply: FleetSupply | None, now: datetime
+) -> tuple[FleetSupply | None, datetime]:
+    """A supply that is not too old, and until when that does not change."""
+    if supply is not None:
+        until = supply.at + timedelta(seconds=SUPPLY_SECONDS)
+        if now <= until:
+            return supply, until
+    return None, datetime.max.replace(tzinfo=UTC)
+
+
+def _floor(settings: FleetSettings, demand: Demand | None, supply: FleetSupply | None) -> float:
+    """Servers that must not be given up, by the newer of both.
+
+    What the fleet's controller counts as allocated is not given up in any case.
+    """
+    reported = None if demand is None or demand.supply is None else demand.supply.allocated
+    tickets = None if demand is None else demand.tickets_waiting
+    if supply is None:
+        return settings.guards.floor(reported, tickets)
+    counted = supply.supply.allocated or 0
+    if reported is None or demand is None or supply.at >= demand.observed_at:
+        reported = counted
+    return max(settings.guards.floor(reported, tickets), counted)
 
 
 def _step(settings: FleetSettings) -> timedelta:

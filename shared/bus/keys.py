@@ -48,8 +48,6 @@ RECORDED_STEPS = 20_000
 """Two weeks at 65 s; about 1.7 MB a fleet."""
 CHANGES_LENGTH = 10_000
 IDEMPOTENCY_SECONDS = 86_400
-SUPPLY_SECONDS = 120
-"""A supply that is not told again counts no longer; Agones tells it every 30 s by default."""
 TRAINING_QUEUE = "training"
 
 SEEN = "autopilot:demand:seen:{fleet}:{key}"

@@ -6,7 +6,7 @@ from typing import Any
 from shared.bus import keys
 from shared.bus.connection import Connection, asking
 from shared.bus.entries import readable
-from shared.messages import FleetSupply
+from shared.messages import SUPPLY_SECONDS, FleetSupply
 
 
 class Supplies(Connection):
@@ -17,7 +17,7 @@ class Supplies(Connection):
         pipeline = self._client.pipeline(transaction=False)
         for supply in supplies:
             key = keys.SUPPLY.format(fleet=supply.fleet)
-            pipeline.set(key, supply.model_dump_json(exclude_none=True), ex=keys.SUPPLY_SECONDS)
+            pipeline.set(key, supply.model_dump_json(exclude_none=True), ex=SUPPLY_SECONDS)
         with asking():
             await pipeline.execute()
 

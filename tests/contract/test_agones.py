@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.prediction.agones import FLEET_ANNOTATION, REVIEW_LIMIT, servers_to_have
+from services.prediction.agones import FLEET_ANNOTATION, REVIEW_LIMIT
 from services.prediction.app import create_app
 from services.prediction.board import Board
 from shared.bus import DECISIONS, Bus
@@ -339,13 +339,54 @@ async def test_it_takes_a_token_of_its_own_in_the_address(redis_url, tmp_path, c
 def test_whatever_is_decided_and_allocated_the_number_is_within_the_limits(
     target, demand, allocated
 ):
-    """On the function itself: no Redis, no HTTP."""
+    """On the board itself: no Redis, no HTTP."""
     board = Board(FLEETS)
     board.hear(decided(target))
     board.hear(Demand(fleet="default", demand=demand, observed_at=NOW))
-    told = board.to_follow("default", NOW).Prediction.num_of_gameservers
-    servers = servers_to_have(told, allocated, FLEETS["default"])
+    before = board.to_follow("default", NOW).Prediction.num_of_gameservers
+    counted = Supply(allocated=allocated)
+    board.hear(FleetSupply(fleet="default", at=NOW, supply=counted))
+    servers = board.to_follow("default", NOW).Prediction.num_of_gameservers
     assert 10 <= servers <= 100
-    assert servers >= min(allocated, 100)
-    assert servers >= told
-    assert servers in (told, allocated, 100)
+    assert servers == max(before, min(allocated, 100))
+
+
+def test_what_is_allocated_counts_for_as_long_as_it_is_told_again():
+    """With the same count, and after a silence of Agones."""
+    fleets = Fleets({"default": FleetSettings(decision_ttl=10_000)})
+    board = Board(fleets)
+    board.hear(decided(42))
+
+    def told(seconds: float) -> int:
+        answer = board.to_follow("default", NOW + timedelta(seconds=seconds))
+        return answer.Prediction.num_of_gameservers
+
+    def count(seconds: float, allocated: int = 57) -> None:
+        at = NOW + timedelta(seconds=seconds)
+        supply = FleetSupply(fleet="default", at=at, supply=Supply(allocated=allocated))
+        board.hear(supply)
+
+    count(0)
+    assert told(0) == 57
+    count(60)
+    assert (told(119), told(121), told(180), told(181)) == (57, 57, 57, 42)
+    count(300)
+    assert (told(300), told(421)) == (57, 42)
+    count(500)
+    count(501, allocated=3)
+    assert told(502) == 42
+
+
+async def test_a_fleet_in_shadow_goes_by_its_own_policy_and_is_counted_all_the_same(
+    redis_url, tmp_path, client_of, bus
+):
+    app = create_app(
+        bus=Bus.connect(redis_url),
+        fleets=Fleets({"default": FleetSettings(shadow=True)}),
+        store=PolicyStore.at(tmp_path),
+        clock=lambda: NOW,
+    )
+    async with client_of(app) as client:
+        await bus.publish(DECISIONS, "default", decided(42))
+        assert "shadow" in await refused(client, 503, json=review(allocated=7))
+        assert (await supply_of(bus, "default")).supply.allocated == 7
