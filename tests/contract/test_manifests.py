@@ -254,6 +254,21 @@ def test_a_broken_page_is_found(checks, path, breaking, finding):
 
 
 @needs_custom_kinds
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"type": "Chained"},
+        {"type": "Chain", "chain": [{"id": "autopilot", "webhook": {}}]},
+        {"type": "Chain", "chain": [{"type": "Webhook", "webhok": {}}]},
+    ],
+)
+def test_a_broken_fleet_autoscaler_is_found(checks, policy):
+    page = resources_in((ROOT / "deploy/agones/fleetautoscaler.yaml").read_text())
+    broken(page, "FleetAutoscaler/game-servers", ("spec",), to("policy", policy))
+    assert [*checks.of_page(page, [])]
+
+
+@needs_custom_kinds
 def test_a_broken_pod_of_a_ray_cluster_is_found(checks, rendering):
     group = ("spec", "workerGroupSpecs", 1, "template", "spec")
     for path, breaking, finding in (
