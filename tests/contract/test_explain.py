@@ -17,12 +17,15 @@ from services.prediction.app import create_app
 from shared.bus import Bus, TrainingQueue
 from shared.core.observation import notebook_fields
 from shared.explanation import LEAST_MISSES, NEWEST_MISSES, misses, steps_to_explain
-from shared.messages import RecordedStep
+from shared.messages import RecordedStep, Supply
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW
 
-SETTINGS = FleetSettings(observation="notebook", max_step_up=4, floor_at_allocated=True)
+# With the notebook's reward nothing is learnt while it serves: the asks are the policy's own.
+SETTINGS = FleetSettings(
+    observation="notebook", reward="notebook", max_step_up=4, floor_at_allocated=True
+)
 FLEETS = Fleets(
     {"default": SETTINGS, "new": SETTINGS.model_copy(update={"shadow": True})},
 )
@@ -54,7 +57,7 @@ class Series:
         self._demands = demands
 
     async def read(self, step: int) -> Reading:
-        return Reading(self._demands[step - 1], allocated=20, ready=30)
+        return Reading(self._demands[step - 1], Supply(allocated=20, ready=30))
 
 
 @pytest.fixture
