@@ -14,10 +14,10 @@ from services.metrics.consumer import Consumer, Handle
 from services.metrics.fleet_metrics import FleetMetrics
 from services.metrics.turn import Turn
 from services.metrics.workload import Workload
-from shared.bus import DECISIONS, ENDED_TRAININGS, TRAININGS, TRANSITIONS, Bus, Log
+from shared.bus import DECISIONS, ENDED_TRAININGS, MODES, TRAININGS, TRANSITIONS, Bus, Log
 from shared.health import add_health_routes
 from shared.http import HttpService
-from shared.messages import Decision, TrainingOutcome
+from shared.messages import Decision, FleetMode, TrainingOutcome
 
 PROMETHEUS_GROUP = "metrics-prometheus"
 CLOUDWATCH_GROUP = "metrics-cloudwatch"
@@ -90,11 +90,13 @@ def create_app(
 
 
 async def _follow(bus: Bus, fleet_metrics: FleetMetrics) -> None:
-    async for change in bus.follow(DECISIONS, TRAININGS):
+    async for change in bus.follow(MODES, DECISIONS, TRAININGS):
         if isinstance(change, Decision):
             fleet_metrics.record_decision(change)
         elif isinstance(change, TrainingOutcome):
             fleet_metrics.record_training(change)
+        elif isinstance(change, FleetMode):
+            fleet_metrics.record_mode(change)
 
 
 async def _keep_going(name: str, run: Callable[[], Awaitable[None]]) -> None:

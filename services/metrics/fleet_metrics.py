@@ -6,7 +6,7 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from shared.core.recommendation import whole_servers
-from shared.messages import Decision, Supply, TrainingOutcome, Transition
+from shared.messages import Decision, FleetMode, Supply, TrainingOutcome, Transition
 from shared.settings import Fleets
 
 
@@ -43,6 +43,8 @@ class FleetMetrics:
         self._recommended = gauge(
             "recommended_servers", "Whole game servers that the newest decision asks for"
         )
+        self._in_shadow = gauge("in_shadow", "1 where nobody is to follow the fleet yet")
+        self._shadow: dict[str, bool] = {}
         self._steps = counter("steps", "Steps committed")
         self._stale = counter("stale_steps", "Steps without fresh demand")
         self._gaps = counter("gap_steps", "Steps that were due and did not happen")
@@ -103,6 +105,14 @@ class FleetMetrics:
         if settings is not None:
             servers = whole_servers(decision.target, settings.parameters)
             self._recommended.labels(decision.fleet).set(servers)
+            shadow = self._shadow.get(decision.fleet, settings.shadow)
+            self._in_shadow.labels(decision.fleet).set(shadow)
+
+    def record_mode(self, mode: FleetMode) -> None:
+        """Show which fleets are in shadow; a command counts for more than the settings."""
+        self._shadow[mode.fleet] = mode.shadow
+        if mode.fleet in self._fleets.by_name:
+            self._in_shadow.labels(mode.fleet).set(mode.shadow)
 
     def record_training(self, training: TrainingOutcome) -> None:
         """Count a training job once; those that ended before the process started don't count."""

@@ -40,17 +40,18 @@ DAY_SECONDS = 86_400
 
 
 def main() -> None:
-    """Measure with each number of fleets and print a row for it."""
+    """Measure with each number of fleets and print a table for it."""
     arguments = _arguments()
-    rows = [_measured(fleets, arguments) for fleets in arguments.fleets]
-    table = Table(
-        title=f"a step each {arguments.learning_freq:g} s, {arguments.days:g} days of history"
-    )
-    for name in rows[0]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" for value in row.values()))
-    Console().print(table)
+    for fleets in arguments.fleets:
+        figures = _measured(fleets, arguments)
+        table = Table(
+            title=f"{fleets} fleets, a step each {arguments.learning_freq:g} s, "
+            f"{arguments.days:g} days behind each"
+        )
+        for name in figures:
+            table.add_column(name, justify="right")
+        table.add_row(*(f"{value:.4g}" for value in figures.values()))
+        Console().print(table)
 
 
 def _arguments() -> argparse.Namespace:
@@ -58,7 +59,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--fleets", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--learning-freq", type=float, default=65.0)
     parser.add_argument("--steps", type=int, default=2, help="steps of each fleet to measure")
-    parser.add_argument("--days", type=float, default=7.0, help="recorded demand of each fleet")
+    parser.add_argument("--days", type=float, default=1.0, help="recorded demand of each fleet")
     return parser.parse_args()
 
 
@@ -77,7 +78,9 @@ def _measured(fleets: int, arguments: argparse.Namespace) -> dict[str, float]:
         finally:
             for process in reversed(processes):
                 process.terminate()
-                process.wait(STOP_SECONDS)
+            _, alive = psutil.wait_procs(processes, STOP_SECONDS)
+            for process in alive:
+                process.kill()
 
 
 def _environment(folder: Path, fleets: int, learning_freq: float) -> dict[str, str]:
@@ -135,7 +138,6 @@ async def _measure(
     await bus.close()
     busy = after.user + after.system - cpu.user - cpu.system
     return {
-        "fleets": fleets,
         "all step after, s": resumed,
         "steps": len(lateness),
         "of those due, %": 100 * len(lateness) * arguments.learning_freq / (fleets * elapsed),

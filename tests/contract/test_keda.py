@@ -1,6 +1,9 @@
 """The page of YAML that a user applies, replayed as KEDA would against real processes."""
 
+import os
 import re
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -90,6 +93,31 @@ async def test_unsure_is_a_failure_and_the_fallback_takes_over(prediction, decid
     told(prediction, 45)
     assert workload.poll(prediction) == 45
     assert workload.failures == 0
+
+
+def command(mode, redis_url):
+    """`autopilot fleets live default`, or `shadow`."""
+    environment = os.environ | {"AUTOPILOT_REDIS_URL": redis_url, "AUTOPILOT_SHADOW": "1"}
+    words = [sys.executable, "-m", "services.cli", "fleets", mode, "default"]
+    subprocess.run(words, env=environment, check=True)
+
+
+async def test_in_shadow_the_fallback_stands_until_the_command_to_go_live(
+    redis_url, start, decide, workload
+):
+    _, url = start("prediction", api_token=TOKEN, shadow=1)
+    await decide(45.0)
+    assert [workload.poll(url) for _ in range(4)] == [30] * 4
+    assert workload.failure == "api returned 503"
+    command("live", redis_url)
+    told(url, 45)
+    assert workload.poll(url) == 45
+    command("shadow", redis_url)
+    for _ in range(PATIENCE_POLLS):
+        assert workload.poll(url) == 45
+        if workload.failures:
+            break
+    assert workload.failure == "api returned 503"
 
 
 async def test_when_decisions_grow_stale_nothing_is_taken_away(decide, start, workload):

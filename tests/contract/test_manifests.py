@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.checks.__main__ import CUSTOM_KINDS, Checks
+from deploy.checks.pods import pods_of
 from deploy.checks.rendering import (
     CannotRender,
     kustomizations,
@@ -51,22 +52,23 @@ def test_no_kustomization_has_findings(checks, rendering, folder):
     assert [*checks.of_kustomization(rendering(folder))] == []
 
 
-def test_all_components_go_together(checks, tmp_path):
-    """In the order of the README; kustomize takes no absolute path."""
-    eks = (
-        Path(*itertools.repeat("..", len(tmp_path.parts) - 1))
-        / ROOT.relative_to("/")
-        / "deploy/eks"
+def test_the_runbooks_own_overlay_has_all_components(checks, tmp_path):
+    """The block of the README, as it stands; kustomize takes no absolute path."""
+    readme = (ROOT / "deploy/eks/README.md").read_text()
+    (block,) = re.findall(
+        r"```yaml\n# deploy/eks/overlays/production.*?\n(.*?)```", readme, re.DOTALL
     )
-    names = ("keda", "kuberay", "elasticache", "agones")
-    components = [f"{eks}/components/{name}" for name in names]
-    kustomization = {"resources": [f"{eks}/base"], "components": components}
-    (tmp_path / "kustomization.yaml").write_text(json.dumps(kustomization))
+    way_up = Path(*itertools.repeat("..", len(tmp_path.parts) - 1))
+    eks = way_up / ROOT.relative_to("/") / "deploy/eks"
+    (tmp_path / "kustomization.yaml").write_text(block.replace("../..", str(eks)))
     resources = rendered(kustomize(), tmp_path)
-    assert [*checks.of_kustomization(resources)] == []
     made = {name_of(each) for each in resources}
     assert {"RayCluster/trainers", "ScaledObject/environment", "NetworkPolicy/elasticache"} <= made
     assert not {"Deployment/trainer", "ScaledObject/trainer", "StatefulSet/redis"} & made
+    found = [*checks.of_kustomization(resources)]
+    images = [container["image"] for pod in pods_of(resources) for container in pod.containers]
+    assert all(".amazonaws.com/gameserver-autopilot-" in image for image in images)
+    assert [each for each in found if ": image ACCOUNT" not in each] == []
 
 
 @pytest.mark.parametrize("page", pages(ROOT / "deploy"), ids=lambda path: path.name)

@@ -21,6 +21,8 @@ from tests.contract.conftest import START_SECONDS
 
 RENEWALS = 3
 CALLERS = 4
+STATUS = {"replicas": 9, "readyReplicas": 9, "allocatedReplicas": 0}
+REVIEW = {"request": {"uid": "u", "name": "default", "namespace": "games", "status": STATUS}}
 PATIENCE_SECONDS = 15 * LOOK_SECONDS
 
 
@@ -75,6 +77,8 @@ async def test_no_request_fails_while_the_certificate_is_renewed(
         async with httpx.AsyncClient(verify=trusting, limits=limits) as client:
             while not renewed.is_set():
                 answered.append((await client.get(f"{url}/prediction")).status_code)
+                asked = await client.post(f"{url}/agones/scale", json=REVIEW)
+                answered.append(asked.status_code)
 
     async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as calling:
         while not await asyncio.to_thread(knows, url, trusting):  # noqa: ASYNC110 - a process

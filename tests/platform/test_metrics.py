@@ -12,9 +12,9 @@ from services.metrics.app import create_app
 from services.metrics.consumer import Consumer
 from services.metrics.fleet_metrics import FleetMetrics
 from services.metrics.workload import Workload
-from shared.bus import TRAININGS, Bus
+from shared.bus import MODES, TRAININGS, Bus
 from shared.errors import BusAway
-from shared.messages import LeadTimes, Supply
+from shared.messages import FleetMode, LeadTimes, Supply
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import TEN as TEN
 from tests.conftest import a_step, a_verdict
@@ -152,6 +152,17 @@ async def test_missing_and_idle_servers_are_summed_where_demand_is_known(bus, re
                 "autopilot_idle_server_steps_total{fleet=default}": 2.5,
             },
         )
+
+
+async def test_who_is_in_shadow(bus, redis_url, client_of):
+    await commit(bus, 1)
+    async with client_of(sidecar(redis_url)) as client:
+        in_shadow = "autopilot_in_shadow{fleet=default}"
+        await until(client, {in_shadow: 0.0})
+        for shadow in (True, False):
+            mode = FleetMode(fleet="default", shadow=shadow, since=START)
+            await bus.publish(MODES, "default", mode)
+            await until(client, {in_shadow: float(shadow)})
 
 
 async def test_a_fleet_that_is_not_configured_has_no_recommendation(bus, redis_url, client_of):

@@ -197,7 +197,7 @@ def test_a_fleet_that_learns_on_replay_tries_nothing_out():
 @pytest.mark.parametrize(("fleets", "seconds"), [(1, 5.0), (1_000, 10.0), (10_000, 65.0)])
 def test_thousands_of_new_fleets_do_not_all_look_for_demand_at_once(fleets, seconds):
     stepper = FleetStepper(
-        "eu", FleetSettings(), 0.0, None, None, None, None, utc_now, 0, fleets=fleets
+        "eu", FleetSettings(), 0.0, None, None, None, None, utc_now, fleets=fleets
     )
     assert stepper._period() == seconds
     stepper._record = run([50.0])[0].record
