@@ -67,8 +67,8 @@ def test_the_runbooks_own_overlay_has_all_components(checks, tmp_path):
     assert not {"Deployment/trainer", "ScaledObject/trainer", "StatefulSet/redis"} & made
     found = [*checks.of_kustomization(resources)]
     images = [container["image"] for pod in pods_of(resources) for container in pod.containers]
-    assert all(".amazonaws.com/gameserver-autopilot-" in image for image in images)
-    assert [each for each in found if ": image ACCOUNT" not in each] == []
+    assert all(image.startswith("REGISTRY/gameserver-autopilot-") for image in images)
+    assert [each for each in found if ": image REGISTRY" not in each] == []
 
 
 @pytest.mark.parametrize("page", pages(ROOT / "deploy"), ids=lambda path: path.name)
