@@ -31,6 +31,13 @@ class GuardMove(BaseModel):
     after: float = Field(description="servers it made of them")
 
 
+class ExpertAnswer(BaseModel):
+    """What one part of the policy answered: a net, or a rule beside it."""
+
+    ask: float = Field(description="servers")
+    weight: float = Field(description="what it counted for; all together 1")
+
+
 class RuleAnswer(BaseModel):
     """What the plain rule would have said on the same history, through the same guards."""
 
@@ -62,6 +69,10 @@ class Explained(BaseModel):
         description="what the policy saw, by field; null where history does not reach"
     )
     reported_demand: float
+    experts: list[ExpertAnswer] = Field(
+        description="in the order of `experts` in policy.json; none while a target is held"
+    )
+    margin: float = Field(description="learnt while it serves; added to the experts' average")
     action: float = Field(description="the policy's output; 1.0 is `action_factor` servers")
     ask: float = Field(description="what the guards were given")
     told_before: float | None
@@ -85,6 +96,11 @@ def explained(
         fallback=why.fallback,
         observation=why.observation,
         reported_demand=why.reported_demand,
+        experts=[
+            ExpertAnswer(ask=answer * settings.action_factor, weight=weight)
+            for answer, weight in zip(why.answers, why.weights, strict=True)
+        ],
+        margin=why.margin * settings.action_factor,
         action=why.action,
         ask=why.ask,
         told_before=why.told_before,

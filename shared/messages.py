@@ -209,6 +209,12 @@ class Explanation(Message):
     """What the policy saw, by the names of its fields; None: its history does not reach so far."""
     demands: tuple[Finite, ...]
     """The last `history_len`, oldest first: all that the plain rule sees."""
+    answers: tuple[Finite, ...] = ()
+    """The experts' actions, in the order of `PolicyManifest.experts`; none while one is held."""
+    weights: tuple[Finite, ...] = ()
+    """What each of them counted for."""
+    margin: Finite = 0.0
+    """Learnt while the policy serves, as an action: added to their average."""
     action: Finite
     ask: Finite
     """What the guards were given: the action in servers, or the target that was held."""

@@ -28,6 +28,15 @@ SHORTEST_TTL_SECONDS = 5.0
 LONGEST_DELAY_STEPS = 1_000
 """A fleet's record keeps an ask for each."""
 
+_WRITE_INSTEAD = {
+    "zoneinfo_str": "there is no such time zone: write one such as Europe/Berlin",
+    "time_delta_parsing": "write seconds, or '3:00:00' for hours, minutes and seconds",
+    "time_delta_type": "write seconds, or '3:00:00' for hours, minutes and seconds",
+    "tuple_type": "write an array, with a table or an object for each",
+    "unexpected_keyword_argument": "there is no such field",
+}
+"""What to do, by the type of pydantic's error, where its message does not say it."""
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -304,5 +313,5 @@ def _reason(error: ValidationError, prefix: str, case: Any) -> str:
     first = error.errors()[0]
     name = prefix + case(str(first["loc"][0])) if first["loc"] else ""
     within = "".join(f"[{at!r}]" for at in first["loc"][1:])
-    message = first["msg"].removeprefix("Value error, ")
+    message = _WRITE_INSTEAD.get(first["type"], first["msg"].removeprefix("Value error, "))
     return f"{name}{within}={first['input']!r}: {message}" if name else message

@@ -181,7 +181,8 @@ class Platform:
 
     def _ask(self, client: httpx.Client, fleet: str) -> dict[str, Any] | None:
         try:
-            response = client.get(f"{self._prediction}/prediction", params={"fleet": fleet})
+            asked = {"fleet": fleet, "shadow": "true"}
+            response = client.get(f"{self._prediction}/prediction", params=asked)
         except httpx.TransportError:
             return None
         answer: dict[str, Any] | None = response.json() if response.is_success else None
@@ -206,6 +207,6 @@ class Platform:
                 f"{told['curr_demand']:.1f}",
                 "" if answer["allocation"] is None else f"{answer['allocation']:.1f}",
                 str(told["num_of_gameservers"]),
-                answer["fallback"] or "",
+                "in shadow" if answer["shadow"] else answer["fallback"] or "",
             )
         return table

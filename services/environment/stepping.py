@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from services.environment.history import empty_history, with_row
-from shared.core.adaptation import FRESH, Adaptation, answered, average, unanswered
+from shared.core.adaptation import FRESH, Adaptation, answered, average, unanswered, weights
 from shared.core.dynamics import (
     FleetState,
     FloatArray,
@@ -71,6 +71,9 @@ class Choice(NamedTuple):
     fields: tuple[str, ...] = ()
     seen: Sequence[float] = ()
     """By `fields`; NaN where history does not reach."""
+    answers: tuple[float, ...] = ()
+    """The experts' actions; none while a target is held."""
+    prior: tuple[float, ...] = ()
 
 
 def next_due(last: datetime | None, period_s: float, phase: float, now: datetime) -> Due:
@@ -248,6 +251,9 @@ def step_fleet(
                 for field, value in zip(then.fields, then.seen, strict=True)
             },
             demands=next_observation[: parameters.history_len],
+            answers=then.answers,
+            weights=weights(then.adaptation, then.prior) if then.answers else (),
+            margin=then.adaptation.margin * then.adaptation.usual_miss if then.answers else 0.0,
             action=then.action,
             ask=ask,
             reported_demand=reported,
@@ -311,7 +317,17 @@ def _decide(
     else:
         behaviour = (average(answers, policy.prior), policy.exploration)
         action = behaviour[0] + draw * policy.exploration
-    return Choice(action, policy.version, fallback, behaviour, adaptation, policy.fields, seen)
+    return Choice(
+        action,
+        policy.version,
+        fallback,
+        behaviour,
+        adaptation,
+        policy.fields,
+        seen,
+        answers,
+        policy.prior,
+    )
 
 
 def _seen_by(

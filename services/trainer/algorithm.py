@@ -67,10 +67,10 @@ def build(
             lambda_=0.95,
             # Falls over the job: large steps at first, none that unsettle it at the end.
             lr=[[0, 1e-4], [max(int(STEPS_PER_SECOND * seconds), 1), 1e-6]],
-            # A batch is 64 steps of 256 fleets, gone through three times in pieces of 2,048.
+            # A batch is 64 steps of 256 fleets, gone through twice in pieces of 2,048.
             train_batch_size_per_learner=16_384,
             minibatch_size=2_048,
-            num_epochs=3,
+            num_epochs=2,
             # The value's gradient is large at first; unclipped it swamps Adam's averages.
             grad_clip=0.5,
             kl_coeff=0.2,

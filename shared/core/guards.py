@@ -17,7 +17,8 @@ other the later one wins:
    hold whatever is in use, and at once where they were changed.
 
 So a number moves faster than the steps allow for 6 and 7 alone. An event whose floor could not rise
-in time, as the worker was away or the fleet is new, gets its servers late, by steps.
+in time, as the worker was away or the fleet is new, gets its servers late, by steps. What counts as
+told is what was decided, also where callers were told nothing of it: in shadow, and on 503.
 """
 
 from collections.abc import Sequence

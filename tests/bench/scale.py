@@ -78,9 +78,8 @@ def _measured(fleets: int, arguments: argparse.Namespace) -> dict[str, float]:
         finally:
             for process in reversed(processes):
                 process.terminate()
-            _, alive = psutil.wait_procs(processes, STOP_SECONDS)
-            for process in alive:
-                process.kill()
+                if psutil.wait_procs([process], STOP_SECONDS)[1]:
+                    process.kill()
 
 
 def _environment(folder: Path, fleets: int, learning_freq: float) -> dict[str, str]:
@@ -124,13 +123,14 @@ async def _measure(
     resumed = time.monotonic() - began
     cpu, begin = worker.cpu_times(), time.monotonic()
     lateness: list[float] = []
-    stale = 0
+    stale = missed = 0
     seconds = round(arguments.steps * arguments.learning_freq)
     for _ in track(range(seconds), description=f"{fleets} fleets"):
         await asyncio.sleep(1)
         for id, transition in await _drain(bus):
             lateness.append(int(id.split("-")[0]) - transition.at.timestamp() * 1000)
             stale += transition.stale
+            missed += transition.gap_steps
     elapsed, after = time.monotonic() - begin, worker.cpu_times()
     memory = worker.memory_info().rss / 1e6
     stop.set()
@@ -140,7 +140,7 @@ async def _measure(
     return {
         "all step after, s": resumed,
         "steps": len(lateness),
-        "of those due, %": 100 * len(lateness) * arguments.learning_freq / (fleets * elapsed),
+        "missed": missed,
         "stale": stale,
         "late p50, ms": float(np.percentile(lateness, 50)),
         "late p99, ms": float(np.percentile(lateness, 99)),

@@ -11,18 +11,27 @@ import pytest
 import structlog
 
 from services.environment.demand_source import Reading
-from services.environment.stepping import Due
+from services.environment.stepping import Due, step_fleet
 from services.environment.worker import FleetStepper
 from services.prediction.app import create_app
 from shared.bus import Bus, TrainingQueue
 from shared.core.observation import notebook_fields
-from shared.explanation import LEAST_MISSES, NEWEST_MISSES, misses, steps_to_explain
-from shared.messages import RecordedStep
+from shared.explanation import (
+    LEAST_MISSES,
+    NEWEST_MISSES,
+    explained,
+    misses,
+    steps_to_explain,
+)
+from shared.messages import RecordedStep, Supply
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW
 
-SETTINGS = FleetSettings(observation="notebook", max_step_up=4, floor_at_allocated=True)
+# With the notebook's reward nothing is learnt while it serves: the asks are the policy's own.
+SETTINGS = FleetSettings(
+    observation="notebook", reward="notebook", max_step_up=4, floor_at_allocated=True
+)
 FLEETS = Fleets(
     {"default": SETTINGS, "new": SETTINGS.model_copy(update={"shadow": True})},
 )
@@ -54,7 +63,7 @@ class Series:
         self._demands = demands
 
     async def read(self, step: int) -> Reading:
-        return Reading(self._demands[step - 1], allocated=20, ready=30)
+        return Reading(self._demands[step - 1], Supply(allocated=20, ready=30))
 
 
 @pytest.fixture
@@ -154,6 +163,39 @@ async def test_the_log_says_the_same_where_a_guard_begins_to_settle_the_number(b
     newest = {name: why[name] for name in told[-1] if name in why}
     assert newest == {name: value for name, value in told[-1].items() if name in newest}
     assert {"observation", "guards", "rule", "expected", "policy_version"} <= set(newest)
+
+
+class TwoExperts(Policy):
+    """The last demand, and twenty more; at first the former counts for more."""
+
+    prior = (0.75, 0.25)
+
+    def answers(self, observation):
+        return (observation[4] / 100, (observation[4] + 20) / 100)
+
+
+def test_what_each_expert_answered_and_the_margin_make_the_ask():
+    """Demand rises by three a step: who asks for more does better, and it is missed too often."""
+    settings = FleetSettings(observation="notebook")
+    record, found = None, []
+    for number in range(20):
+        at = NOW + number * timedelta(seconds=65)
+        demand = 20 + 3.0 * number if number != 18 else None
+        commit = step_fleet(
+            "default", record, demand, TwoExperts(), settings.parameters, Due(at, 0), at
+        )
+        record = commit.record
+        found.append(explained(commit.explanation, [], settings))
+    for why in (found[0], found[17]):
+        average = sum(expert.weight * expert.ask for expert in why.experts)
+        assert why.ask == pytest.approx(average + why.margin)
+    assert [expert.weight for expert in found[0].experts] == [0.75, 0.25]
+    assert found[0].margin == 0
+    assert found[17].experts[1].ask == 20 + 3 * 17 + 20
+    assert found[17].experts[1].weight > 0.25
+    assert found[17].margin > 0
+    assert (found[18].experts, found[18].margin, found[18].fallback) == ([], 0, "stale_demand")
+    assert found[18].ask == found[17].target
 
 
 def rows(*changes: dict[str, Any]) -> list[RecordedStep]:

@@ -67,8 +67,8 @@ def test_the_runbooks_own_overlay_has_all_components(checks, tmp_path):
     assert not {"Deployment/trainer", "ScaledObject/trainer", "StatefulSet/redis"} & made
     found = [*checks.of_kustomization(resources)]
     images = [container["image"] for pod in pods_of(resources) for container in pod.containers]
-    assert all(".amazonaws.com/gameserver-autopilot-" in image for image in images)
-    assert [each for each in found if ": image ACCOUNT" not in each] == []
+    assert all(image.startswith("REGISTRY/gameserver-autopilot-") for image in images)
+    assert [each for each in found if ": image REGISTRY" not in each] == []
 
 
 @pytest.mark.parametrize("page", pages(ROOT / "deploy"), ids=lambda path: path.name)
@@ -251,6 +251,21 @@ def test_a_broken_page_is_found(checks, path, breaking, finding):
     page = resources_in((ROOT / "deploy/keda/metrics-api.yaml").read_text())
     resources = broken(page, "ScaledObject/game-servers", path, breaking)
     assert any(finding in each for each in checks.of_page(resources, []))
+
+
+@needs_custom_kinds
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"type": "Chained"},
+        {"type": "Chain", "chain": [{"id": "autopilot", "webhook": {}}]},
+        {"type": "Chain", "chain": [{"type": "Webhook", "webhok": {}}]},
+    ],
+)
+def test_a_broken_fleet_autoscaler_is_found(checks, policy):
+    page = resources_in((ROOT / "deploy/agones/fleetautoscaler.yaml").read_text())
+    broken(page, "FleetAutoscaler/game-servers", ("spec",), to("policy", policy))
+    assert [*checks.of_page(page, [])]
 
 
 @needs_custom_kinds

@@ -1,13 +1,21 @@
-"""Environment workers as processes of their own, and who holds which fleet."""
+"""Environment workers as processes of their own, who holds which fleet, and who commits to it."""
 
 import json
+import re
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
+import redis
+
 from services.cli.supervision import service_command
 from shared.bus import Bus, keys
+
+END = "the audit ends"
+COMMITTED_FLEET = re.compile(keys.FLEET.format(fleet=r"(\S+)"))
+LEASE = re.compile(r"\b\d+ \S+-[0-9a-f]{8}(?= |$)")
 
 
 class Worker:
@@ -48,3 +56,49 @@ async def owners(bus: Bus) -> dict[str, set[str]]:
     for fleet, lease in (await bus._client.hgetall(keys.LEASES)).items():
         held.setdefault(lease.decode().partition(" ")[2], set()).add(fleet.decode())
     return held
+
+
+class Audit(threading.Thread):
+    """Listens to all that Redis does: commits under a lease that the fleet has no more."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._url = url
+        self._listens = threading.Event()
+        self.tried = 0
+        self.went_on = 0
+        """Commands of such commits beyond the look at the lease."""
+
+    def start(self) -> None:
+        super().start()
+        self._listens.wait()
+
+    def end(self) -> None:
+        with redis.Redis.from_url(self._url) as client:
+            client.echo(END)
+        self.join()
+
+    def run(self) -> None:
+        leases: dict[str, str] = {}
+        looks_at_lease = ""
+        late = False
+        with redis.Redis.from_url(self._url) as client, client.monitor() as monitor:
+            self._listens.set()
+            for heard in monitor.listen():
+                line = heard["command"]
+                if line == f"ECHO {END}":
+                    return
+                if heard["client_type"] == "lua":
+                    self.went_on += late and line != looks_at_lease
+                    match line.split(" ", 3):
+                        case ["HSET", keys.LEASES, fleet, lease]:
+                            leases[fleet] = lease
+                        case ["HDEL", keys.LEASES, fleet]:
+                            leases.pop(fleet, None)
+                    continue
+                fleet, lease = COMMITTED_FLEET.search(line), LEASE.search(line)
+                late = False
+                if fleet and lease and line.startswith("EVALSHA"):
+                    looks_at_lease = f"HGET {keys.LEASES} {fleet[1]}"
+                    late = leases.get(fleet[1]) != lease[0]
+                    self.tried += late

@@ -183,12 +183,12 @@ def test_known_events_in_a_variable(monkeypatch):
     [
         ('cron = "0 18 * *"', "cron '0 18 * *' has not 5 fields"),
         ('cron = "0 25 * * *"', "cron '0 25 * * *' has a bad hour"),
-        ('zone = "Mars/Olympus"', "[0]['zone']='Mars/Olympus': invalid timezone"),
-        ('duration = "long"', "[0]['duration']='long'"),
+        ('zone = "Mars/Olympus"', "[0]['zone']='Mars/Olympus': there is no such time zone"),
+        ('duration = "3h"', "[0]['duration']='3h': write seconds, or '3:00:00'"),
         ("duration = 0", "duration is 0:00:00"),
         ("servers = 0", "servers is 0"),
         ("servers = 101", "scheduled_floors need 101 servers and max_servers is 100"),
-        ("places = 60", "[0]['places']"),
+        ("places = 60", "[0]['places']=60: there is no such field"),
     ],
 )
 def test_a_known_event_that_can_not_be_used(fleet_file, line, says):
@@ -208,7 +208,7 @@ def test_a_known_event_that_can_not_be_used(fleet_file, line, says):
     [
         ("every friday", "AUTOPILOT_SCHEDULED_FLOORS is not JSON: write [{"),
         ("", "AUTOPILOT_SCHEDULED_FLOORS is not JSON"),
-        ("5", "AUTOPILOT_SCHEDULED_FLOORS=5"),
+        ("5", "AUTOPILOT_SCHEDULED_FLOORS=5: write an array"),
         ('[{"cron": "0 18 * * *"}]', "AUTOPILOT_SCHEDULED_FLOORS[0]['zone']"),
     ],
 )
