@@ -1,0 +1,97 @@
+"""What matchmakers and fleet controllers report."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from shared.messages.base import (
+    MAX_SERVERS_EVER,
+    Count,
+    FleetId,
+    Label,
+    Message,
+    NotNegative,
+    Positive,
+    Servers,
+    Utc,
+)
+
+SUPPLY_SECONDS = 120
+"""For so long a `FleetSupply` counts; Agones tells it again every 30 s by default."""
+
+
+class Supply(Message):
+    """Game servers as the matchmaker or the fleet's controller counts them."""
+
+    allocated: Count | None = None
+    ready: Count | None = None
+    reserved: Count | None = None
+    starting: Count | None = None
+
+    @property
+    def up(self) -> int | None:
+        """Game servers that players can be on; None where that is not told."""
+        if self.allocated is None or self.ready is None:
+            return None
+        return self.allocated + self.ready + (self.reserved or 0)
+
+
+class FleetSupply(Message):
+    """The supply of a fleet as its controller told it, and when."""
+
+    fleet: FleetId
+    at: Utc
+    supply: Supply
+
+
+class DemandReport(Message):
+    """What a matchmaker posts: game servers needed now, or players and players per server."""
+
+    fleet: FleetId = "default"
+    num_of_gameservers: Servers | None = None
+    ccu: NotNegative | None = None
+    """Players connected now."""
+    players_per_server: Positive | None = None
+    observed_at: Utc | None = None
+    source: Label | None = None
+    seq: Count | None = None
+    idempotency_key: Label | None = None
+    tickets_waiting: Count | None = None
+    oldest_ticket_age_s: NotNegative | None = None
+    supply: Supply | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> Self:
+        if (self.num_of_gameservers is None) == (self.ccu is None):
+            raise ValueError("give either num_of_gameservers or ccu, not both and not neither")
+        if (self.ccu is None) != (self.players_per_server is None):
+            raise ValueError(
+                "ccu and players_per_server go together: demand = ccu / players_per_server"
+            )
+        if self.demand > MAX_SERVERS_EVER:
+            raise ValueError(
+                f"demand is {self.demand:g} servers; at most {MAX_SERVERS_EVER} is taken"
+            )
+        return self
+
+    @property
+    def demand(self) -> float:
+        """Game servers needed now."""
+        if self.num_of_gameservers is not None:
+            return self.num_of_gameservers
+        assert self.ccu is not None
+        assert self.players_per_server is not None
+        return self.ccu / self.players_per_server
+
+
+class Demand(Message):
+    """A recorded demand, as it stands on the demand stream."""
+
+    fleet: FleetId
+    demand: Servers
+    observed_at: Utc
+    source: Label | None = None
+    seq: Count | None = None
+    tickets_waiting: Count | None = None
+    oldest_ticket_age_s: float | None = None
+    supply: Supply | None = None
