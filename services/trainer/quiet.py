@@ -1,4 +1,4 @@
-"""Keep the libraries' C++ out of the logs, and TensorFlow out of RLlib."""
+"""Keep the libraries' C++ out of the logs."""
 
 import os
 
@@ -9,9 +9,6 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray rewrites CUDA_VISIBLE_DEVICES of processes without a GPU, and warns that it will stop.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # RLlib would import TensorFlow, and ask of every value whether it is a tensor of it: 15 % of
-    # what a replayed step costs.
-    "RLLIB_TEST_NO_TF_IMPORT": "1",
 }
 
 
