@@ -1,16 +1,14 @@
 """One step of one fleet, pure: where it stands and what was demanded in, what to commit out."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
+from services.environment.choice import Choice, decide
 from services.environment.history import empty_history, with_row
-from shared.core.adaptation import FRESH, Adaptation, answered, average, unanswered, weights
+from shared.core.adaptation import FRESH, unanswered, weights
 from shared.core.dynamics import (
     FleetState,
     FloatArray,
@@ -20,25 +18,17 @@ from shared.core.dynamics import (
     target_of,
 )
 from shared.core.guards import NO_GUARDS, Guards, guarded
-from shared.core.observation import Encoder, History, from_notebook, notebook_fields
+from shared.core.observation import History, notebook_fields
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.core.recommendation import TARGET_DECIMALS
 from shared.messages import (
-    Behaviour,
     Decision,
     Explanation,
-    Fallback,
     FleetRecord,
     RecordedStep,
     Transition,
 )
-from shared.policies import Policy, RulePolicy
-
-
-@lru_cache(maxsize=64)
-def encoder_of(fields: tuple[str, ...], lead_steps: int) -> Encoder:
-    """One encoder for all the fleets whose policies see the same."""
-    return Encoder(fields, lead_steps)
+from shared.policies import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +48,6 @@ class Commit:
     transition: Transition
     decision: Decision
     explanation: Explanation
-
-
-class Choice(NamedTuple):
-    """An action, and how it came about."""
-
-    action: float
-    version: str
-    fallback: Fallback | None = None
-    behaviour: Behaviour | None = None
-    adaptation: Adaptation = FRESH
-    fields: tuple[str, ...] = ()
-    seen: Sequence[float] = ()
-    """By `fields`; NaN where history does not reach."""
-    answers: tuple[float, ...] = ()
-    """The experts' actions; none while a target is held."""
-    prior: tuple[float, ...] = ()
 
 
 def next_due(last: datetime | None, period_s: float, phase: float, now: datetime) -> Due:
@@ -125,7 +99,7 @@ def step_fleet(
     observation = _floats(observe(before))
     before_this = empty_history(0.0) if history is None else history
     if record is None:
-        chosen = _decide(policy, observation, before_this, parameters)
+        chosen = decide(policy, observation, before_this, parameters)
     else:
         chosen = Choice(
             record.next_action, record.next_policy_version, behaviour=record.next_behaviour
@@ -157,7 +131,7 @@ def step_fleet(
             by_now = with_row(before_this, due.at.timestamp(), demand, parameters)
         if chosen.version != policy.version:
             known = FRESH
-        then = _decide(
+        then = decide(
             policy,
             next_observation,
             by_now,
@@ -288,64 +262,6 @@ def _fitted(history: tuple[float, ...], parameters: FleetParameters) -> np.ndarr
     kept = history[-parameters.history_len :]
     padded = (kept[0],) * (parameters.history_len - len(kept)) + kept
     return np.clip(padded, parameters.min_servers, parameters.max_servers)
-
-
-def _decide(
-    policy: Policy,
-    observation: tuple[float, ...],
-    history: History,
-    parameters: FleetParameters,
-    draw: float | None = None,
-    known: Adaptation = FRESH,
-    demand: float = 0.0,
-) -> Choice:
-    """What a policy decides; the rule does where it gives no number.
-
-    `observation` is the notebook's; what a policy sees beside it comes from `history`. `known`
-    is what has been learnt of the policy before `demand` was. A fleet that explores does not
-    adapt: the trainer has to know what an action was drawn from.
-    """
-    seen = _seen_by(policy, observation, history, parameters)
-    answers = policy.answers(seen)
-    if not all(map(math.isfinite, answers)):
-        policy, known, seen = RulePolicy(parameters), FRESH, observation
-        answers = policy.answers(seen)
-    fallback: Fallback | None = None if policy.learnt else "no_policy"
-    adaptation, behaviour = FRESH, None
-    if draw is None or not policy.exploration:
-        adaptation, action = answered(known, demand, answers, policy.prior, parameters)
-    else:
-        behaviour = (average(answers, policy.prior), policy.exploration)
-        action = behaviour[0] + draw * policy.exploration
-    return Choice(
-        action,
-        policy.version,
-        fallback,
-        behaviour,
-        adaptation,
-        policy.fields,
-        seen,
-        answers,
-        policy.prior,
-    )
-
-
-def _seen_by(
-    policy: Policy,
-    observation: tuple[float, ...],
-    history: History,
-    parameters: FleetParameters,
-) -> Sequence[float]:
-    """The policy's own fields; without any history, what the notebook's numbers tell of them."""
-    if policy.fields == notebook_fields(parameters.history_len):
-        return observation
-    if not len(history.times):
-        return from_notebook(observation, policy.fields)
-    encoder = encoder_of(policy.fields, parameters.lead_steps)
-    newest = np.array([len(history.times) - 1])
-    targets = np.array([observation[parameters.history_len :]])
-    seen: list[float] = encoder.observations(encoder.encode(history, newest), targets)[0].tolist()
-    return seen
 
 
 def _floats(values: np.ndarray) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import structlog
 
+from services.environment.choice import encoder_of
 from services.environment.demand_source import DemandSource, Reading
 from services.environment.history import (
     MARGIN_STEPS,
@@ -18,7 +19,7 @@ from services.environment.history import (
     with_row,
     within_reach,
 )
-from services.environment.stepping import Commit, Due, encoder_of, next_due, step_fleet
+from services.environment.stepping import Commit, Due, next_due, step_fleet
 from services.environment.supply import Supplies, newer, with_supply
 from shared.bus import Bus, Lease, TrainingQueue
 from shared.champions import Champions

@@ -151,18 +151,26 @@ async def test_before_the_first_decision_and_of_no_fleet(client):
 
 
 async def test_the_log_says_the_same_where_a_guard_begins_to_settle_the_number(bus, client):
-    demands = [*([40.0] * 12), 90.0, 90.0, 90.0]
-    stepper = stepper_of(bus, "default", *demands)
+    demands = [*([40.0] * 12), 90.0]
+    stepper = stepper_of(bus, "default", *demands, 90.0, 90.0)
     with structlog.testing.capture_logs() as logs:
         await step(stepper, len(demands))
-    told = [log for log in logs if log["event"] == "decision_explained"]
-    assert len(told) == len(demands), "at debug all are"
-    news = [log for log in told if log["log_level"] == "info"]
-    assert [log["step"] for log in news] == [14], "where max_step_up begins to hold it"
     why = (await client.get("/explain")).json()
-    newest = {name: why[name] for name in told[-1] if name in why}
-    assert newest == {name: value for name, value in told[-1].items() if name in newest}
-    assert {"observation", "guards", "rule", "expected", "policy_version"} <= set(newest)
+    with structlog.testing.capture_logs() as later:
+        await step(stepper, 2)
+    (news,) = (log for log in logs if is_news(log))
+    assert news["step"] == why["step"] == 14, "where max_step_up begins to hold it"
+    assert {"observation", "guards", "rule", "expected", "policy_version"} <= set(news)
+    assert set(why) - set(news) == {"shadow", "told", "reason"}
+    assert {name: why[name] for name in news if name in why} == {
+        name: value for name, value in news.items() if name not in ("event", "log_level")
+    }
+    assert not any(map(is_news, later)), "it goes on to hold it"
+
+
+def is_news(log: dict[str, Any]) -> bool:
+    """Whether it is logged where debug is not."""
+    return log["event"] == "decision_explained" and log["log_level"] == "info"
 
 
 class TwoExperts(Policy):

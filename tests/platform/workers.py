@@ -82,7 +82,8 @@ class Audit(threading.Thread):
         leases: dict[str, str] = {}
         looks_at_lease = ""
         late = False
-        with redis.Redis.from_url(self._url) as client, client.monitor() as monitor:
+        client = redis.Redis.from_url(self._url, socket_timeout=None)
+        with client, client.monitor() as monitor:
             self._listens.set()
             for heard in monitor.listen():
                 line = heard["command"]

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.environment.choice import encoder_of
 from services.environment.history import empty_history, history_of, with_row, within_reach
-from services.environment.stepping import Due, encoder_of, step_fleet
+from services.environment.stepping import Due, step_fleet
 from services.trainer.replay import ReplayVectorEnv, recorded_of
 from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters

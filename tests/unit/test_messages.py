@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from shared.core.guards import Move
 from shared.core.parameters import FleetParameters
 from shared.messages import (
     MAX_SERVERS_EVER,
@@ -16,6 +17,8 @@ from shared.messages import (
     Decision,
     Demand,
     DemandReport,
+    Explanation,
+    FleetMode,
     FleetRecord,
     PolicyManifest,
     RecordedStep,
@@ -85,6 +88,32 @@ MESSAGES = {
         decided_at=MOMENTS,
         fallback=st.sampled_from([None, "no_policy", "stale_decision", "stale_demand"]),
     ),
+    "Explanation": st.builds(
+        Explanation,
+        fleet=FLEETS,
+        step=st.integers(1, 2**53),
+        decided_at=MOMENTS,
+        policy_version=st.text(),
+        fallback=st.sampled_from([None, "no_policy", "stale_demand"]),
+        observation=st.dictionaries(st.text(), st.none() | FINITE, max_size=4),
+        demands=SEVERAL,
+        answers=SEVERAL,
+        weights=SEVERAL,
+        margin=FINITE,
+        action=FINITE,
+        ask=FINITE,
+        reported_demand=SERVERS,
+        told_before=st.none() | SERVERS,
+        asks=SEVERAL,
+        floor=SERVERS,
+        scheduled=SERVERS,
+        moves=st.lists(
+            st.builds(Move, st.sampled_from(["max_step_up", "scheduled_floor"]), FINITE, FINITE),
+            max_size=3,
+        ).map(tuple),
+        target=SERVERS,
+    ),
+    "FleetMode": st.builds(FleetMode, fleet=FLEETS, shadow=st.booleans(), since=MOMENTS),
     "FleetRecord": st.builds(
         FleetRecord,
         fleet=FLEETS,
@@ -143,7 +172,20 @@ def test_a_message_comes_back_as_it_was_sent(kind, data):
     assert type(message).model_validate_json(message.model_dump_json()) == message
 
 
-@given(st.builds(RecordedStep, st.integers(1), FINITE, SERVERS, st.booleans(), COUNTS))
+@given(
+    st.builds(
+        RecordedStep,
+        st.integers(1),
+        FINITE,
+        SERVERS,
+        st.booleans(),
+        COUNTS,
+        ask=st.none() | FINITE,
+        allocation=st.none() | SERVERS,
+        up=st.none() | COUNTS,
+        floor=SERVERS,
+    )
+)
 def test_a_recorded_step_comes_back_as_it_was_sent(recorded):
     adapter = TypeAdapter(RecordedStep)
     assert adapter.validate_json(adapter.dump_json(recorded)) == recorded
