@@ -65,12 +65,16 @@ async def test_what_is_allocated_becomes_the_floor_that_a_lobby_is_told(tmp_path
         agones = AgonesFleet(ring, allocated=62)
         await agones.sync()
         answer = await ring.until(lambda answer: answer["guard"] == "allocated_floor")
+        await ring.steps(len(await ring.committed_steps()) + 3)
+        counted = (await ring.bus.newest_transitions("default", 1))[0]
         await ring.report(30, supply={"allocated": 71})
         later = await ring.until(lambda answer: answer["Prediction"]["num_of_gameservers"] == 71)
+        await ring.steps(len(await ring.committed_steps()) + 3)
         newest = (await ring.bus.newest_transitions("default", 1))[0]
     assert answer["Prediction"]["num_of_gameservers"] == 62
+    assert (counted.supply.allocated, counted.target) == (62, 62)
     assert later["guard"] == "allocated_floor"
-    assert newest.supply.allocated in (62, 71)
+    assert (newest.supply.allocated, newest.target) == (71, 71)
 
 
 async def test_the_true_lead_time_is_measured_and_a_wrong_assumption_warned_of_once(tmp_path):
