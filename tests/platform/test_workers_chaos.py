@@ -86,7 +86,7 @@ class Chaos:
     async def rage(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            await asyncio.sleep(self.chance.uniform(1, 5))
+            await asyncio.sleep(self.chance.uniform(2, 7))
             self.something()
 
     async def calm_down(self) -> None:
