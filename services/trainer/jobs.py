@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 import structlog
-from rq.exceptions import AbandonedJobError
+from rq import get_current_job
+from rq.exceptions import AbandonedJobError, NoSuchJobError
+from rq.job import Job
 
 from services.trainer.context import Context
 from services.trainer.export import check_agreement, export
@@ -18,6 +20,7 @@ from services.trainer.on_policy import exploration_of
 from services.trainer.progress import Stages
 from services.trainer.replay import TooLittleHistory
 from services.trainer.rules import ServedRule
+from services.trainer.stop import JobLost
 from shared.bus import CHAMPIONS, TRAININGS, Bus
 from shared.errors import AutopilotError, BusAway, UnknownFleet
 from shared.messages import Champion, PolicyManifest, TrainingJob, TrainingOutcome
@@ -98,11 +101,28 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
             )
             stages.done("export")
         serves, crowned = None, False
+        _check_own()
         if not shared:
             serves, crowned = _crown(context, fleet, before, verdict.winner, written, folder)
     stages.done("publish")
     _tell(context, fleet, before, serves, crowned, verdict, learnt, stages)
     return None if serves is None else serves.version
+
+
+def _check_own() -> None:
+    """Raises `JobLost` when RQ has taken the running job from this worker, which was away.
+
+    What it has learnt then is the other worker's to learn, and to publish.
+    """
+    own = get_current_job()
+    if own is None:
+        return
+    try:
+        now = Job.fetch(own.id, connection=own.connection, serializer=own.serializer)
+    except NoSuchJobError:
+        raise JobLost from None
+    if now.worker_name != own.worker_name or not now.is_started:
+        raise JobLost
 
 
 def _write_winner(

@@ -1,4 +1,7 @@
-"""A worker's wish to end: learning and writing obey it, publishing runs to its end."""
+"""What ends a job that has not failed: its worker's wish to end, and another worker.
+
+Learning and writing obey a wish to end, publishing runs to its end.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +9,10 @@ from contextlib import contextmanager
 
 class TrainingStopped(BaseException):
     """The worker is asked to end: its job goes back to the queue. Not a failure of the job."""
+
+
+class JobLost(BaseException):
+    """Another worker has the job: this one gave no sign of life. Not a failure of the job."""
 
 
 class Stop:

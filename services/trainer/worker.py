@@ -1,5 +1,6 @@
 """The RQ worker: jobs in this process, so that Ray stays warm; a dead worker's job is found."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 
 from services.trainer.jobs import tell_abandoned
-from services.trainer.stop import Stop, TrainingStopped
+from services.trainer.stop import JobLost, Stop, TrainingStopped
 from shared.bus import TrainingQueue
 from shared.errors import BusAway
 from shared.probe import beat
@@ -81,6 +82,10 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
         self._stop.check()
 
     def handle_job_failure(self, job: Any, *arguments: Any, **named: Any) -> None:
+        if isinstance(sys.exception(), JobLost):
+            # How it ends is for the other worker to say.
+            self.set_current_job_id(None)
+            return
         if self._stop.requested and job.retries_left is not None:
             # Stopping is no fault of the job: it costs none of its retries.
             job.retries_left += 1
@@ -91,6 +96,8 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
         kind, error = exc_info[:2]
         if issubclass(kind, TrainingStopped):
             _log.info("training_stopped", job=job.id)
+        elif issubclass(kind, JobLost):
+            _log.warning("training_lost", job=job.id, reason="another worker has taken the job")
         else:
             _log.error("training_job_raised", job=job.id, error=f"{kind.__name__}: {error}")
 

@@ -189,6 +189,41 @@ def test_an_abandoned_job_is_told_retried_and_done_with(jobs, worker, redis_url,
     queue.connection.close()
 
 
+@pytest.mark.parametrize("meanwhile", ["another has it", "it waits for another", "it is done with"])
+def test_a_worker_that_wakes_up_leaves_its_job_to_another(
+    jobs, worker, redis_url, tmp_path, monkeypatch, publish_policy, meanwhile
+):
+    """It was paused while it learnt; the job was taken from it, as RQ records that."""
+    from services.trainer.learning import Learnt
+    from services.trainer.module import module_of
+
+    with_history(monkeypatch)
+    before = publish_policy(PolicyStore.at(tmp_path), "v1")
+    queue = TrainingQueue(redis_url)
+    key = "rq:job:train-default"
+
+    def paused(*_, **__):
+        if meanwhile == "it is done with":
+            queue.connection.delete(key)
+        elif meanwhile == "another has it":
+            queue.connection.hset(key, "worker_name", "another")
+        else:
+            queue.connection.hset(key, "status", "scheduled")
+        return Learnt(module_of(FleetSettings().parameters, seed=0), 0, {}, {})
+
+    monkeypatch.setattr("services.trainer.lessons.learn", paused)
+    queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
+    with structlog.testing.capture_logs() as logs:
+        worker.work(burst=True, logging_level="WARNING")
+    assert [log["event"] for log in logs if log["log_level"] != "info"] == ["training_lost"]
+    store = PolicyStore.at(tmp_path)
+    assert store.champion("default") == before
+    assert store.versions("default") == ["v1"]
+    expected = {"another has it": "started", "it waits for another": "scheduled"}
+    assert queue.status("default") == expected.get(meanwhile)
+    queue.connection.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_an_idle_worker(jobs, redis_url, number):
     from services.trainer.worker import TrainingWorker
