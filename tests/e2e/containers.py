@@ -174,10 +174,10 @@ class Platform:
 
         return until(find, what)
 
-    def report(self, servers: float) -> httpx.Response:
-        """Post a demand, as a matchmaker does."""
+    def report(self, servers: float, **more: Any) -> httpx.Response:
+        """Post a demand, as a matchmaker does; `more` are other fields of it."""
         url = f"{self.address('AUTOPILOT_MATCHMAKING_PORT')}/demand"
-        return self.http.post(url, json={"num_of_gameservers": servers})
+        return self.http.post(url, json={"num_of_gameservers": servers, **more})
 
     def redis(self, *command: str) -> Any:
         """Redis's answer to a command."""
