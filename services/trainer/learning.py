@@ -4,7 +4,6 @@ For a trace: ``learn(Recorded.unbroken(History(times, demands, step_seconds)), p
 then `evaluation.targets_after(learnt.module.decide, history, parameters, rows)` are its decisions.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +44,9 @@ short history has (on pieces of real traces, 1,000 passes cost up to 14 % more t
 LEAST_UPDATES = 300
 """Whatever the passes."""
 WORTH_KEEPING = 0.03
-"""Part of the held-out cost that PPO has to save, and one over the root of the held-out steps
-beside it; less is luck among its many evaluations, the more so the fewer steps they are on."""
+"""Part of the held-out cost that PPO has to save; less is luck among its many evaluations."""
+LEAST_TO_CHOOSE_ON = 500
+"""Held-out steps. On fewer, what PPO saves is luck too, and the newest demand is worth more."""
 UPDATES_PER_ROUND = 50
 """Between two looks at the clock, and two evaluations on the held-out part."""
 
@@ -191,8 +191,9 @@ def _much_better(after: HeldOut | None, before: HeldOut | None) -> bool:
     """Whether PPO has won so much that it is worth more than the newest demand."""
     if after is None or before is None:
         return False
-    worth = WORTH_KEEPING + 1 / math.sqrt(before.steps)
-    return after.reward > before.reward + worth * abs(before.reward)
+    if before.steps < LEAST_TO_CHOOSE_ON:
+        return False
+    return after.reward > before.reward + WORTH_KEEPING * abs(before.reward)
 
 
 def _scores(watch: Watch, held_out: HeldOut | None, rule: HeldOut | None) -> dict[str, float]:
