@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -91,10 +90,7 @@ def _by_rule(steps: Sequence[RecordedStep], settings: FleetSettings) -> np.ndarr
         guards,
         parameters,
         floors=[step.floor for step in steps],
-        scheduled=[
-            guards.scheduled(datetime.fromtimestamp(at, UTC), parameters, settings.learning_freq)
-            for at in times.tolist()
-        ],
+        scheduled=guards.scheduled_at(times, parameters, settings.learning_freq),
         told=next((step.allocation for step in steps[parameters.history_len :]), None),
     )
     return later(told, parameters.lead_steps, parameters.min_servers)

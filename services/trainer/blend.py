@@ -44,6 +44,11 @@ class Blend:
         )
 
 
+def with_rule(module: ResidualModule, rule: ServedRule | None) -> Blend | ResidualModule:
+    """What serves of a module and the rule beside it, if there is one."""
+    return module if rule is None else Blend(module, rule)
+
+
 def rule_beside(training: History, parameters: FleetParameters) -> ServedRule | None:
     """The rule, tuned on demand within the fleet's limits; None where its fields are not seen."""
     return ServedRule.of(tune(SEASONAL, training, parameters), parameters)

@@ -14,7 +14,6 @@ A fleet's guards cost whoever serves it, so everyone is scored on what the guard
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,14 +230,13 @@ def _told(
     """What the guards make of targets after `rows`, as if those were successive steps."""
     if guards == NO_GUARDS:
         return targets
-    moments = [datetime.fromtimestamp(at, UTC) for at in history.times[rows].tolist()]
     return guarded_series(
         targets,
         history.demands[rows],
         guards,
         parameters,
         floors=None if floors is None else floors.tolist(),
-        scheduled=[guards.scheduled(at, parameters, history.step_seconds) for at in moments],
+        scheduled=guards.scheduled_at(history.times[rows], parameters, history.step_seconds),
         told=told,
     )
 

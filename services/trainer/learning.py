@@ -17,7 +17,7 @@ from services.trainer.algorithm import (
     each_learner,
     put_weights,
 )
-from services.trainer.blend import Blend, rule_beside
+from services.trainer.blend import Blend, rule_beside, with_rule
 from services.trainer.decisions import decisions_of
 from services.trainer.evaluation import BestSoFar, HeldOut, evaluate, evaluate_rule, targets_of
 from services.trainer.general import begun_from, general_nets
@@ -67,7 +67,7 @@ class Learnt:
     @property
     def policy(self) -> Blend | ResidualModule:
         """What serves."""
-        return self.module if self.rule is None else Blend(self.module, self.rule)
+        return with_rule(self.module, self.rule)
 
 
 def learn(
@@ -138,9 +138,9 @@ def learn(
             watch.look(module)
         put_weights(algorithm, watch.best.state)
         module.set_state(watch.best.state)
-        tried = Learnt(module, 0, {}, {}, rule_beside(learnt_from.history, parameters))
+        tried = with_rule(module, rule_beside(learnt_from.history, parameters))
         kept = evaluate(
-            targets_of(tried.policy, usable.history, parameters, held_out),
+            targets_of(tried, usable.history, parameters, held_out),
             usable.history,
             parameters,
             held_out,

@@ -23,7 +23,7 @@ told is what was decided, also where callers were told nothing of it: in shadow,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -80,6 +80,13 @@ class Guards:
         return max(
             event.servers_at(now, lead, step, self.max_step_up) for event in self.scheduled_floors
         )
+
+    def scheduled_at(
+        self, times: NDArray[np.float64], parameters: FleetParameters, step_s: float
+    ) -> list[float]:
+        """`scheduled` at each of `times`, in seconds since 1970."""
+        moments = (datetime.fromtimestamp(at, UTC) for at in times.tolist())
+        return [self.scheduled(moment, parameters, step_s) for moment in moments]
 
 
 NO_GUARDS = Guards()

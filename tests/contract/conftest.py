@@ -16,9 +16,41 @@ Start = Callable[..., tuple[subprocess.Popen[str], str]]
 
 
 @pytest.fixture
-def start(redis_url, tmp_path, unused_port) -> Iterator[Start]:
-    """Starts a service, waits until it answers, and ends it after the test."""
+def launch() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a module, waits until an address of it answers, and ends it after the test."""
     started = []
+
+    def launch(
+        module: str,
+        environment: dict[str, str],
+        answers: str,
+        wait: bool = True,
+        trusting: ssl.SSLContext | None = None,
+    ) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        deadline = time.monotonic() + START_SECONDS
+        while wait:
+            try:
+                httpx.get(answers, verify=trusting or True)
+                break
+            except httpx.TransportError:
+                assert process.poll() is None, process.communicate()[1]
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        return process
+
+    yield launch
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def start(redis_url, tmp_path, unused_port, launch) -> Start:
+    """Starts a service, waits until it answers, and ends it after the test."""
 
     def start(
         service: str, wait: bool = True, trusting: ssl.SSLContext | None = None, **settings: Any
@@ -31,26 +63,9 @@ def start(redis_url, tmp_path, unused_port) -> Iterator[Start]:
             "log_format": "json",
             **settings,
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"services.{service}"],
-            env=os.environ | {f"AUTOPILOT_{k.upper()}": str(v) for k, v in variables.items()},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
+        environment = os.environ | {f"AUTOPILOT_{k.upper()}": str(v) for k, v in variables.items()}
         url = f"{'http' if trusting is None else 'https'}://127.0.0.1:{port}"
-        deadline = time.monotonic() + START_SECONDS
-        while wait:
-            try:
-                httpx.get(f"{url}/healthz", verify=trusting or True)
-                break
-            except httpx.TransportError:
-                assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        process = launch(f"services.{service}", environment, f"{url}/healthz", wait, trusting)
         return process, url
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return start

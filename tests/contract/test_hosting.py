@@ -5,10 +5,8 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,8 @@ from shared.policies import load_artefact
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, SAVED_MODEL, PolicyStore
 from shared.settings import Fleets, FleetSettings, HostingSettings, Settings
 from tests.conftest import MEAN_MODEL
+from tests.contract.conftest import START_SECONDS
 
-START_SECONDS = 20.0
 ROW = [50.5] * 10
 LIMITS = FleetSettings(min_servers=20, max_servers=60, action_factor=120, observation="notebook")
 Serve = Callable[..., tuple[subprocess.Popen[str], str]]
@@ -68,37 +66,18 @@ def model_dir(archive, tmp_path) -> Path:
 
 
 @pytest.fixture
-def serve(unused_port) -> Iterator[Serve]:
+def serve(unused_port, launch) -> Serve:
     """Starts `serve` with no setting but its own, and waits until it answers; ends it after."""
-    started = []
 
     def serve(model_dir: Path, wait: bool = True, **settings: Any) -> tuple[Any, str]:
         port = unused_port()
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("AUTOPILOT_")}
         own = {"AUTOPILOT_MODEL_DIR": model_dir, "SAGEMAKER_BIND_TO_PORT": port, **settings}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services.prediction.serve"],
-            env=inherited | {name: str(value) for name, value in own.items()},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
+        environment = inherited | {name: str(value) for name, value in own.items()}
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + START_SECONDS
-        while wait:
-            try:
-                httpx.get(f"{url}/ping")
-                break
-            except httpx.TransportError:
-                assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-        return process, url
+        return launch("services.prediction.serve", environment, f"{url}/ping", wait), url
 
-    yield serve
-    for process in started:
-        process.kill()
-        process.communicate()
+    return serve
 
 
 def test_the_archive_is_the_artefact_without_its_checkpoint(archive, model_dir):
