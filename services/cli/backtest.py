@@ -141,7 +141,10 @@ def baselines(case: Case) -> tuple[dict[str, Outcome], list[str]]:
     for rule in (*RULES, LIVE_RULE):
         tuned = tune(rule, case.training, parameters)
         outcomes[rule.name] = case.outcome(
-            tuned.decisions(history, parameters), **tuned.setting, margin=tuned.margin
+            tuned.decisions(history, parameters),
+            **tuned.setting,
+            margin=tuned.margin,
+            training_cost=tuned.training_cost,
         )
     forecasters, notes = fit_forecasters(case.training, parameters)
     for name, forecaster in forecasters.items():
@@ -156,8 +159,10 @@ def learnt(case: Case, lesson: Lesson, tell: Told = lambda _, __: None) -> Outco
     return case.outcome(
         chosen_decisions(choice, case.history, case.parameters, case.in_charge),
         kind=choice.kind,
+        beside=choice.beside,
         held_out_costs=choice.costs,
         environment_steps=result.environment_steps,
+        hindsight_decisions=result.hindsight_decisions,
         stage_seconds=result.stage_seconds,
         scores=result.scores,
         seed=lesson.seed,
@@ -167,10 +172,11 @@ def learnt(case: Case, lesson: Lesson, tell: Told = lambda _, __: None) -> Outco
 
 def what_serves(outcome: Outcome) -> list[str]:
     """A note where it is not what was learnt."""
+    worse = "what was learnt did worse on the held-out part of the history"
+    if beside := outcome.chosen.get("beside"):
+        return [f"{AUTOPILOT} has {beside} beside it, which counts for half at first: {worse}"]
     kind = outcome.chosen.get("kind", "learnt")
-    if kind == "learnt":
-        return []
-    return [f"{AUTOPILOT} is {kind}: what was learnt did worse on the held-out part of the history"]
+    return [] if kind == "learnt" else [f"{AUTOPILOT} is {kind}: {worse}"]
 
 
 def replayed(case: Case, folder: Path, history_len: int | None) -> tuple[Case, Outcome]:

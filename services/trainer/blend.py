@@ -1,9 +1,10 @@
-"""What a fleet's learning ends in: its nets, and beside them a rule that no regime leads astray.
+"""What a fleet's learning ends in: its nets, and beside them rules that no regime leads astray.
 
-Nets know more, and are surer of it than they should be when the game changes. The seasonal rule,
-tuned on the same history, is weighed against them by what both turn out to meet.
+Nets know more, and are surer of it than they should be when the game changes. Rules that were
+tuned on the same history are weighed against them by what all of them turn out to meet.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,42 +12,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.module import ResidualModule
-from services.trainer.rules import SEASONAL, ServedRule
+from services.trainer.rules import SEASONAL, ServedRule, name_of
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import tune
 
+NETS = "nets"
 OF_NETS = 0.8
-"""What the nets count for at first."""
+"""What the nets count for at first, beside the seasonal rule."""
+OF_WINNER = 0.5
+"""What a rule counts for at first that did better than these two on demand that was held out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """Two experts over the same observation."""
+    """Nets and rules over the same observation."""
 
     module: ResidualModule
-    rule: ServedRule
+    rules: Mapping[str, ServedRule]
+    """By name."""
+    experts: Mapping[str, float]
+    """What each answer of `decide` is, and counts for at first: the nets', then the rules'."""
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the observation's numbers."""
         return self.module.fields
 
-    @property
-    def experts(self) -> dict[str, float]:
-        """What each answer of `decide` is, and counts for at first."""
-        return {"nets": OF_NETS, f"rule:{SEASONAL.name}": 1.0 - OF_NETS}
-
     def decide(self, observations: NDArray[Any]) -> NDArray[np.floating[Any]]:
-        """Actions ``(rows, 2)`` for observations ``(rows, fields)``."""
-        return np.concatenate(
-            (self.module.decide(observations), self.rule.decide(observations)), axis=1
-        )
+        """Actions ``(rows, experts)`` for observations ``(rows, fields)``."""
+        of_rules = (rule.decide(observations) for rule in self.rules.values())
+        return np.concatenate((self.module.decide(observations), *of_rules), axis=1)
 
 
 def with_rule(module: ResidualModule, rule: ServedRule | None) -> Blend | ResidualModule:
     """What serves of a module and the rule beside it, if there is one."""
-    return module if rule is None else Blend(module, rule)
+    if rule is None:
+        return module
+    name = name_of(SEASONAL)
+    return Blend(module, {name: rule}, {NETS: OF_NETS, name: 1.0 - OF_NETS})
+
+
+def with_winner(policy: Blend | ResidualModule, name: str, rule: ServedRule) -> Blend:
+    """The same with a rule beside it that did better on held-out demand."""
+    if isinstance(policy, ResidualModule):
+        policy = Blend(policy, {}, {NETS: 1.0})
+    experts = {other: (1.0 - OF_WINNER) * part for other, part in policy.experts.items()}
+    experts[name] = experts.get(name, 0.0) + OF_WINNER
+    return Blend(policy.module, {**policy.rules, name: rule}, experts)
 
 
 def rule_beside(training: History, parameters: FleetParameters) -> ServedRule | None:

@@ -157,7 +157,7 @@ def export(policy: Blend | ResidualModule | ServedRule, folder: Path) -> None:
     file gives its experts' actions, for the services.
     """
     if isinstance(policy, Blend):
-        graphs = [ServedPolicy(policy.module), RuleGraph(policy.rule)]
+        graphs = [ServedPolicy(policy.module), *map(RuleGraph, policy.rules.values())]
     elif isinstance(policy, ServedRule):
         graphs = [RuleGraph(policy)]
     else:

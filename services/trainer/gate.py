@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from services.trainer.evaluation import evaluate
 from services.trainer.replay import Recorded, decision_rows
-from services.trainer.rules import SERVED_RULES, ServedRule
+from services.trainer.rules import SERVED_RULES, ServedRule, name_of
 from shared.core.guards import NO_GUARDS, Guards, guarded_series
 from shared.core.observation import History, IntArray
 from shared.core.parameters import FleetParameters
@@ -113,7 +113,7 @@ def tuned_rules(training: History, parameters: FleetParameters) -> dict[str, Ser
     low, high = parameters.min_servers, parameters.max_servers
     clipped = History(training.times, np.clip(training.demands, low, high), training.step_seconds)
     served = {
-        f"rule:{rule.name}": ServedRule.of(tune(rule, clipped, parameters), parameters)
+        name_of(rule): ServedRule.of(tune(rule, clipped, parameters), parameters)
         for rule in SERVED_RULES
     }
     return {name: rule for name, rule in served.items() if rule is not None}

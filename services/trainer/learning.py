@@ -4,29 +4,20 @@ For a trace: ``learn(Recorded.unbroken(History(times, demands, step_seconds)), p
 then `evaluation.targets_after(learnt.module.decide, history, parameters, rows)` are its decisions.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
-import numpy as np
-
-from services.trainer.algorithm import (
-    build,
-    close,
-    copy_of_module,
-    each_learner,
-    put_weights,
-)
 from services.trainer.blend import Blend, rule_beside, with_rule
-from services.trainer.decisions import decisions_of
 from services.trainer.evaluation import BestSoFar, HeldOut, evaluate, evaluate_rule, targets_of
 from services.trainer.general import begun_from, general_nets
 from services.trainer.hindsight import BATCH
 from services.trainer.module import ResidualModule
 from services.trainer.progress import Progress, Stages, Watch
-from services.trainer.rehearsal import with_rehearsal
+from services.trainer.pupil import Pupil, new_pupil
 from services.trainer.replay import Recorded, decision_rows, hold_out, replayable
-from services.trainer.rllib import Algorithm
 from services.trainer.rules import ServedRule
 from shared.core.parameters import FleetParameters
 
@@ -63,6 +54,8 @@ class Learnt:
     stage_seconds: dict[str, float]
     rule: ServedRule | None = None
     """Answers beside the module, where it sees enough for one."""
+    hindsight_decisions: int = 0
+    """Recorded ones that hindsight has gone through in each net, the same ones again included."""
 
     @property
     def policy(self) -> Blend | ResidualModule:
@@ -99,30 +92,27 @@ def learn(
     usable = replayable(recorded, parameters)
     learnt_from, held_out = hold_out(usable, HELD_OUT, parameters)
     stages = Stages()
-    algorithm = build(learnt_from, parameters, gamma, seconds, seed, num_env_runners, num_learners)
-    try:
+    with new_pupil(
+        learnt_from,
+        parameters,
+        gamma=gamma,
+        seconds=seconds,
+        seed=seed,
+        num_env_runners=num_env_runners,
+        num_learners=num_learners,
+    ) as pupil:
         stages.done("build")
-        module = copy_of_module(algorithm)
-        begun = begun_from(module.get_state(), general_nets(parameters))
-        put_weights(algorithm, begun)
-        module.set_state(begun)
+        begun = begun_from(pupil.module.get_state(), general_nets(parameters))
+        pupil.put(begun)
         watch = Watch(BestSoFar(usable.history, parameters, held_out), on_progress)
         updates = 0
-        timed = None if max_steps is not None else min(HINDSIGHT_PART * seconds, HINDSIGHT_SECONDS)
         if parameters.reward == "asymmetric":
-            _begin_hindsight(algorithm, learnt_from, parameters, seed)
             most = _most_updates(learnt_from, parameters)
-            if timed is None:
-                most = min(most, HINDSIGHT_UPDATES)
-            part = 0.0
-            while part < 1:
-                module.set_state(
-                    each_learner(algorithm, "hindsight_round", UPDATES_PER_ROUND, part)
-                )
-                watch.look(module)
-                updates += UPDATES_PER_ROUND
-                part = max(updates / most, stages.since_last / timed if timed else 0.0)
-            put_weights(algorithm, watch.best.state)
+            if max_steps is None:
+                timed = min(HINDSIGHT_PART * seconds, HINDSIGHT_SECONDS)
+                updates = _start(pupil, learnt_from, watch, most, timed)
+            else:
+                updates = _start(pupil, learnt_from, watch, min(most, HINDSIGHT_UPDATES))
         started = watch.best.held_out
         stages.done("hindsight")
         for_ppo = seconds - stages.seconds["hindsight"]
@@ -131,14 +121,12 @@ def learn(
             if max_steps is None
             else watch.environment_steps < max_steps
         ):
-            watch.read(algorithm.train())
-            module.set_state(each_learner(algorithm, "take_state"))
-            watch.look(module)
+            watch.read(pupil.ppo_iteration())
+            watch.look(pupil.module)
         if watch.best.empty:
-            watch.look(module)
-        put_weights(algorithm, watch.best.state)
-        module.set_state(watch.best.state)
-        tried = with_rule(module, rule_beside(learnt_from.history, parameters))
+            watch.look(pupil.module)
+        pupil.put(watch.best.state)
+        tried = with_rule(pupil.module, rule_beside(learnt_from.history, parameters))
         kept = evaluate(
             targets_of(tried, usable.history, parameters, held_out),
             usable.history,
@@ -146,45 +134,53 @@ def learn(
             held_out,
         )
         stages.done("ppo")
+        decisions = updates * BATCH
         if updates and len(held_out) and not _much_better(watch.best.held_out, started):
             nets = {name: value for name, value in begun.items() if name.startswith("nets.")}
-            put_weights(algorithm, {**watch.best.state, **nets})
-            _begin_hindsight(algorithm, usable, parameters, seed)
-            for done in range(0, updates, UPDATES_PER_ROUND):
-                module.set_state(
-                    each_learner(algorithm, "hindsight_round", UPDATES_PER_ROUND, done / updates)
-                )
-                watch.tell()
-            put_weights(algorithm, module.get_state())
-        module.set_state(each_learner(algorithm, "take_state"))
+            pupil.put({**watch.best.state, **nets})
+            _start_again(pupil, usable, watch, updates)
+            decisions += updates * BATCH
         stages.done("refit")
         if checkpoint is not None:
-            algorithm.save_to_path(str(checkpoint.absolute()))
+            pupil.save(checkpoint)
             stages.done("checkpoint")
-    finally:
-        close(algorithm)
     return Learnt(
-        module=module,
+        module=pupil.module,
         environment_steps=watch.environment_steps,
         scores=_scores(watch, kept, evaluate_rule(usable.history, parameters, held_out)),
         stage_seconds=stages.seconds,
         rule=rule_beside(usable.history, parameters),
+        hindsight_decisions=decisions,
     )
+
+
+def _start(pupil: Pupil, recorded: Recorded, watch: Watch, most: int, seconds: float = inf) -> int:
+    """The hindsight start, up to its best weights on the held-out part; the updates it took."""
+    began = time.monotonic()
+    pupil.begin_hindsight(recorded)
+    updates, part = 0, 0.0
+    while part < 1:
+        pupil.hindsight_round(UPDATES_PER_ROUND, part)
+        watch.look(pupil.module)
+        updates += UPDATES_PER_ROUND
+        part = max(updates / most, (time.monotonic() - began) / seconds)
+    pupil.put(watch.best.state)
+    return updates
+
+
+def _start_again(pupil: Pupil, recorded: Recorded, watch: Watch, updates: int) -> None:
+    """From the weights it has, with nothing held out: so no best, but as many updates."""
+    pupil.begin_hindsight(recorded)
+    for done in range(0, updates, UPDATES_PER_ROUND):
+        pupil.hindsight_round(UPDATES_PER_ROUND, done / updates)
+        watch.tell()
+    pupil.put(pupil.module.get_state())
 
 
 def _most_updates(recorded: Recorded, parameters: FleetParameters) -> int:
     """Of the start, whatever time there is."""
     passes = HINDSIGHT_PASSES * len(decision_rows(recorded, parameters)) // BATCH
     return max(passes, LEAST_UPDATES)
-
-
-def _begin_hindsight(
-    algorithm: Algorithm, recorded: Recorded, parameters: FleetParameters, seed: int
-) -> None:
-    decisions = decisions_of(recorded, parameters, np.random.default_rng(seed))
-    usual = float(np.median(recorded.history.demands))
-    decisions = with_rehearsal(decisions, usual, parameters)
-    each_learner(algorithm, "begin_hindsight", decisions, parameters.over_prov_factor, seed)
 
 
 def _much_better(after: HeldOut | None, before: HeldOut | None) -> bool:

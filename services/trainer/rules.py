@@ -38,6 +38,11 @@ SERVED_RULES = (
 """The tuned rules that an observation has the fields for."""
 
 
+def name_of(rule: Rule) -> str:
+    """What a policy is called that is this rule."""
+    return f"rule:{rule.name}"
+
+
 @dataclass(frozen=True, slots=True)
 class ServedRule:
     """A tuned rule over the fields of an observation, in servers."""

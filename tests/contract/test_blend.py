@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.trainer.blend import OF_NETS, Blend, rule_beside
+from services.trainer.blend import OF_NETS, rule_beside, with_rule
 from services.trainer.evaluation import observations_after, targets_of
 from services.trainer.module import module_of
 from shared.core.backtest import decide
@@ -35,7 +35,7 @@ def blend():
         nets.nets.last.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
     rule = rule_beside(HISTORY, PARAMETERS)
     assert rule is not None
-    return Blend(nets, rule)
+    return with_rule(nets, rule)
 
 
 @pytest.fixture(scope="module")
