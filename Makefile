@@ -35,7 +35,7 @@ check: install ## Format, lint, types, layers, CloudFormation templates and ever
 	$(BIN)/python -m deploy.checks
 
 test: install ## All tests that need no Docker, AWS or network (ARGS='-m "not slow"')
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 e2e: install ## The platform in containers, built, checked and removed (needs Docker)
 	if [ -x $(PREPARE) ] && ! $(PREPARE) --check > /dev/null; then $(PREPARE); fi

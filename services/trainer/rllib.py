@@ -8,7 +8,9 @@ costs. It is kept out of there.
 import logging
 import os
 
-os.environ.setdefault("RLLIB_TEST_NO_TF_IMPORT", "1")
+WITHOUT_TENSORFLOW = {"RLLIB_TEST_NO_TF_IMPORT": "1"}
+"""Environment of a process that imports RLlib: this one, and its runners and learners."""
+os.environ.update(WITHOUT_TENSORFLOW)
 # It says so a dozen times.
 logging.getLogger("ray.rllib.utils.framework").setLevel(logging.ERROR)
 
@@ -27,6 +29,7 @@ from ray.tune.registry import register_env
 
 __all__ = [
     "DEFAULT_MODULE_ID",
+    "WITHOUT_TENSORFLOW",
     "Algorithm",
     "Columns",
     "LearnerGroup",

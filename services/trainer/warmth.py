@@ -8,6 +8,7 @@ import ray
 import torch
 
 from services.trainer.algorithm import build_once
+from services.trainer.rllib import WITHOUT_TENSORFLOW
 
 RAY_CPUS = 1
 """The runner and the learner are in this process; Ray itself needs room for next to nothing."""
@@ -37,7 +38,13 @@ def warm_up() -> None:
         }
     )
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **own)
+    ray.init(
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=False,
+        runtime_env={"env_vars": WITHOUT_TENSORFLOW},
+        **own,
+    )
     # Ray's own prints a stack trace of its C++, and aborts.
     signal.signal(signal.SIGTERM, handler)
     build_once()

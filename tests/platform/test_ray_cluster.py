@@ -34,15 +34,25 @@ transitions, steps = pickle.loads(sys.stdin.buffer.read())
 parameters = FleetParameters()
 warm_up()
 nodes = sum(node["Alive"] for node in ray.nodes())
+
+@ray.remote
+def imports_tensorflow():
+    import ray.rllib
+    return "tensorflow" in sys.modules
+
+imported = ray.get(imports_tensorflow.remote())
 learning.HINDSIGHT_UPDATES = learning.UPDATES_PER_ROUND
 replayed = learning.learn(
     recorded_of(steps, 65.0), parameters, gamma=0.9, seconds=60, seed=0, max_steps=1,
     num_env_runners=1, num_learners=1,
 )
-job = Job("default", "v1", parameters, gamma=0.9, batch_size=64, seconds=30, seed=0, num_learners=1)
+job = Job(
+    "default", "v1", parameters, gamma=0.9, batch_size=64, seconds=600, seed=0, num_learners=1
+)
 followed = learn_on_policy(transitions, job, PolicyStore.at(Path(sys.argv[1])))
 cool_down()
-print(json.dumps({"nodes": nodes, "replayed": replayed.environment_steps, **followed.scores}))
+told = {"nodes": nodes, "tensorflow": imported, "replayed": replayed.environment_steps}
+print(json.dumps({**told, **followed.scores}))
 """
 """The runner takes one CPU and the learner another: each has to be on its own node."""
 
@@ -70,5 +80,6 @@ def test_the_trainer_joins_the_cluster_and_learns_on_both_nodes(cluster, tmp_pat
     assert ended.returncode == 0, ended.stderr.decode()
     told = json.loads(ended.stdout.decode().splitlines()[-1])
     assert told["nodes"] == 2
+    assert not told["tensorflow"], "RLlib is slower with it"
     assert told["replayed"] > 0
     assert told["batches"] == 2
