@@ -40,6 +40,9 @@ class Lesson:
     seed: int
     steps: int | None = None
     """Environment steps to replay instead, for the same policy again from the same seed."""
+    num_env_runners: int = 0
+    num_learners: int = 0
+    """Of RLlib; 0: in this process."""
 
 
 def check_trainer() -> None:
@@ -99,6 +102,8 @@ def learn(
         max_steps=steps,
         checkpoint=checkpoint,
         on_progress=on_progress,
+        num_env_runners=lesson.num_env_runners,
+        num_learners=lesson.num_learners,
     )
     return learnt, choose(learnt, recorded, parameters)
 

@@ -180,7 +180,9 @@ def evaluate(
 
 def _print_scores(manifest: PolicyManifest, out: Path) -> None:
     scores = ", ".join(f"{name} {value:.4g}" for name, value in manifest.scores.items())
-    words = f"policy {manifest.version} ({manifest.kind}) in {out}: {scores}"
+    parts = ", ".join(f"{name} {part:.2g}" for name, part in manifest.experts.items())
+    who = f"{manifest.kind}: {parts}" if parts else manifest.kind
+    words = f"policy {manifest.version} ({who}) in {out}: {scores}"
     Console().print(words, markup=False, soft_wrap=True)
 
 
@@ -204,4 +206,11 @@ def _lesson(
         raise BadInput("give --seconds or --steps, not both: learning ends by one of them")
     if steps is not None and steps < 1:
         raise BadInput(f"--steps is {steps}: give 1 or more")
-    return Lesson(time, fleet.gamma, settings.seed if seed is None else seed, steps)
+    return Lesson(
+        time,
+        fleet.gamma,
+        settings.seed if seed is None else seed,
+        steps,
+        settings.num_env_runners,
+        settings.num_learners,
+    )

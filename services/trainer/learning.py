@@ -55,7 +55,7 @@ class Learnt:
     rule: ServedRule | None = None
     """Answers beside the module, where it sees enough for one."""
     hindsight_decisions: int = 0
-    """Recorded ones that hindsight has gone through in each net, the same ones again included."""
+    """That hindsight has drawn for each net: recorded, changed and made-up ones."""
 
     @property
     def policy(self) -> Blend | ResidualModule:
@@ -85,9 +85,9 @@ def learn(
     PPO; the scores that are told are theirs, with the rule beside them. Where PPO has not done
     much better than its start, the weights returned are those of a new start that learns from the
     held-out part as well: the newest demand is worth more than the choice of when to stop.
-    Otherwise they are PPO's best. An RLlib
-    checkpoint of them is written to `checkpoint`, if given. Ray must be running
-    (`services.trainer.warmth`). Raises `TooLittleHistory`.
+    Otherwise they are PPO's best, and the score `of_ppo` is 1. An RLlib checkpoint of them is
+    written to `checkpoint`, if given. Ray must be running (`services.trainer.warmth`). Raises
+    `TooLittleHistory`.
     """
     usable = replayable(recorded, parameters)
     learnt_from, held_out = hold_out(usable, HELD_OUT, parameters)
@@ -135,7 +135,8 @@ def learn(
         )
         stages.done("ppo")
         decisions = updates * BATCH
-        if updates and len(held_out) and not _much_better(watch.best.held_out, started):
+        of_ppo = not updates or not len(held_out) or _much_better(watch.best.held_out, started)
+        if not of_ppo:
             nets = {name: value for name, value in begun.items() if name.startswith("nets.")}
             pupil.put({**watch.best.state, **nets})
             _start_again(pupil, usable, watch, updates)
@@ -147,7 +148,8 @@ def learn(
     return Learnt(
         module=pupil.module,
         environment_steps=watch.environment_steps,
-        scores=_scores(watch, kept, evaluate_rule(usable.history, parameters, held_out)),
+        scores=_scores(watch, kept, evaluate_rule(usable.history, parameters, held_out))
+        | {"of_ppo": float(of_ppo)},
         stage_seconds=stages.seconds,
         rule=rule_beside(usable.history, parameters),
         hindsight_decisions=decisions,

@@ -98,12 +98,19 @@ def print_costs(cases: dict[str, Case], ours: dict[str, list[Outcome]], console:
 def print_throughput(ours: dict[str, list[Outcome]], console: Console) -> None:
     """Of each stage, how long it took and what it went through.
 
-    PPO replays environment steps, its learning included. Hindsight goes through recorded decisions:
-    each is a step of the environment too, observed, decided and met, in every net.
+    PPO replays environment steps, its learning included: so many a second of its own stage, and of
+    the whole job. Hindsight draws decisions for every net, each with what it saw and met.
     """
     table = Table(title="learning, mean over seeds", title_justify="left")
     table.add_column("trace")
-    for heading in ("PPO's steps", "a second", "hindsight's", "a second", "seconds by stage"):
+    for heading in (
+        "PPO's steps",
+        "a second",
+        "of the job",
+        "hindsight's",
+        "a second",
+        "seconds by stage",
+    ):
         table.add_column(heading, justify="right")
     for name, outcomes in ours.items():
         stages: dict[str, float] = defaultdict(float)
@@ -118,6 +125,7 @@ def print_throughput(ours: dict[str, list[Outcome]], console: Console) -> None:
             name,
             f"{steps:,.0f}",
             f"{steps / stages['ppo']:,.0f}",
+            f"{steps / sum(stages.values()):,.0f}",
             f"{decisions:,.0f}",
             f"{decisions / (stages['hindsight'] + stages['refit']):,.0f}",
             ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in stages.items()),
