@@ -72,7 +72,7 @@ def artefact(exported, tmp_path):
     return shutil.copytree(exported, tmp_path / "artefact")
 
 
-def test_ppo_has_learnt_on_the_replay_and_beats_the_rule(learnt):
+def test_it_has_replayed_as_asked_and_what_serves_beats_the_rule(learnt):
     scores = learnt[0].scores
     assert learnt[0].environment_steps >= STEPS
     assert scores["held_out_steps"] > 50
