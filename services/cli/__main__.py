@@ -147,7 +147,7 @@ def policies_export(
         Path, typer.Option(help="A new folder, or with --sagemaker a new file: model.tar.gz.")
     ],
     version: Annotated[
-        str | None, typer.Argument(help="The version [default: the champion].")
+        str | None, typer.Argument(help="The version.", show_default="the champion")
     ] = None,
     fleet: FleetOption = "default",
     sagemaker: Annotated[
