@@ -19,12 +19,13 @@ from services.cli.backtest import (
     what_serves,
 )
 from services.cli.demand import Source, fleet_settings, parameters_for
-from services.cli.evaluate import episode_rewards, print_rewards
+from services.cli.evaluate import episode_rewards, find_checkpoint, learnt_for, print_rewards
 from services.cli.files import check_can_write, check_new_folder
 from services.cli.interrupts import interruptible
 from services.cli.learner import Lesson
 from services.cli.plots import check_can_plot, write_plot
 from services.cli.report import print_report, write_decisions, write_json
+from shared.core.backtest import Answering
 from shared.errors import BadInput
 from shared.logs import configure_logs
 from shared.messages import PolicyManifest, utc_now
@@ -159,7 +160,16 @@ def train(
 
 
 def evaluate(
-    policy: Annotated[str, typer.Option(help="A policy's folder, or a version in the store.")],
+    policy: Annotated[
+        str | None, typer.Option(help="A policy's folder, or a version in the store.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead, a folder with an RLlib checkpoint: a policy's checkpoint/, or a "
+            "batch of .on_policy/."
+        ),
+    ] = None,
     episodes: Annotated[int, typer.Option(help="Episodes of 301 steps.")] = 10,
     trace: Trace = None,
     demand: Curve = None,
@@ -171,11 +181,21 @@ def evaluate(
     settings, own = _settings("evaluate")
     curve = "sine1h" if trace is None and demand is None else demand
     recorded = Source(trace, curve, players_per_server).read(own)
-    found = find_artefact(policy, fleet, settings)
+    if (policy is None) == (checkpoint is None):
+        raise BadInput("name either --policy DIR-OR-VERSION or --checkpoint DIR")
+    found: Answering
+    if checkpoint is not None:
+        name = f"checkpoint {checkpoint}"
+        found, parameters = find_checkpoint(checkpoint, own.parameters)
+    else:
+        assert policy is not None
+        found = artefact = find_artefact(policy, fleet, settings)
+        name = f"policy {artefact.version}"
+        parameters = learnt_for(artefact.manifest, own.parameters)
     rewards = episode_rewards(
-        found, recorded, own.parameters, episodes, settings.seed if seed is None else seed
+        found, recorded, parameters, episodes, settings.seed if seed is None else seed
     )
-    print_rewards(found, recorded.name, rewards, Console())
+    print_rewards(name, recorded.name, rewards, Console())
 
 
 def _print_scores(manifest: PolicyManifest, out: Path) -> None:
