@@ -26,7 +26,7 @@ from services.cli.learner import Lesson
 from services.cli.plots import check_can_plot, write_plot
 from services.cli.report import print_report, write_decisions, write_json
 from shared.core.backtest import Answering
-from shared.errors import BadInput
+from shared.errors import BadInput, BadSetting
 from shared.logs import configure_logs
 from shared.messages import PolicyManifest, utc_now
 from shared.settings import FleetSettings, Settings, load_settings
@@ -86,6 +86,8 @@ def backtest(
     if plot is not None:
         check_can_plot()
     lesson = _lesson(settings, fleet, seconds, steps, seed)
+    if policy is None:
+        _check_replays(fleet)
     source = Source(trace, demand, players_per_server, peak_servers)
     case = prepare(source, fleet, train_fraction, history_len)
     if policy is not None:
@@ -137,6 +139,7 @@ def train(
         _print_scores(manifest, out)
         return
     lesson = _lesson(settings, fleet, seconds, steps, seed)
+    _check_replays(fleet)
     recorded = Source(trace, demand, players_per_server, peak_servers).read(fleet)
     rows = len(recorded.history.demands)
     parameters = parameters_for(recorded, rows, fleet, history_len)
@@ -208,6 +211,15 @@ def _settings(command: str) -> tuple[Settings, FleetSettings]:
     settings = load_settings()
     configure_logs(command, settings.log_format, settings.log_level)
     return settings, fleet_settings(settings)
+
+
+def _check_replays(fleet: FleetSettings) -> None:
+    """Raise `BadSetting` where learning is to be on-policy: recorded demand has no transitions."""
+    if fleet.learning == "on_policy":
+        raise BadSetting(
+            "AUTOPILOT_LEARNING=on_policy learns from a live fleet's transitions, and recorded "
+            "demand has none: set AUTOPILOT_LEARNING=replay, or run `autopilot up` with it"
+        )
 
 
 def _lesson(

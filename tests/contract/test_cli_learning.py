@@ -168,6 +168,19 @@ def test_the_extra_that_is_missing_is_named(run, trace, tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("command", [("backtest",), ("train", "--out", "new")])
+def test_recorded_demand_is_not_learnt_from_on_policy(run, trace, tmp_path, monkeypatch, command):
+    monkeypatch.setenv("AUTOPILOT_LEARNING", "on_policy")
+    refused(run(*command, "--trace", trace(WAVE)), "set AUTOPILOT_LEARNING=replay, or run")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_policy_is_replayed_whatever_fleets_learn_by(run, trace, policy, monkeypatch):
+    monkeypatch.setenv("AUTOPILOT_LEARNING", "on_policy")
+    code, _, err = run("backtest", "--trace", trace(WAVE), "--policy", policy)
+    assert code == 0, err
+
+
 def test_train_does_not_write_over_what_is_there(run, trace, policy):
     refused(run("train", "--trace", trace(WAVE), "--out", policy), "is there already")
 
