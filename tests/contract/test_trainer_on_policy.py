@@ -194,6 +194,19 @@ def test_a_drawn_action_keeps_the_distribution_that_it_was_drawn_from(trainer):
 # The update
 
 
+def test_the_settings_are_the_notebooks(trainer):
+    group = trainer.on_policy._build(job_of(trainer, gamma=0.7))
+    config = group.config
+    group.shutdown()
+    assert (config.algo_class.__name__, config.use_gae, config.lambda_) == ("PPO", True, 1.0)
+    assert config.train_batch_size_per_learner == 128
+    assert config.minibatch_size == 32
+    assert config.num_epochs == 10
+    assert (config.use_kl_loss, config.kl_coeff) == (True, 1.0)
+    assert config.lr == 1e-4
+    assert config.gamma == 0.7, "the parameter, not the 0 that the notebook writes"
+
+
 @pytest.mark.parametrize("drawn", [False, True])
 def test_the_mean_moves_towards_what_was_paid_and_away_when_rewards_are_reversed(
     trainer, store, drawn
