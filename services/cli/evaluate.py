@@ -1,21 +1,60 @@
 """`autopilot evaluate`: the notebook's evaluation, a policy's reward by episode."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from services.cli.demand import RecordedDemand
-from shared.core.backtest import FloatArray, decide, later
+from services.cli.learner import check_trainer
+from services.trainer.quiet import quiet_libraries
+from shared.core.backtest import Answering, FloatArray, decide, later
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.core.rewards import reward_of
-from shared.errors import BadInput
-from shared.policies import LearntPolicy
+from shared.errors import BadInput, PolicyError
+from shared.messages import PolicyManifest
+from shared.policy_store import MANIFEST, read_manifest
+
+if TYPE_CHECKING:
+    from services.trainer.checkpoints import CheckpointPolicy
+
+
+def learnt_for(manifest: PolicyManifest, parameters: FleetParameters) -> FleetParameters:
+    """What a policy was learnt for; `parameters` give reward and price."""
+    return replace(
+        parameters,
+        min_servers=manifest.min_servers,
+        max_servers=manifest.max_servers,
+        action_factor=manifest.action_factor,
+        history_len=manifest.history_len,
+    )
+
+
+def find_checkpoint(
+    folder: Path, parameters: FleetParameters
+) -> tuple["CheckpointPolicy", FleetParameters]:
+    """The policy of a checkpoint's folder, and what it is evaluated with; raises `BadInput`.
+
+    An artefact's checkpoint has the artefact's limits, one of a working folder those that are set.
+    """
+    check_trainer("--checkpoint")
+    quiet_libraries()
+    from services.trainer.checkpoints import CheckpointPolicy
+
+    try:
+        found = CheckpointPolicy.load(folder)
+        if (folder.absolute().parent / MANIFEST).exists():
+            parameters = learnt_for(read_manifest(folder.absolute().parent), parameters)
+    except PolicyError as error:
+        raise BadInput(f"--checkpoint {folder}: {error}") from error
+    return found, found.parameters(parameters)
 
 
 def episode_rewards(
-    policy: LearntPolicy,
+    policy: Answering,
     demand: RecordedDemand,
     parameters: FleetParameters,
     episodes: int,
@@ -24,17 +63,8 @@ def episode_rewards(
     """Summed reward of each episode of 301 steps, in windows of the demand drawn by `seed`.
 
     As in the notebook a fleet starts with `min_servers`; what the policy looks back at is the
-    demand before its window. `parameters` give reward and price, the policy the rest.
-    Raises `BadInput` when the demand is shorter than an episode.
+    demand before its window. Raises `BadInput` when the demand is shorter than an episode.
     """
-    manifest = policy.manifest
-    parameters = replace(
-        parameters,
-        min_servers=manifest.min_servers,
-        max_servers=manifest.max_servers,
-        action_factor=manifest.action_factor,
-        history_len=manifest.history_len,
-    )
     history = demand.history
     windows = len(history.demands) - EPISODE_STEPS - parameters.history_len
     if windows < 1:
@@ -55,10 +85,10 @@ def episode_rewards(
     return rewards
 
 
-def print_rewards(policy: LearntPolicy, name: str, rewards: FloatArray, console: Console) -> None:
+def print_rewards(policy: str, demand: str, rewards: FloatArray, console: Console) -> None:
     """The notebook's figures: mean, max and min episode reward."""
     console.print(
-        f"policy {policy.version} on {name}: {len(rewards)} episodes of {EPISODE_STEPS} steps",
+        f"{policy} on {demand}: {len(rewards)} episodes of {EPISODE_STEPS} steps",
         markup=False,
         soft_wrap=True,
     )

@@ -45,12 +45,12 @@ class Lesson:
     """Of RLlib; 0: in this process."""
 
 
-def check_trainer() -> None:
-    """Raise `BadInput` when the extra `trainer` is not installed."""
+def check_trainer(what: str = "learning") -> None:
+    """Raise `BadInput` when the extra `trainer`, which `what` needs, is not installed."""
     missing = [name for name in ("ray", "torch", "tensorflow") if not _installed(name)]
     if missing:
         raise BadInput(
-            f"learning needs {', '.join(missing)}: pip install 'gameserver-autopilot[trainer]'"
+            f"{what} needs {', '.join(missing)}: pip install 'gameserver-autopilot[trainer]'"
         )
 
 

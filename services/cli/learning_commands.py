@@ -19,13 +19,14 @@ from services.cli.backtest import (
     what_serves,
 )
 from services.cli.demand import Source, fleet_settings, parameters_for
-from services.cli.evaluate import episode_rewards, print_rewards
+from services.cli.evaluate import episode_rewards, find_checkpoint, learnt_for, print_rewards
 from services.cli.files import check_can_write, check_new_folder
 from services.cli.interrupts import interruptible
 from services.cli.learner import Lesson
 from services.cli.plots import check_can_plot, write_plot
 from services.cli.report import print_report, write_decisions, write_json
-from shared.errors import BadInput
+from shared.core.backtest import Answering
+from shared.errors import BadInput, BadSetting
 from shared.logs import configure_logs
 from shared.messages import PolicyManifest, utc_now
 from shared.settings import FleetSettings, Settings, load_settings
@@ -85,6 +86,8 @@ def backtest(
     if plot is not None:
         check_can_plot()
     lesson = _lesson(settings, fleet, seconds, steps, seed)
+    if policy is None:
+        _check_replays(fleet)
     source = Source(trace, demand, players_per_server, peak_servers)
     case = prepare(source, fleet, train_fraction, history_len)
     if policy is not None:
@@ -136,6 +139,7 @@ def train(
         _print_scores(manifest, out)
         return
     lesson = _lesson(settings, fleet, seconds, steps, seed)
+    _check_replays(fleet)
     recorded = Source(trace, demand, players_per_server, peak_servers).read(fleet)
     rows = len(recorded.history.demands)
     parameters = parameters_for(recorded, rows, fleet, history_len)
@@ -159,7 +163,16 @@ def train(
 
 
 def evaluate(
-    policy: Annotated[str, typer.Option(help="A policy's folder, or a version in the store.")],
+    policy: Annotated[
+        str | None, typer.Option(help="A policy's folder, or a version in the store.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead, a folder with an RLlib checkpoint: a policy's checkpoint/, or a "
+            "batch of .on_policy/."
+        ),
+    ] = None,
     episodes: Annotated[int, typer.Option(help="Episodes of 301 steps.")] = 10,
     trace: Trace = None,
     demand: Curve = None,
@@ -171,11 +184,21 @@ def evaluate(
     settings, own = _settings("evaluate")
     curve = "sine1h" if trace is None and demand is None else demand
     recorded = Source(trace, curve, players_per_server).read(own)
-    found = find_artefact(policy, fleet, settings)
+    if (policy is None) == (checkpoint is None):
+        raise BadInput("name either --policy DIR-OR-VERSION or --checkpoint DIR")
+    found: Answering
+    if checkpoint is not None:
+        name = f"checkpoint {checkpoint}"
+        found, parameters = find_checkpoint(checkpoint, own.parameters)
+    else:
+        assert policy is not None
+        found = artefact = find_artefact(policy, fleet, settings)
+        name = f"policy {artefact.version}"
+        parameters = learnt_for(artefact.manifest, own.parameters)
     rewards = episode_rewards(
-        found, recorded, own.parameters, episodes, settings.seed if seed is None else seed
+        found, recorded, parameters, episodes, settings.seed if seed is None else seed
     )
-    print_rewards(found, recorded.name, rewards, Console())
+    print_rewards(name, recorded.name, rewards, Console())
 
 
 def _print_scores(manifest: PolicyManifest, out: Path) -> None:
@@ -190,6 +213,15 @@ def _settings(command: str) -> tuple[Settings, FleetSettings]:
     settings = load_settings()
     configure_logs(command, settings.log_format, settings.log_level)
     return settings, fleet_settings(settings)
+
+
+def _check_replays(fleet: FleetSettings) -> None:
+    """Raise `BadSetting` where learning is to be on-policy: recorded demand has no transitions."""
+    if fleet.learning == "on_policy":
+        raise BadSetting(
+            "AUTOPILOT_LEARNING=on_policy learns from a live fleet's transitions, and recorded "
+            "demand has none: set AUTOPILOT_LEARNING=replay, or run `autopilot up` with it"
+        )
 
 
 def _lesson(

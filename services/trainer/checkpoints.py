@@ -1,8 +1,6 @@
-"""A policy from its RLlib checkpoint, and the notebook's evaluation of it."""
+"""A policy from its RLlib checkpoint."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +8,13 @@ from numpy.typing import NDArray
 
 from services.trainer.module import ResidualModule
 from services.trainer.rllib import DEFAULT_MODULE_ID
-from shared.core.curves import PEAK_FRACTION, sine1h
-from shared.core.gameserver_env import GameServerEnv
-from shared.core.parameters import EPISODE_STEPS, FleetParameters
-from shared.errors import BadInput, PolicyCorrupt, PolicyMissing
+from shared.core.adaptation import ONE_EXPERT
+from shared.core.parameters import FleetParameters
+from shared.errors import PolicyCorrupt, PolicyMissing
 
 LEARNER_GROUP = "learner_group"
 """Folder within a checkpoint; both an algorithm's and the on-policy trainer's have it."""
 _RL_MODULE = f"learner/rl_module/{DEFAULT_MODULE_ID}"
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeRewards:
-    """The notebook's evaluation: total rewards of episodes of 301 steps."""
-
-    episodes: int
-    mean: float
-    max: float
-    min: float
 
 
 def load_module(learner_group: Path) -> ResidualModule:
@@ -46,57 +33,27 @@ def load_module(learner_group: Path) -> ResidualModule:
     return module
 
 
-def evaluate_checkpoint(
-    checkpoint: Path,
-    parameters: FleetParameters,
-    episodes: int,
-    demand: Sequence[float] | None = None,
-) -> EpisodeRewards:
-    """Play episodes with the policy of an artefact's `checkpoint/` folder, by its mean action.
+@dataclass(frozen=True, slots=True)
+class CheckpointPolicy:
+    """The policy of a checkpoint, by its mean action, for a replay."""
 
-    An episode begins with both histories at `min_servers`; its demand goes on where the one
-    before ended, and a `demand` (servers, one a step) that ends begins again. None is the
-    notebook's sine. Raises `BadInput`, `PolicyMissing` or `PolicyCorrupt`.
-    """
-    if episodes < 1:
-        raise BadInput(f"{episodes} episodes can't be played: give 1 or more")
-    module = load_module(checkpoint / LEARNER_GROUP)
-    total = episodes * EPISODE_STEPS
-    if demand is None:
-        peak = PEAK_FRACTION * parameters.max_servers
-        played = np.array([sine1h(step, peak) for step in range(1, total + 1)])
-    elif len(demand):
-        played = np.resize(np.asarray(demand, dtype=np.float64), total)
-    else:
-        raise BadInput("`demand` is empty: give demands in servers, one a step")
-    rewards = [_play(module, parameters, part) for part in played.reshape(episodes, EPISODE_STEPS)]
-    return EpisodeRewards(
-        episodes=episodes,
-        mean=math.fsum(rewards) / episodes,
-        max=max(rewards),
-        min=min(rewards),
-    )
+    module: ResidualModule
+    prior = ONE_EXPERT
 
+    @classmethod
+    def load(cls, checkpoint: Path) -> "CheckpointPolicy":
+        """Of a folder that has a learner group's; raises `PolicyMissing` or `PolicyCorrupt`."""
+        return cls(load_module(checkpoint / LEARNER_GROUP))
 
-def _play(
-    module: ResidualModule, parameters: FleetParameters, demand: NDArray[np.float64]
-) -> float:
-    """Total reward of one episode."""
-    env = GameServerEnv(
-        {
-            "min_servers": parameters.min_servers,
-            "max_servers": parameters.max_servers,
-            "action_factor": parameters.action_factor,
-            "over_prov_factor": parameters.over_prov_factor,
-            "history_len": parameters.history_len,
-            "reward": parameters.reward,
-            "demand": demand.tolist(),
-        }
-    )
-    observation, _ = env.reset()
-    total, ended = 0.0, False
-    while not ended:
-        action = module.decide(observation[np.newaxis])[0]
-        observation, reward, _, ended, _ = env.step(action)
-        total += reward
-    return total
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.module.fields
+
+    def answers(self, observation: NDArray[np.float64]) -> tuple[float, ...]:
+        """Its one action for an observation in servers."""
+        return tuple(self.module.decide(observation[np.newaxis])[0].tolist())
+
+    def parameters(self, fleet: FleetParameters) -> FleetParameters:
+        """A fleet's, with the lead time and the action that the policy was learnt for."""
+        shape = self.module.shape
+        return replace(fleet, history_len=shape.lead_steps - 1, action_factor=shape.action_factor)

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -10,8 +12,10 @@ import pytest
 
 from services.cli import __main__ as cli
 from services.cli import learning_commands
-from shared.policy_store import LITERT_MODEL, MANIFEST, PolicyStore
+from shared.messages import PolicyManifest, utc_now
+from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore, seal
 from tests.conftest import STEP
+from tests.contract.test_trainer_on_policy import PARAMETERS, transitions_of
 
 WAVE = [40 + 30 * np.sin(row / 12) for row in range(120)]
 FIELDS = ["cost_per_step", "under_steps_pct", "unserved_server_steps", "idle_server_steps"]
@@ -39,6 +43,23 @@ def policy(publish_policy, tmp_path):
     store = PolicyStore.at(tmp_path / "policies")
     publish_policy(store, "v1")
     return store.files.root.joinpath("default", "v1")
+
+
+def learn_on_policy_and_export(folder):
+    """A policy with its checkpoint at `folder`, for fleets of 20 to 100; policies/ beside it."""
+    with learning_commands.learner.trainer():
+        from services.trainer.export import export
+        from services.trainer.on_policy import Job, learn_on_policy
+
+        parameters = replace(PARAMETERS, min_servers=20.0)
+        job = Job("default", "v1", parameters, gamma=0.9, batch_size=128, seconds=60.0, seed=0)
+        store = PolicyStore.at(folder.parent / "policies")
+        draft = folder.with_name(".draft")
+        draft.mkdir()
+        learnt = learn_on_policy(transitions_of(128), job, store, draft / CHECKPOINT)
+        export(learnt.module, draft)
+    manifest = PolicyManifest.draft(parameters, version="v1", fleet="default", created_at=utc_now())
+    seal(manifest, draft, folder)
 
 
 def refused(result, says):
@@ -145,6 +166,19 @@ def test_the_extra_that_is_missing_is_named(run, trace, tmp_path, monkeypatch):
     refused(run("backtest", "--trace", trace(WAVE)), "gameserver-autopilot[trainer]")
     refused(run("train", "--trace", trace(WAVE), "--out", "new"), "learning needs ray")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", [("backtest",), ("train", "--out", "new")])
+def test_recorded_demand_is_not_learnt_from_on_policy(run, trace, tmp_path, monkeypatch, command):
+    monkeypatch.setenv("AUTOPILOT_LEARNING", "on_policy")
+    refused(run(*command, "--trace", trace(WAVE)), "set AUTOPILOT_LEARNING=replay, or run")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_policy_is_replayed_whatever_fleets_learn_by(run, trace, policy, monkeypatch):
+    monkeypatch.setenv("AUTOPILOT_LEARNING", "on_policy")
+    code, _, err = run("backtest", "--trace", trace(WAVE), "--policy", policy)
+    assert code == 0, err
 
 
 def test_train_does_not_write_over_what_is_there(run, trace, policy):
@@ -267,6 +301,44 @@ def test_evaluate_prints_the_notebooks_figures(run, policy, monkeypatch, name):
     assert code == 0, err
     assert "2 episodes of 301 steps" in out
     assert "mean reward" in out
+
+
+@pytest.mark.parametrize("options", [(), ("--policy", "p", "--checkpoint", "c")])
+def test_evaluate_takes_a_policy_or_a_checkpoint(run, options):
+    refused(run("evaluate", *options), "either --policy")
+
+
+def test_evaluate_from_a_checkpoint_names_the_extra_that_is_missing(run, monkeypatch):
+    monkeypatch.setattr(learning_commands.learner, "_installed", lambda name: name != "ray")
+    refused(run("evaluate", "--checkpoint", "c"), "--checkpoint needs ray: pip install")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_evaluate_from_a_checkpoint_says_the_same_as_of_its_policy(run, tmp_path, monkeypatch):
+    """Of what an on-policy batch has led to: its artefact, its checkpoint, its working folder."""
+    learn_on_policy_and_export(tmp_path / "p")
+
+    def rewards(*options):
+        code, out, err = run("evaluate", "--episodes", "3", *options)
+        assert code == 0, err
+        _, _, table = out.partition("on sine1h: 3 episodes of 301 steps")
+        return [float(number) for number in re.findall(r"-\d+\.\d\d", table)]
+
+    of_policy = rewards("--policy", "p")
+    assert len(of_policy) == 3
+    assert rewards("--checkpoint", "p/checkpoint") == pytest.approx(of_policy, rel=1e-3)
+    batch = "policies/default/.on_policy/batch-000001"
+    assert rewards("--checkpoint", batch) != pytest.approx(of_policy, rel=1e-3), "other limits"
+    monkeypatch.setenv("AUTOPILOT_MIN_SERVERS", "20")
+    assert rewards("--checkpoint", batch) == pytest.approx(of_policy, rel=1e-3)
+
+    refused(run("evaluate", "--checkpoint", "p/checkpoint", "--episodes", "0"), "--episodes")
+    refused(run("evaluate", "--checkpoint", "nowhere"), "--checkpoint nowhere: ")
+    refused(run("evaluate", "--checkpoint", "p"), "AUTOPILOT_SAVE_MODEL=1")
+    pickled = next((tmp_path / "p").rglob("default_policy/class_and_ctor_args.pkl"))
+    pickled.write_bytes(b"cut o")
+    refused(run("evaluate", "--checkpoint", "p/checkpoint"), "no checkpoint of a policy")
 
 
 def test_forecasters_beat_nothing_on_a_clean_wave_and_do_not_see_the_future():

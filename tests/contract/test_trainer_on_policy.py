@@ -19,7 +19,6 @@ from services.trainer.stop import Stop
 from shared.bus import TRAININGS, Bus
 from shared.core.curves import sine1h
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
-from shared.errors import BadInput, PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest, TrainingJob, utc_now
 from shared.policies import RulePolicy, first_action, load_policy
 from shared.policy_store import CHECKPOINT, PolicyStore
@@ -195,6 +194,19 @@ def test_a_drawn_action_keeps_the_distribution_that_it_was_drawn_from(trainer):
 # The update
 
 
+def test_the_settings_are_the_notebooks(trainer):
+    group = trainer.on_policy._build(job_of(trainer, gamma=0.7))
+    config = group.config
+    group.shutdown()
+    assert (config.algo_class.__name__, config.use_gae, config.lambda_) == ("PPO", True, 1.0)
+    assert config.train_batch_size_per_learner == 128
+    assert config.minibatch_size == 32
+    assert config.num_epochs == 10
+    assert (config.use_kl_loss, config.kl_coeff) == (True, 1.0)
+    assert config.lr == 1e-4
+    assert config.gamma == 0.7, "the parameter, not the 0 that the notebook writes"
+
+
 @pytest.mark.parametrize("drawn", [False, True])
 def test_the_mean_moves_towards_what_was_paid_and_away_when_rewards_are_reversed(
     trainer, store, drawn
@@ -342,33 +354,6 @@ def test_it_goes_on_from_another_champion_if_there_is_one(trainer, any_store, tm
     assert learnt.scores["batches"] == 2
 
 
-# Evaluation
-
-
-def test_evaluation_plays_episodes_from_a_checkpoint(trainer, store, tmp_path):
-    trainer.on_policy.learn_on_policy(
-        transitions_of(128), job_of(trainer), store, tmp_path / "checkpoint"
-    )
-    evaluate = trainer.checkpoints.evaluate_checkpoint
-    one = evaluate(tmp_path / "checkpoint", PARAMETERS, 1)
-    three = evaluate(tmp_path / "checkpoint", PARAMETERS, 3)
-    assert one.mean == one.max == one.min < 0
-    assert three.min <= three.mean <= three.max
-    assert three.min < three.max, "the sine goes on from one episode to the next"
-    steady = evaluate(tmp_path / "checkpoint", PARAMETERS, 2, demand=[40.0])
-    assert steady.mean > one.mean
-    with pytest.raises(BadInput, match="0 episodes"):
-        evaluate(tmp_path / "checkpoint", PARAMETERS, 0)
-    with pytest.raises(BadInput, match="empty"):
-        evaluate(tmp_path / "checkpoint", PARAMETERS, 1, demand=[])
-    with pytest.raises(PolicyMissing, match="AUTOPILOT_SAVE_MODEL"):
-        evaluate(tmp_path / "nowhere", PARAMETERS, 1)
-    broken = next((tmp_path / "checkpoint").rglob("default_policy/class_and_ctor_args.pkl"))
-    broken.write_bytes(b"cut o")
-    with pytest.raises(PolicyCorrupt, match="no checkpoint of a policy"):
-        evaluate(tmp_path / "checkpoint", PARAMETERS, 1)
-
-
 # Jobs
 
 
@@ -405,7 +390,10 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
     checkpoint = store.files.root.joinpath("default", first) / CHECKPOINT
     assert checkpoint.exists() == save_model
     if save_model:
-        trainer.checkpoints.evaluate_checkpoint(checkpoint, PARAMETERS, 1)
+        saved = trainer.checkpoints.CheckpointPolicy.load(checkpoint)
+        assert saved.answers(np.full(10, 40.0)) == pytest.approx(
+            [first_action(policy, (40.0,) * 10)]
+        )
 
     assert jobs.train(payload) is None
     outcome = asyncio.run(commit(commits(130, first=131)))
