@@ -2,45 +2,50 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
 
+from services.cli.artefacts import find_version
 from services.cli.verdicts import concerning, read_verdicts, verdicts_table
 from shared.bus import CHAMPIONS, Bus, TrainingQueue
+from shared.core.parameters import FleetParameters
 from shared.errors import BusAway, PolicyError, PolicyMissing
 from shared.messages import Champion, PolicyManifest, TrainingOutcome
-from shared.policies import load_policy
+from shared.policies import first_policy, general_manifest, load_policy
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, Settings, load_fleets
 
 AWAY = "unknown, and so are the gate's verdicts: Redis is away, check AUTOPILOT_REDIS_URL"
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A version of a fleet, or what serves it from elsewhere."""
+
+    fleet: str
+    version: str
+    place: str
+    """`champion`, `runner-up`, or how it serves without being either."""
+    kind: str = ""
+    trained_on_steps: int | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    """Why its manifest can't be read."""
+
+
 def list_policies(settings: Settings, fleets: Fleets, newest: int, console: Console) -> None:
     """A table of every version; a fleet's `newest` verdicts, and a line on its training."""
-    store = PolicyStore.at(settings.policy_store)
     table = Table(title="policies", title_justify="left")
     for heading in ("fleet", "version", "kind", "champion", "trained on", "scores"):
         table.add_column(heading, overflow="fold")
-    for fleet in sorted({*fleets.names, *store.fleets()}):
-        champion = store.champion(fleet)
-        for version in store.versions(fleet):
-            try:
-                manifest = store.manifest(fleet, version)
-            except PolicyError as error:
-                table.add_row(fleet, version, "", "", "", str(error))
-                continue
-            table.add_row(
-                fleet,
-                version,
-                manifest.kind,
-                _place(champion, version),
-                f"{manifest.trained_on_steps} steps",
-                _scores(manifest),
-            )
+    for one in _listed(PolicyStore.at(settings.policy_store), fleets):
+        steps = "" if one.trained_on_steps is None else f"{one.trained_on_steps} steps"
+        scores = one.error or _scores(one.scores)
+        table.add_row(one.fleet, one.version, one.kind, one.place, steps, scores)
     console.print(table)
     try:
         queue = TrainingQueue(settings.redis_url)
@@ -64,7 +69,7 @@ def show_policy(
 
     They are null, and that is said on `errors`, while Redis is away.
     """
-    manifest = PolicyStore.at(settings.policy_store).manifest(fleet, version)
+    _, manifest = find_version(version, fleet, settings)
     document = manifest.model_dump(mode="json")
     try:
         verdicts = read_verdicts(settings.redis_url, [fleet])[fleet]
@@ -78,14 +83,41 @@ def show_policy(
     console.print_json(json.dumps(document))
 
 
+def _listed(store: PolicyStore, fleets: Fleets) -> Iterator[Listed]:
+    for fleet in sorted({*fleets.names, *store.fleets()}):
+        champion = store.champion(fleet)
+        if champion is None and fleet in fleets.names:
+            yield _first(fleet, fleets[fleet].parameters)
+        for version in store.versions(fleet):
+            place = _place(champion, version)
+            try:
+                yield _of(store.manifest(fleet, version), fleet, place)
+            except PolicyError as error:
+                yield Listed(fleet, version, place, error=str(error))
+
+
+def _first(fleet: str, parameters: FleetParameters) -> Listed:
+    """What serves a fleet that has no champion."""
+    manifest = general_manifest(parameters)
+    if manifest is not None:
+        return _of(manifest, fleet, "serves (shared)")
+    rule = first_policy(parameters).version
+    return Listed(fleet, rule, "serves (rule)", kind=rule)
+
+
+def _of(manifest: PolicyManifest, fleet: str, place: str) -> Listed:
+    steps, scores = manifest.trained_on_steps, manifest.scores
+    return Listed(fleet, manifest.version, place, manifest.kind, steps, scores)
+
+
 def _place(champion: Champion | None, version: str) -> str:
     if champion is None:
         return ""
     return {champion.version: "champion", champion.runner_up: "runner-up"}.get(version, "")
 
 
-def _scores(manifest: PolicyManifest) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in manifest.scores.items())
+def _scores(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
 
 
 def _last(ended: Sequence[TrainingOutcome]) -> str:

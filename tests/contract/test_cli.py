@@ -13,6 +13,8 @@ import pytest
 
 from services.cli.supervision import service_command
 from shared.bus import TRAININGS, Bus
+from shared.core.parameters import FleetParameters
+from shared.policies import general_manifest
 from shared.policy_store import PolicyStore
 from tests.conftest import a_verdict, free_port
 
@@ -140,6 +142,51 @@ def test_policies_list_shows_champions_and_training(run, redis_url, tmp_path, pu
     assert "champion" in result.stdout
     assert "v1" in result.stdout
     assert "no job has ended yet" in result.stdout
+
+
+GENERAL_VERSION = general_manifest(FleetParameters(observation="calendar")).version
+"""Of the policy that comes with the package."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "serves"),
+    [
+        ({}, f"{GENERAL_VERSION} general serves (shared)"),
+        ({"AUTOPILOT_OBSERVATION": "notebook"}, "rule:trend rule:trend serves (rule)"),
+    ],
+)
+def test_policies_list_shows_what_serves_a_fleet_without_a_champion(
+    run, tmp_path, publish_policy, settings, serves
+):
+    away = f"redis://127.0.0.1:{free_port()}/0"
+    environment = {
+        "AUTOPILOT_REDIS_URL": away,
+        "AUTOPILOT_POLICY_STORE": "policies",
+        "COLUMNS": "200",
+    }
+
+    def rows():
+        listed = run("policies", "list", **environment, **settings)
+        assert listed.returncode == 0, listed.stderr
+        lines = [line.replace("│", " ").split() for line in listed.stdout.splitlines()]
+        return [" ".join(line) for line in lines if line[:1] == ["default"]]
+
+    (row,) = rows()
+    assert row.startswith(f"default {serves}")
+    publish_policy(PolicyStore.at(tmp_path / "policies"), "v1")
+    (row,) = rows()
+    assert row.startswith("default v1 learnt champion"), "and only that serves now"
+
+
+def test_policies_show_finds_the_general_policy(run):
+    shown = run(
+        "policies",
+        "show",
+        GENERAL_VERSION,
+        AUTOPILOT_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0",
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["kind"] == "general"
 
 
 def tell(redis_url, *verdicts):
