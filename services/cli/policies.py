@@ -3,14 +3,14 @@
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
 
 from services.cli.artefacts import find_version
-from services.cli.verdicts import concerning, read_verdicts, verdicts_table
+from services.cli.verdicts import Verdicts, concerning, read_verdicts, verdicts_table
 from shared.bus import CHAMPIONS, Bus, TrainingQueue
 from shared.core.parameters import FleetParameters
 from shared.errors import BusAway, PolicyError, PolicyMissing
@@ -37,28 +37,33 @@ class Listed:
     """Why its manifest can't be read."""
 
 
-def list_policies(settings: Settings, fleets: Fleets, newest: int, console: Console) -> None:
-    """A table of every version; a fleet's `newest` verdicts, and a line on its training."""
-    table = Table(title="policies", title_justify="left")
-    for heading in ("fleet", "version", "kind", "champion", "trained on", "scores"):
-        table.add_column(heading, overflow="fold")
-    for one in _listed(PolicyStore.at(settings.policy_store), fleets):
-        steps = "" if one.trained_on_steps is None else f"{one.trained_on_steps} steps"
-        scores = one.error or _scores(one.scores)
-        table.add_row(one.fleet, one.version, one.kind, one.place, steps, scores)
-    console.print(table)
+def list_policies(
+    settings: Settings, fleets: Fleets, newest: int, console: Console, *, as_json: bool
+) -> None:
+    """Every version, a fleet's `newest` verdicts, and how its training goes; as tables or JSON.
+
+    The verdicts and the training are null in the JSON while Redis is away.
+    """
+    listed = list(_listed(PolicyStore.at(settings.policy_store), fleets))
+    verdicts: Verdicts | None = None
+    training: dict[str, str] | None = None
     try:
         queue = TrainingQueue(settings.redis_url)
         status = {fleet: queue.status(fleet) or "nothing queued" for fleet in fleets.names}
-        verdicts = read_verdicts(settings.redis_url, fleets.names, max(newest, 1))
+        ended = read_verdicts(settings.redis_url, fleets.names, max(newest, 1))
     except BusAway:
-        for fleet in fleets.names:
-            console.print(f"training of {fleet}: {AWAY}", markup=False, soft_wrap=True)
+        pass
+    else:
+        training = {fleet: f"{status[fleet]}; {_last(ended[fleet])}" for fleet in fleets.names}
+        verdicts = {fleet: ended[fleet][-newest:] if newest else [] for fleet in fleets.names}
+    if as_json:
+        console.print_json(_document(listed, verdicts, training))
         return
-    for fleet, ended in verdicts.items():
-        if ended and newest:
-            console.print(verdicts_table(fleet, ended[-newest:]))
-        line = f"training of {fleet}: {status[fleet]}; {_last(ended)}"
+    console.print(_versions_table(listed))
+    for fleet in fleets.names:
+        if verdicts and verdicts[fleet]:
+            console.print(verdicts_table(fleet, verdicts[fleet]))
+        line = f"training of {fleet}: {AWAY if training is None else training[fleet]}"
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -81,6 +86,30 @@ def show_policy(
             verdict.model_dump(mode="json") for verdict in concerning(version, verdicts)
         ]
     console.print_json(json.dumps(document))
+
+
+def _document(
+    listed: Sequence[Listed], verdicts: Verdicts | None, training: Mapping[str, str] | None
+) -> str:
+    told = None
+    if verdicts is not None:
+        told = {
+            fleet: [verdict.model_dump(mode="json") for verdict in ended]
+            for fleet, ended in verdicts.items()
+        }
+    versions = [asdict(one) for one in listed]
+    return json.dumps({"versions": versions, "verdicts": told, "training": training})
+
+
+def _versions_table(listed: Sequence[Listed]) -> Table:
+    table = Table(title="policies", title_justify="left")
+    for heading in ("fleet", "version", "kind", "champion", "trained on", "scores"):
+        table.add_column(heading, overflow="fold")
+    for one in listed:
+        steps = "" if one.trained_on_steps is None else f"{one.trained_on_steps} steps"
+        scores = one.error or _scores(one.scores)
+        table.add_row(one.fleet, one.version, one.kind, one.place, steps, scores)
+    return table
 
 
 def _listed(store: PolicyStore, fleets: Fleets) -> Iterator[Listed]:

@@ -240,6 +240,23 @@ def test_policies_list_shows_every_verdict_with_its_scores(run, gated):
     assert "3.125" not in run("policies", "list", "--verdicts", "0", **gated).stdout
 
 
+def test_policies_list_as_json_has_whole_verdicts_also_of_those_without_a_version(run, gated):
+    listed = json.loads(run("policies", "list", "--json", **gated).stdout)
+    (version,) = listed["versions"]
+    assert (version["fleet"], version["version"], version["place"]) == ("default", "v2", "champion")
+    assert version["scores"] == {"gate_cost v1": 4.5}
+    failed, published, kept = listed["verdicts"]["default"]
+    assert (failed["outcome"], failed["error"]) == ("failed", "no space left")
+    assert failed["version"] is None
+    assert (published["winner"], published["scored_steps"]) == ("candidate", 77)
+    assert published["costs"] == CONTEST
+    assert published["live_costs"] == {"v1": 5.0, "v0": 6.0}
+    assert (kept["outcome"], kept["costs"]) == ("kept", {"candidate": 3.125, "v2": 3.0})
+    assert "last job kept v2" in listed["training"]["default"]
+    newest = run("policies", "list", "--json", "--verdicts", "1", **gated).stdout
+    assert json.loads(newest)["verdicts"]["default"] == [kept]
+
+
 def test_policies_show_adds_the_verdicts_on_a_version(run, gated):
     shown = json.loads(run("policies", "show", "v2", **gated).stdout)
     assert shown["version"] == "v2"
@@ -253,6 +270,9 @@ def test_policies_go_without_redis(run, gated):
     assert listed.returncode == 0, listed.stderr
     assert "v2" in listed.stdout
     assert "Redis is away" in listed.stdout
+    as_json = json.loads(run("policies", "list", "--json", **gated).stdout)
+    assert [one["version"] for one in as_json["versions"]] == ["v2"]
+    assert as_json["verdicts"] is as_json["training"] is None
     shown = run("policies", "show", "v2", **gated)
     document = json.loads(shown.stdout)
     assert document["scores"] == {"gate_cost v1": 4.5}
