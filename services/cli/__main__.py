@@ -111,10 +111,13 @@ app.command()(learning_commands.evaluate)
 @policies.command("list")
 def policies_list(
     verdicts: Annotated[int, typer.Option(help="Newest verdicts of a fleet's gate.", min=0)] = 10,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON, the verdicts with every contender's cost.")
+    ] = False,
 ) -> None:
     """Every version with its scores, the champions, how the gate decided and training goes."""
     settings = load_settings()
-    list_policies(settings, load_fleets(settings), verdicts, Console())
+    list_policies(settings, load_fleets(settings), verdicts, Console(), as_json=as_json)
 
 
 @policies.command("show")

@@ -5,7 +5,7 @@ from pathlib import Path
 from shared import policies
 from shared.errors import BadInput, PolicyError, PolicyMissing
 from shared.messages import PolicyManifest
-from shared.policies import LearntPolicy
+from shared.policies import GENERAL, GENERAL_STORE, LearntPolicy
 from shared.policy_store import LITERT_MODEL, PolicyStore
 from shared.settings import Settings
 
@@ -22,9 +22,8 @@ def find_artefact(name: str, fleet: str, settings: Settings) -> LearntPolicy:
     """The policy that DIR or VERSION names: a folder first, else a version in the store."""
     if Path(name).exists():
         return load_artefact(Path(name))
-    store = PolicyStore.at(settings.policy_store)
     try:
-        manifest = store.manifest(fleet, name)
+        store, manifest = find_version(name, fleet, settings)
         return LearntPolicy(store.read(manifest, LITERT_MODEL), manifest)
     except PolicyMissing:
         raise BadInput(
@@ -33,6 +32,16 @@ def find_artefact(name: str, fleet: str, settings: Settings) -> LearntPolicy:
         ) from None
     except PolicyError as error:
         raise BadInput(f"--policy {name}: {error}") from error
+
+
+def find_version(
+    version: str, fleet: str, settings: Settings
+) -> tuple[PolicyStore, PolicyManifest]:
+    """A fleet's version, or the general policy's, and where it is; raises `PolicyError`."""
+    if version in GENERAL_STORE.versions(GENERAL):
+        return GENERAL_STORE, GENERAL_STORE.manifest(GENERAL, version)
+    store = PolicyStore.at(settings.policy_store)
+    return store, store.manifest(fleet, version)
 
 
 def check_history_len(manifest: PolicyManifest, history_len: int | None) -> None:

@@ -2,58 +2,68 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
 
-from services.cli.verdicts import concerning, read_verdicts, verdicts_table
+from services.cli.artefacts import find_version
+from services.cli.verdicts import Verdicts, concerning, read_verdicts, verdicts_table
 from shared.bus import CHAMPIONS, Bus, TrainingQueue
+from shared.core.parameters import FleetParameters
 from shared.errors import BusAway, PolicyError, PolicyMissing
 from shared.messages import Champion, PolicyManifest, TrainingOutcome
-from shared.policies import load_policy
+from shared.policies import first_policy, general_manifest, load_policy
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, Settings, load_fleets
 
 AWAY = "unknown, and so are the gate's verdicts: Redis is away, check AUTOPILOT_REDIS_URL"
 
 
-def list_policies(settings: Settings, fleets: Fleets, newest: int, console: Console) -> None:
-    """A table of every version; a fleet's `newest` verdicts, and a line on its training."""
-    store = PolicyStore.at(settings.policy_store)
-    table = Table(title="policies", title_justify="left")
-    for heading in ("fleet", "version", "kind", "champion", "trained on", "scores"):
-        table.add_column(heading, overflow="fold")
-    for fleet in sorted({*fleets.names, *store.fleets()}):
-        champion = store.champion(fleet)
-        for version in store.versions(fleet):
-            try:
-                manifest = store.manifest(fleet, version)
-            except PolicyError as error:
-                table.add_row(fleet, version, "", "", "", str(error))
-                continue
-            table.add_row(
-                fleet,
-                version,
-                manifest.kind,
-                _place(champion, version),
-                f"{manifest.trained_on_steps} steps",
-                _scores(manifest),
-            )
-    console.print(table)
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A version of a fleet, or what serves it from elsewhere."""
+
+    fleet: str
+    version: str
+    place: str
+    """`champion`, `runner-up`, or how it serves without being either."""
+    kind: str = ""
+    trained_on_steps: int | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    """Why its manifest can't be read."""
+
+
+def list_policies(
+    settings: Settings, fleets: Fleets, newest: int, console: Console, *, as_json: bool
+) -> None:
+    """Every version, a fleet's `newest` verdicts, and how its training goes; as tables or JSON.
+
+    The verdicts and the training are null in the JSON while Redis is away.
+    """
+    listed = list(_listed(PolicyStore.at(settings.policy_store), fleets))
+    verdicts: Verdicts | None = None
+    training: dict[str, str] | None = None
     try:
         queue = TrainingQueue(settings.redis_url)
         status = {fleet: queue.status(fleet) or "nothing queued" for fleet in fleets.names}
-        verdicts = read_verdicts(settings.redis_url, fleets.names, max(newest, 1))
+        ended = read_verdicts(settings.redis_url, fleets.names, max(newest, 1))
     except BusAway:
-        for fleet in fleets.names:
-            console.print(f"training of {fleet}: {AWAY}", markup=False, soft_wrap=True)
+        pass
+    else:
+        training = {fleet: f"{status[fleet]}; {_last(ended[fleet])}" for fleet in fleets.names}
+        verdicts = {fleet: ended[fleet][-newest:] if newest else [] for fleet in fleets.names}
+    if as_json:
+        console.print_json(_document(listed, verdicts, training))
         return
-    for fleet, ended in verdicts.items():
-        if ended and newest:
-            console.print(verdicts_table(fleet, ended[-newest:]))
-        line = f"training of {fleet}: {status[fleet]}; {_last(ended)}"
+    console.print(_versions_table(listed))
+    for fleet in fleets.names:
+        if verdicts and verdicts[fleet]:
+            console.print(verdicts_table(fleet, verdicts[fleet]))
+        line = f"training of {fleet}: {AWAY if training is None else training[fleet]}"
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -64,7 +74,7 @@ def show_policy(
 
     They are null, and that is said on `errors`, while Redis is away.
     """
-    manifest = PolicyStore.at(settings.policy_store).manifest(fleet, version)
+    _, manifest = find_version(version, fleet, settings)
     document = manifest.model_dump(mode="json")
     try:
         verdicts = read_verdicts(settings.redis_url, [fleet])[fleet]
@@ -78,14 +88,65 @@ def show_policy(
     console.print_json(json.dumps(document))
 
 
+def _document(
+    listed: Sequence[Listed], verdicts: Verdicts | None, training: Mapping[str, str] | None
+) -> str:
+    told = None
+    if verdicts is not None:
+        told = {
+            fleet: [verdict.model_dump(mode="json") for verdict in ended]
+            for fleet, ended in verdicts.items()
+        }
+    versions = [asdict(one) for one in listed]
+    return json.dumps({"versions": versions, "verdicts": told, "training": training})
+
+
+def _versions_table(listed: Sequence[Listed]) -> Table:
+    table = Table(title="policies", title_justify="left")
+    for heading in ("fleet", "version", "kind", "champion", "trained on", "scores"):
+        table.add_column(heading, overflow="fold")
+    for one in listed:
+        steps = "" if one.trained_on_steps is None else f"{one.trained_on_steps} steps"
+        scores = one.error or _scores(one.scores)
+        table.add_row(one.fleet, one.version, one.kind, one.place, steps, scores)
+    return table
+
+
+def _listed(store: PolicyStore, fleets: Fleets) -> Iterator[Listed]:
+    for fleet in sorted({*fleets.names, *store.fleets()}):
+        champion = store.champion(fleet)
+        if champion is None and fleet in fleets.names:
+            yield _first(fleet, fleets[fleet].parameters)
+        for version in store.versions(fleet):
+            place = _place(champion, version)
+            try:
+                yield _of(store.manifest(fleet, version), fleet, place)
+            except PolicyError as error:
+                yield Listed(fleet, version, place, error=str(error))
+
+
+def _first(fleet: str, parameters: FleetParameters) -> Listed:
+    """What serves a fleet that has no champion."""
+    manifest = general_manifest(parameters)
+    if manifest is not None:
+        return _of(manifest, fleet, "serves (shared)")
+    rule = first_policy(parameters).version
+    return Listed(fleet, rule, "serves (rule)", kind=rule)
+
+
+def _of(manifest: PolicyManifest, fleet: str, place: str) -> Listed:
+    steps, scores = manifest.trained_on_steps, manifest.scores
+    return Listed(fleet, manifest.version, place, manifest.kind, steps, scores)
+
+
 def _place(champion: Champion | None, version: str) -> str:
     if champion is None:
         return ""
     return {champion.version: "champion", champion.runner_up: "runner-up"}.get(version, "")
 
 
-def _scores(manifest: PolicyManifest) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in manifest.scores.items())
+def _scores(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
 
 
 def _last(ended: Sequence[TrainingOutcome]) -> str:

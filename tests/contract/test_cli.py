@@ -13,6 +13,8 @@ import pytest
 
 from services.cli.supervision import service_command
 from shared.bus import TRAININGS, Bus
+from shared.core.parameters import FleetParameters
+from shared.policies import general_manifest
 from shared.policy_store import PolicyStore
 from tests.conftest import a_verdict, free_port
 
@@ -142,6 +144,51 @@ def test_policies_list_shows_champions_and_training(run, redis_url, tmp_path, pu
     assert "no job has ended yet" in result.stdout
 
 
+GENERAL_VERSION = general_manifest(FleetParameters(observation="calendar")).version
+"""Of the policy that comes with the package."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "serves"),
+    [
+        ({}, f"{GENERAL_VERSION} general serves (shared)"),
+        ({"AUTOPILOT_OBSERVATION": "notebook"}, "rule:trend rule:trend serves (rule)"),
+    ],
+)
+def test_policies_list_shows_what_serves_a_fleet_without_a_champion(
+    run, tmp_path, publish_policy, settings, serves
+):
+    away = f"redis://127.0.0.1:{free_port()}/0"
+    environment = {
+        "AUTOPILOT_REDIS_URL": away,
+        "AUTOPILOT_POLICY_STORE": "policies",
+        "COLUMNS": "200",
+    }
+
+    def rows():
+        listed = run("policies", "list", **environment, **settings)
+        assert listed.returncode == 0, listed.stderr
+        lines = [line.replace("│", " ").split() for line in listed.stdout.splitlines()]
+        return [" ".join(line) for line in lines if line[:1] == ["default"]]
+
+    (row,) = rows()
+    assert row.startswith(f"default {serves}")
+    publish_policy(PolicyStore.at(tmp_path / "policies"), "v1")
+    (row,) = rows()
+    assert row.startswith("default v1 learnt champion"), "and only that serves now"
+
+
+def test_policies_show_finds_the_general_policy(run):
+    shown = run(
+        "policies",
+        "show",
+        GENERAL_VERSION,
+        AUTOPILOT_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0",
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["kind"] == "general"
+
+
 def tell(redis_url, *verdicts):
     async def publish():
         bus = Bus.connect(redis_url)
@@ -193,6 +240,23 @@ def test_policies_list_shows_every_verdict_with_its_scores(run, gated):
     assert "3.125" not in run("policies", "list", "--verdicts", "0", **gated).stdout
 
 
+def test_policies_list_as_json_has_whole_verdicts_also_of_those_without_a_version(run, gated):
+    listed = json.loads(run("policies", "list", "--json", **gated).stdout)
+    (version,) = listed["versions"]
+    assert (version["fleet"], version["version"], version["place"]) == ("default", "v2", "champion")
+    assert version["scores"] == {"gate_cost v1": 4.5}
+    failed, published, kept = listed["verdicts"]["default"]
+    assert (failed["outcome"], failed["error"]) == ("failed", "no space left")
+    assert failed["version"] is None
+    assert (published["winner"], published["scored_steps"]) == ("candidate", 77)
+    assert published["costs"] == CONTEST
+    assert published["live_costs"] == {"v1": 5.0, "v0": 6.0}
+    assert (kept["outcome"], kept["costs"]) == ("kept", {"candidate": 3.125, "v2": 3.0})
+    assert "last job kept v2" in listed["training"]["default"]
+    newest = run("policies", "list", "--json", "--verdicts", "1", **gated).stdout
+    assert json.loads(newest)["verdicts"]["default"] == [kept]
+
+
 def test_policies_show_adds_the_verdicts_on_a_version(run, gated):
     shown = json.loads(run("policies", "show", "v2", **gated).stdout)
     assert shown["version"] == "v2"
@@ -206,6 +270,9 @@ def test_policies_go_without_redis(run, gated):
     assert listed.returncode == 0, listed.stderr
     assert "v2" in listed.stdout
     assert "Redis is away" in listed.stdout
+    as_json = json.loads(run("policies", "list", "--json", **gated).stdout)
+    assert [one["version"] for one in as_json["versions"]] == ["v2"]
+    assert as_json["verdicts"] is as_json["training"] is None
     shown = run("policies", "show", "v2", **gated)
     document = json.loads(shown.stdout)
     assert document["scores"] == {"gate_cost v1": 4.5}

@@ -13,6 +13,7 @@ import pytest
 from services.cli import __main__ as cli
 from services.cli import learning_commands
 from shared.messages import PolicyManifest, utc_now
+from shared.policies import GENERAL, GENERAL_STORE
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore, seal
 from tests.conftest import STEP
 from tests.contract.test_trainer_on_policy import PARAMETERS, transitions_of
@@ -294,7 +295,7 @@ def test_the_scored_part_changes_no_baseline(run, trace, policy, tmp_path):
     assert chosen[0] == chosen[1]
 
 
-@pytest.mark.parametrize("name", ["v1", "policies/default/v1"])
+@pytest.mark.parametrize("name", ["v1", "policies/default/v1", *GENERAL_STORE.versions(GENERAL)])
 def test_evaluate_prints_the_notebooks_figures(run, policy, monkeypatch, name):
     monkeypatch.setenv("AUTOPILOT_POLICY_STORE", "policies")
     code, out, err = run("evaluate", "--policy", name, "--episodes", "2")
