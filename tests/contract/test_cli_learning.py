@@ -86,6 +86,8 @@ HEAD = "timestamp,demand\n"
         (HEAD + "2024-06-12,-1\n", "not negative"),
         (HEAD + "2024-06-12,nan\n", "must be finite"),
         (HEAD + "2024-06-12\n", "line 2"),
+        (HEAD + "0001-01-01T00:00:00+14:00,1\n", "is no time"),
+        (HEAD + "2024-06-12,1\n9999-12-31T23:00:00-10:00,1\n", "line 3"),
         (HEAD + "2024-06-12,1\n2024-06-11,1\n", "time runs backwards"),
         (HEAD + "2024-06-12,1\n2024-06-12,1\n", "time runs backwards"),
         (HEAD + "2024-06-12,10000001\n", "raise --players-per-server"),
@@ -119,6 +121,12 @@ def test_a_trace_that_is_none_leaves_nothing_behind(run, tmp_path, policy, comma
         (("--trace", "trace.csv", "--history-len", "200"), "a longer trace"),
         (("--trace", "trace.csv", "--json", "nowhere/b.json"), "there is no folder"),
         (("--trace", "trace.csv", "--decisions", "policies"), "is a folder"),
+        (("--trace", "trace.csv", "--seed", "-1"), "'--seed'"),
+        (("--trace", "trace.csv", "--seed", "4294967296"), "'--seed'"),
+        (("--trace", "trace.csv", "--train-fraction", "abc"), "'--train-fraction'"),
+        (("--trace",), "'--trace' requires an argument"),
+        (("--traces", "trace.csv"), "No such option: --traces"),
+        (("trace.csv",), "unexpected extra argument"),
         (("--trace", "trace.csv", "--policy", "nowhere"), "no policy.json"),
         (("--trace", "trace.csv", "--policy", "policies/default/v1", "--history-len", "7"), "v1"),
     ],
@@ -131,6 +139,29 @@ def test_a_wrong_option_is_named(run, trace, policy, arguments, says):
 def test_a_setting_that_contradicts_the_data_is_named(run, trace, policy, monkeypatch):
     monkeypatch.setenv("AUTOPILOT_MIN_SERVERS", "500")
     refused(run("backtest", "--trace", trace(WAVE), "--policy", policy), "are no range")
+
+
+def test_a_seed_that_no_generator_takes_is_refused(run, policy, monkeypatch):
+    for seed in ("-1", "4294967296", "now"):
+        refused(run("evaluate", "--policy", policy, "--seed", seed), "'--seed'")
+    code, out, err = run("evaluate", "--policy", policy, "--seed", "4294967295")
+    assert code == 0, err
+    assert "mean reward" in out
+    monkeypatch.setenv("AUTOPILOT_SEED", "-1")
+    refused(run("evaluate", "--policy", policy), "AUTOPILOT_SEED='-1'")
+
+
+def test_what_can_not_be_parsed_is_one_line(run):
+    refused(run("train", "--demand", "sine1h"), "Missing option '--out'")
+    refused(run("trane"), "Did you mean 'train'")
+    refused(run("policies", "show"), "Missing argument 'version'")
+
+
+@pytest.mark.parametrize("command", [(), ("backtest",), ("policies",), ("policies", "show")])
+def test_help_is_no_mistake(run, command):
+    code, out, err = run(*command, "--help")
+    assert (code, err) == (0, "")
+    assert "Usage:" in out
 
 
 def test_a_damaged_policy_is_refused(run, trace, policy):
