@@ -195,6 +195,12 @@ def main() -> None:
     except AutopilotError as error:
         sys.stderr.write(f"autopilot: {error}\n")
         sys.exit(EXIT_BAD_INPUT if isinstance(error, USERS_MISTAKES) else 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(
+            f"autopilot: {where}{error.strerror or error}: look at that place, and try again\n"
+        )
+        sys.exit(EXIT_BAD_INPUT)
     except Interrupted as stopped:
         sys.stderr.write(f"autopilot: {stopped}\n")
         sys.exit(stopped.exit_code)

@@ -1,7 +1,9 @@
 """`backtest`, `train`, `evaluate`: files that agree with each other; a mistake is one line."""
 
 import csv
+import errno
 import json
+import os
 import sys
 from datetime import UTC, datetime
 
@@ -10,6 +12,8 @@ import pytest
 
 from services.cli import __main__ as cli
 from services.cli import learning_commands
+from services.cli.files import write_whole
+from shared.errors import BadInput
 from shared.policy_store import LITERT_MODEL, MANIFEST, PolicyStore
 from tests.conftest import STEP
 
@@ -162,6 +166,61 @@ def test_help_is_no_mistake(run, command):
     code, out, err = run(*command, "--help")
     assert (code, err) == (0, "")
     assert "Usage:" in out
+
+
+def test_what_can_not_be_written_is_refused_before_the_work(run, trace, policy, tmp_path):
+    replay = ("backtest", "--trace", trace(WAVE), "--policy", policy)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to("pipe")
+    for path, says in (
+        ("/proc/b.json", "can't be written to"),
+        ("pipe", "no regular file"),
+        ("to_pipe", "no regular file"),
+    ):
+        refused(run(*replay, "--json", path), says)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "to_pipe").is_symlink()
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):
+    def write(path):
+        path.write_text("half of")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "b.json").write_text("old")
+    with pytest.raises(BadInput, match="No space left on device: make room"):
+        write_whole(tmp_path / "b.json", write)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
+    assert (tmp_path / "b.json").read_text() == "old"
+
+
+def test_what_the_system_refuses_is_one_line(run, trace, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b.json")
+
+    monkeypatch.setattr(learning_commands, "prepare", full)
+    refused(run("backtest", "--trace", trace(WAVE)), "a/b.json: No space left on device")
+
+
+def test_a_link_stays_one(run, trace, policy, tmp_path):
+    (tmp_path / "link.json").symlink_to("b.json")
+    replay = ("backtest", "--trace", trace(WAVE), "--policy", policy)
+    code, _, err = run(*replay, "--json", "link.json")
+    assert code == 0, err
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "b.json").read_text())["steps"] == 36
+
+
+def test_a_folder_that_can_not_be_made_new_is_refused_first(run, trace, tmp_path, monkeypatch):
+    path = trace(WAVE)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "link").symlink_to(empty)
+    refused(run("train", "--trace", path, "--out", tmp_path / "link"), "is there already")
+    monkeypatch.chdir(empty)
+    for here in (".", empty):
+        refused(run("train", "--trace", path, "--out", here), "the folder that you are in")
+    assert not list(empty.iterdir())
 
 
 def test_a_damaged_policy_is_refused(run, trace, policy):
