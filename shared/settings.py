@@ -27,6 +27,8 @@ SHORTEST_TTL_SECONDS = 5.0
 """A demo may step faster than a busy machine delays."""
 LONGEST_DELAY_STEPS = 1_000
 """A fleet's record keeps an ask for each."""
+LAST_SEED = 2**32 - 1
+"""NumPy's older generators, which RLlib seeds, take no more."""
 
 _WRITE_INSTEAD = {
     "zoneinfo_str": "there is no such time zone: write one such as Europe/Berlin",
@@ -193,7 +195,7 @@ class Settings(BaseSettings):
     # Training.
     save_model: bool = True
     """Keep the RLlib checkpoint in the policy artefact, to resume from."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] = 0
     num_env_runners: Annotated[int, Field(ge=0)] = 0
     """Ray actors that replay demand; 0 for none but the trainer itself."""
     num_learners: Annotated[int, Field(ge=0)] = 0

@@ -52,11 +52,11 @@ def read_trace(path: Path) -> Trace:
 def _timestamp(text: str | None, where: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text or "")
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # the first and last hours of time are no UTC elsewhere
         raise BadInput(
             f"{where}: {text!r} is no time: write it like 2024-06-12T16:50:00Z"
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _demand(text: str | None, where: str) -> float:

@@ -189,10 +189,21 @@ def fleets_shadow(fleet: str) -> None:
 def main() -> None:
     """Run a command; what the user got wrong is one line, and exit code 2."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        # Without a command it is empty: the help has been printed.
+        if message := " ".join(error.format_message().split()):
+            sys.stderr.write(f"autopilot: {message} (--help says more).\n")
+        sys.exit(error.exit_code)
     except AutopilotError as error:
         sys.stderr.write(f"autopilot: {error}\n")
         sys.exit(EXIT_BAD_INPUT if isinstance(error, USERS_MISTAKES) else 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(
+            f"autopilot: {where}{error.strerror or error}: look at that place, and try again\n"
+        )
+        sys.exit(EXIT_BAD_INPUT)
     except Interrupted as stopped:
         sys.stderr.write(f"autopilot: {stopped}\n")
         sys.exit(stopped.exit_code)

@@ -2,9 +2,10 @@
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import BadInput
@@ -16,31 +17,47 @@ def check_can_write(path: Path | None, option: str) -> None:
         return
     if path.is_dir():
         raise BadInput(f"{option} {path} is a folder: name a file")
-    _check_parent(path, option)
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{option} {path} is no regular file: name one, or a new one")
+    _check_parent(path.resolve(), option)
 
 
 def check_new_file(path: Path, option: str) -> None:
     """Raise `BadInput` unless a file can be put there without replacing anything."""
     check_can_write(path, option)
-    if path.exists():
+    if os.path.lexists(path):
         raise BadInput(f"{option} {path} is there already: name a new file")
 
 
 def check_new_folder(path: Path, option: str) -> None:
     """Raise `BadInput` unless a folder can be made there, or an empty one is there."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.resolve() == Path.cwd():
+        raise BadInput(f"{option} {path} is the folder that you are in: name a new one in it")
+    empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    if os.path.lexists(path) and not empty:
         raise BadInput(f"{option} {path} is there already: name a new folder")
     _check_parent(path, option)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file under a hidden name (same suffix), then give it its own."""
+    """Let `write` make a file under a hidden name (same suffix), then give it its own.
+
+    A link stays one: what it leads to is written. Raises `BadInput` when it can't be.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path} is no regular file: name one, or a new one")
     partial = path.with_name(f".{uuid.uuid4().hex[:6]}.partial{path.suffix}")
     try:
         write(partial)
         partial.replace(path)
+    except OSError as error:
+        raise BadInput(
+            f"can't write {path}: {error.strerror or error}: make room, or name another place"
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -57,5 +74,10 @@ def hidden_folder(beside: Path) -> Iterator[Path]:
 def _check_parent(path: Path, option: str) -> None:
     if not path.absolute().parent.is_dir():
         raise BadInput(f"{option} {path}: there is no folder {path.absolute().parent}: make it")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise BadInput(f"{option} {path}: {path.absolute().parent} can't be written to")
+    try:  # to root all folders look writable
+        tempfile.TemporaryFile(dir=path.absolute().parent).close()
+    except OSError as error:
+        raise BadInput(
+            f"{option} {path}: {path.absolute().parent} can't be written to "
+            f"({error.strerror}): name another place"
+        ) from error

@@ -29,7 +29,7 @@ from shared.core.backtest import Answering
 from shared.errors import BadInput, BadSetting
 from shared.logs import configure_logs
 from shared.messages import PolicyManifest, utc_now
-from shared.settings import FleetSettings, Settings, load_settings
+from shared.settings import LAST_SEED, FleetSettings, Settings, load_settings
 
 SYNTHETIC = "synthetic"
 """Made-up demand: what `--demand` takes for `train` beside a curve."""
@@ -52,7 +52,10 @@ Steps = Annotated[
     int | None,
     typer.Option(help="Environment steps to learn for, not by time: the same policy again."),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of all randomness, by default AUTOPILOT_SEED, 0.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Of all randomness, by default AUTOPILOT_SEED, 0.", min=0, max=LAST_SEED),
+]
 HistoryLen = Annotated[
     int | None,
     typer.Option(help="Steps a server takes to come up, by default AUTOPILOT_HISTORY_LEN, 5."),

@@ -1,7 +1,9 @@
 """`backtest`, `train`, `evaluate`: files that agree with each other; a mistake is one line."""
 
 import csv
+import errno
 import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -12,6 +14,8 @@ import pytest
 
 from services.cli import __main__ as cli
 from services.cli import learning_commands
+from services.cli.files import write_whole
+from shared.errors import BadInput
 from shared.messages import PolicyManifest, utc_now
 from shared.policies import GENERAL, GENERAL_STORE
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore, seal
@@ -108,6 +112,8 @@ HEAD = "timestamp,demand\n"
         (HEAD + "2024-06-12,-1\n", "not negative"),
         (HEAD + "2024-06-12,nan\n", "must be finite"),
         (HEAD + "2024-06-12\n", "line 2"),
+        (HEAD + "0001-01-01T00:00:00+14:00,1\n", "is no time"),
+        (HEAD + "2024-06-12,1\n9999-12-31T23:00:00-10:00,1\n", "line 3"),
         (HEAD + "2024-06-12,1\n2024-06-11,1\n", "time runs backwards"),
         (HEAD + "2024-06-12,1\n2024-06-12,1\n", "time runs backwards"),
         (HEAD + "2024-06-12,10000001\n", "raise --players-per-server"),
@@ -141,6 +147,12 @@ def test_a_trace_that_is_none_leaves_nothing_behind(run, tmp_path, policy, comma
         (("--trace", "trace.csv", "--history-len", "200"), "a longer trace"),
         (("--trace", "trace.csv", "--json", "nowhere/b.json"), "there is no folder"),
         (("--trace", "trace.csv", "--decisions", "policies"), "is a folder"),
+        (("--trace", "trace.csv", "--seed", "-1"), "'--seed'"),
+        (("--trace", "trace.csv", "--seed", "4294967296"), "'--seed'"),
+        (("--trace", "trace.csv", "--train-fraction", "abc"), "'--train-fraction'"),
+        (("--trace",), "'--trace' requires an argument"),
+        (("--traces", "trace.csv"), "No such option: --traces"),
+        (("trace.csv",), "unexpected extra argument"),
         (("--trace", "trace.csv", "--policy", "nowhere"), "no policy.json"),
         (("--trace", "trace.csv", "--policy", "policies/default/v1", "--history-len", "7"), "v1"),
     ],
@@ -153,6 +165,84 @@ def test_a_wrong_option_is_named(run, trace, policy, arguments, says):
 def test_a_setting_that_contradicts_the_data_is_named(run, trace, policy, monkeypatch):
     monkeypatch.setenv("AUTOPILOT_MIN_SERVERS", "500")
     refused(run("backtest", "--trace", trace(WAVE), "--policy", policy), "are no range")
+
+
+def test_a_seed_that_no_generator_takes_is_refused(run, policy, monkeypatch):
+    for seed in ("-1", "4294967296", "now"):
+        refused(run("evaluate", "--policy", policy, "--seed", seed), "'--seed'")
+    code, out, err = run("evaluate", "--policy", policy, "--seed", "4294967295")
+    assert code == 0, err
+    assert "mean reward" in out
+    monkeypatch.setenv("AUTOPILOT_SEED", "-1")
+    refused(run("evaluate", "--policy", policy), "AUTOPILOT_SEED='-1'")
+
+
+def test_what_can_not_be_parsed_is_one_line(run):
+    refused(run("train", "--demand", "sine1h"), "Missing option '--out'")
+    refused(run("trane"), "Did you mean 'train'")
+    refused(run("policies", "show"), "Missing argument 'version'")
+
+
+@pytest.mark.parametrize("command", [(), ("backtest",), ("policies",), ("policies", "show")])
+def test_help_is_no_mistake(run, command):
+    code, out, err = run(*command, "--help")
+    assert (code, err) == (0, "")
+    assert "Usage:" in out
+
+
+def test_what_can_not_be_written_is_refused_before_the_work(run, trace, policy, tmp_path):
+    replay = ("backtest", "--trace", trace(WAVE), "--policy", policy)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to("pipe")
+    for path, says in (
+        ("/proc/b.json", "can't be written to"),
+        ("pipe", "no regular file"),
+        ("to_pipe", "no regular file"),
+    ):
+        refused(run(*replay, "--json", path), says)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "to_pipe").is_symlink()
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):
+    def write(path):
+        path.write_text("half of")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "b.json").write_text("old")
+    with pytest.raises(BadInput, match="No space left on device: make room"):
+        write_whole(tmp_path / "b.json", write)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
+    assert (tmp_path / "b.json").read_text() == "old"
+
+
+def test_what_the_system_refuses_is_one_line(run, trace, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b.json")
+
+    monkeypatch.setattr(learning_commands, "prepare", full)
+    refused(run("backtest", "--trace", trace(WAVE)), "a/b.json: No space left on device")
+
+
+def test_a_link_stays_one(run, trace, policy, tmp_path):
+    (tmp_path / "link.json").symlink_to("b.json")
+    replay = ("backtest", "--trace", trace(WAVE), "--policy", policy)
+    code, _, err = run(*replay, "--json", "link.json")
+    assert code == 0, err
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "b.json").read_text())["steps"] == 36
+
+
+def test_a_folder_that_can_not_be_made_new_is_refused_first(run, trace, tmp_path, monkeypatch):
+    path = trace(WAVE)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "link").symlink_to(empty)
+    refused(run("train", "--trace", path, "--out", tmp_path / "link"), "is there already")
+    monkeypatch.chdir(empty)
+    for here in (".", empty):
+        refused(run("train", "--trace", path, "--out", here), "the folder that you are in")
+    assert not list(empty.iterdir())
 
 
 def test_a_damaged_policy_is_refused(run, trace, policy):
