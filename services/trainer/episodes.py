@@ -10,22 +10,71 @@ import torch
 
 from services.trainer.module import ResidualModule
 from services.trainer.rllib import Columns, SingleAgentEpisode
-from shared.core.parameters import FleetParameters
-from shared.messages import Transition
+from shared.core.parameters import EPISODE_STEPS, FleetParameters
+from shared.messages import Count, Finite, Message, Transition
 
 Run = list[Transition]
 """Transitions that follow one another without a break, oldest first."""
 
 
+KEPT_EPISODES = 100
+"""Finished episodes that the figures are of: RLlib's window, which the notebook leaves."""
+
+
 @dataclass(frozen=True, slots=True)
 class EpisodeFigures:
-    """The notebook's figures of the episodes in a batch; rewards are the fleet's own."""
+    """The notebook's figures of episodes; rewards are the fleet's own."""
 
     reward_mean: float
     reward_max: float
     reward_min: float
     len_mean: float
     """Steps."""
+
+
+class Episode(Message):
+    """What has been learnt from of an episode of the fleet."""
+
+    reward: Finite = 0.0
+    steps: Count = 0
+
+
+class Episodes(Message):
+    """A fleet's newest episodes, over batches and jobs; a batch ends where it will."""
+
+    finished: tuple[Episode, ...] = ()
+    """Oldest first."""
+    running: Episode = Episode()
+    last_step: Count = 0
+    """Number of the newest step in them."""
+
+    def after(self, transitions: Sequence[Transition]) -> "Episodes":
+        """With later transitions; an episode whose last step is left out ends with the next one."""
+        finished, running, last_step = list(self.finished), self.running, self.last_step
+        for transition in transitions:
+            later = transition.step > last_step
+            if running.steps and not (later and _number(transition.step) == _number(last_step)):
+                finished.append(running)
+                running = Episode()
+            running = Episode(reward=running.reward + transition.reward, steps=running.steps + 1)
+            last_step = transition.step
+            if transition.done:
+                finished.append(running)
+                running = Episode()
+        return Episodes(
+            finished=tuple(finished[-KEPT_EPISODES:]), running=running, last_step=last_step
+        )
+
+    def figures(self) -> EpisodeFigures:
+        """Of the finished episodes; while there is none, of the running one."""
+        told = self.finished or (self.running,)
+        rewards = [episode.reward for episode in told]
+        return EpisodeFigures(
+            reward_mean=float(np.mean(rewards)),
+            reward_max=max(rewards),
+            reward_min=min(rewards),
+            len_mean=float(np.mean([episode.steps for episode in told])),
+        )
 
 
 def usable(transitions: Sequence[Transition], parameters: FleetParameters) -> list[Transition]:
@@ -68,15 +117,9 @@ def episodes_of(
     return [_episode(run, module, reward_scale) for run in runs]
 
 
-def figures_of(runs: Sequence[Run]) -> EpisodeFigures:
-    """Sums and lengths of the runs: what a batch holds of an episode counts as one."""
-    rewards = [sum(transition.reward for transition in run) for run in runs]
-    return EpisodeFigures(
-        reward_mean=float(np.mean(rewards)),
-        reward_max=max(rewards),
-        reward_min=min(rewards),
-        len_mean=float(np.mean([len(run) for run in runs])),
-    )
+def _number(step: int) -> int:
+    """Which of the fleet's episodes a step is in."""
+    return (step - 1) // EPISODE_STEPS
 
 
 def _episode(run: Run, module: ResidualModule, reward_scale: float) -> SingleAgentEpisode:

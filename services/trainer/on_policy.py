@@ -23,7 +23,7 @@ import numpy as np
 import structlog
 
 from services.trainer.checkpoints import LEARNER_GROUP, load_module
-from services.trainer.episodes import EpisodeFigures, episodes_of, figures_of, runs_of, usable
+from services.trainer.episodes import EpisodeFigures, Episodes, episodes_of, runs_of, usable
 from services.trainer.learning import Learnt
 from services.trainer.module import (
     USUAL_MOVE,
@@ -174,8 +174,7 @@ class _Learner:
         """One batch: learn, store the checkpoint, tell the figures."""
         job = self._job
         began = time.monotonic()
-        runs = runs_of(transitions)
-        episodes = episodes_of(runs, self.module, _reward_scale(self.module.shape))
+        episodes = episodes_of(runs_of(transitions), self.module, _reward_scale(self.module.shape))
         config = self._group.config
         # A learner group goes by what it is called with, not by its own configuration.
         results = self._group.update(
@@ -194,8 +193,9 @@ class _Learner:
             used_up_to=transitions[-1].at,
             began_from=self._champion,
             version=job.version,
+            episodes=(Episodes() if before is None else before.episodes).after(transitions),
         )
-        figures = _figures(figures_of(runs), results)
+        figures = _figures(self.state.episodes.figures(), results)
         self.scores = {**_counts(self.state), **figures}
         self._working.tell(
             {

@@ -20,6 +20,7 @@ import structlog
 from pydantic import Field, ValidationError
 
 from services.trainer.checkpoints import LEARNER_GROUP
+from services.trainer.episodes import Episodes
 from shared.messages import Count, Label, Message, Utc
 from shared.policy_store import PolicyStore
 
@@ -43,6 +44,8 @@ class WorkingState(Message):
     """The champion when the job began."""
     version: Label
     """What the job publishes."""
+    episodes: Episodes = Episodes()
+    """What the figures are of."""
 
 
 class WorkingFolder:

@@ -164,10 +164,34 @@ def test_a_run_ends_with_its_episode_and_where_the_state_jumps(trainer):
     assert trainer.episodes.runs_of([]) == []
 
 
-def test_the_figures_are_those_of_the_runs(trainer):
-    recorded = [changed(t, reward=float(-t.step)) for t in transitions_of(5)]
-    figures = trainer.episodes.figures_of([recorded[:2], recorded[2:]])
-    assert figures == trainer.episodes.EpisodeFigures(-7.5, -3.0, -12.0, 2.5)
+def test_the_figures_are_of_the_running_episode_until_one_has_finished(trainer):
+    recorded = [changed(t, reward=float(-t.step)) for t in transitions_of(EPISODE_STEPS + 4)]
+    figures_of = trainer.episodes.EpisodeFigures
+    seen = trainer.episodes.Episodes().after(recorded[:2]).after(recorded[2:5])
+    assert seen.figures() == figures_of(-15.0, -15.0, -15.0, 5.0)
+    whole = -EPISODE_STEPS * (EPISODE_STEPS + 1) / 2
+    one = seen.after(recorded[5:])
+    assert one.figures() == figures_of(whole, whole, whole, 301.0)
+    assert one.running.steps == 4
+
+
+def test_an_episode_ends_though_its_last_step_is_left_out_or_the_fleet_begins_again(trainer):
+    recorded = [changed(t, reward=-1.0) for t in transitions_of(EPISODE_STEPS + 4)]
+    without_end = trainer.episodes.Episodes().after(recorded[:300]).after(recorded[301:])
+    assert [episode.steps for episode in without_end.finished] == [300]
+    assert without_end.running.steps == 4
+    again = without_end.after(recorded[:3])
+    assert [episode.steps for episode in again.finished] == [300, 4]
+    assert again.figures() == trainer.episodes.EpisodeFigures(-152.0, -4.0, -300.0, 152.0)
+
+
+def test_the_figures_are_of_the_last_hundred_episodes(trainer):
+    ends = [
+        changed(transition, step=number * EPISODE_STEPS, reward=float(number), done=True)
+        for number, transition in enumerate(transitions_of(102), start=1)
+    ]
+    figures = trainer.episodes.Episodes().after(ends).figures()
+    assert figures == trainer.episodes.EpisodeFigures(52.5, 102.0, 3.0, 1.0)
 
 
 def test_a_drawn_action_keeps_the_distribution_that_it_was_drawn_from(trainer):
@@ -300,6 +324,18 @@ def test_a_killed_job_is_gone_on_with_and_its_log_has_the_notebooks_figures(trai
     assert learnt.environment_steps == 128, "the third batch only"
     assert [result["batch"] for result in results(store)] == [1, 2, 3]
     assert newest(trainer, store).transitions == 3 * 128
+
+
+def test_an_episode_is_counted_whole_over_batches_and_jobs(trainer, store):
+    recorded = transitions_of(3 * 128)
+    trainer.on_policy.learn_on_policy(recorded[:200], job_of(trainer), store)
+    learnt = trainer.on_policy.learn_on_policy(recorded, job_of(trainer, "v2"), store)
+    told = results(store)
+    assert [result["episode_len_mean"] for result in told] == [128, 256, EPISODE_STEPS]
+    of_episode = sum(transition.reward for transition in recorded[:EPISODE_STEPS])
+    for name in ("episode_reward_mean", "episode_reward_max", "episode_reward_min"):
+        assert told[-1][name] == learnt.scores[name] == pytest.approx(of_episode)
+    assert newest(trainer, store).episodes.running.steps == 3 * 128 - EPISODE_STEPS
 
 
 def test_a_batch_whose_checkpoint_was_not_completed_is_done_again(
