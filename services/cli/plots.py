@@ -13,10 +13,13 @@ SHOWN_STEPS = 600
 WAITING, IDLE, DEMAND, ALLOCATION = "#d62728", "#9ecae1", "#222222", "#1f5fa8"
 DEARER_THAN_SHOWN = 4.0
 """Bars end at this many times the learnt policy's or the best rule's cost, and are labelled."""
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp", ".eps")
 
 
-def check_can_plot() -> None:
-    """Raise `BadInput` when matplotlib is not installed."""
+def check_can_plot(path: Path) -> None:
+    """Raise `BadInput` when the suffix is no picture's, or matplotlib is not installed."""
+    if path.suffix.lower() not in PICTURES:
+        raise BadInput(f"--plot {path}: end the name in one of {' '.join(PICTURES)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise BadInput("--plot needs matplotlib: pip install 'gameserver-autopilot[trainer]'")
 
