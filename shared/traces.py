@@ -28,18 +28,19 @@ def read_trace(path: Path) -> Trace:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
-            missing = {"timestamp", "demand"} - set(rows.fieldnames or ())
+            found = [name.strip() for name in rows.fieldnames or ()]
+            rows.fieldnames = [name.casefold() for name in found]
+            missing = {"timestamp", "demand"} - set(rows.fieldnames)
             if missing:
                 raise BadInput(
                     f"{path}: column {' and '.join(sorted(missing))} is missing: the first line "
-                    "must name the columns timestamp and demand"
+                    f"must name the columns timestamp and demand, and names {found[:10]}"
                 )
             for row in rows:
                 where = f"{path}, line {rows.line_num}"
                 timestamps.append(_timestamp(row["timestamp"], where))
                 demand.append(_demand(row["demand"], where))
-                if len(timestamps) > 1 and timestamps[-1] <= timestamps[-2]:
-                    raise BadInput(f"{where}: time runs backwards: sort the rows by timestamp")
+                _check_order(timestamps[-2:], where)
     except OSError as error:
         raise BadInput(f"can't read the trace {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -49,9 +50,19 @@ def read_trace(path: Path) -> Trace:
     return Trace(path.stem, tuple(timestamps), np.array(demand))
 
 
+def _check_order(newest: list[datetime], where: str) -> None:
+    if newest[0] > newest[-1]:
+        raise BadInput(f"{where}: time runs backwards: sort the rows by timestamp")
+    if len(newest) > 1 and newest[0] == newest[1]:
+        raise BadInput(
+            f"{where}: {newest[1]:%Y-%m-%dT%H:%M:%SZ} is there twice: a row is a step, so keep one "
+            "row a time"
+        )
+
+
 def _timestamp(text: str | None, where: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(text or "")
+        moment = datetime.fromisoformat((text or "").strip())
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):  # the first and last hours of time are no UTC elsewhere
         raise BadInput(

@@ -81,7 +81,7 @@ class Source:
 
     def _players_per_server(self, learnt: FloatArray) -> float:
         if self.peak_servers is None:
-            return _positive(
+            return positive(
                 1.0 if self.players_per_server is None else self.players_per_server,
                 "--players-per-server",
             )
@@ -93,7 +93,7 @@ class Source:
                 "the learning part has no demand, so --peak-servers can't scale it: "
                 "use --players-per-server, or a trace with demand in it"
             )
-        return peak / _positive(self.peak_servers, "--peak-servers")
+        return peak / positive(self.peak_servers, "--peak-servers")
 
 
 def fleet_settings(settings: Settings) -> FleetSettings:
@@ -123,7 +123,8 @@ def parameters_for(
     return parameters if history_len is None else replace(parameters, history_len=history_len)
 
 
-def _positive(number: float, option: str) -> float:
+def positive(number: float, option: str) -> float:
+    """The number; raises `BadInput` unless it is finite and above 0."""
     if not (math.isfinite(number) and number > 0):
-        raise BadInput(f"{option} is {number:g}: give a number above 0")
+        raise BadInput(f"{option} is {number:g}: give a finite number above 0")
     return number

@@ -50,7 +50,10 @@ Seconds = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(help="Environment steps to learn for, not by time: the same policy again."),
+    typer.Option(
+        help="Environment steps to learn for, not by time: the same policy again. PPO replays "
+        "whole batches of 16,384, so it is rounded up to them."
+    ),
 ]
 Seed = Annotated[
     int | None,
@@ -78,7 +81,11 @@ def backtest(
     seed: Seed = None,
     json: Annotated[Path | None, typer.Option(help="Write the scores here.")] = None,
     decisions: Annotated[
-        Path | None, typer.Option(help="Write the policy's decisions here, as CSV.")
+        Path | None,
+        typer.Option(
+            help="Write the policy's decisions here, as CSV: step, timestamp, demand, target, "
+            "allocation. The first history_len allocations come from targets before the file."
+        ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw a picture here, such as b.png.")] = None,
 ) -> None:
@@ -87,7 +94,7 @@ def backtest(
     for path, option in ((json, "--json"), (decisions, "--decisions"), (plot, "--plot")):
         check_can_write(path, option)
     if plot is not None:
-        check_can_plot()
+        check_can_plot(plot)
     lesson = _lesson(settings, fleet, seconds, steps, seed)
     if policy is None:
         _check_replays(fleet)

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import structlog
 
+from services.cli.demand import positive
 from shared.core.curves import PEAK_FRACTION, sine1h
 from shared.errors import BadInput
 from shared.messages import MAX_SERVERS_EVER, utc_now
@@ -39,7 +40,7 @@ class Matchmaker:
         """Post demands (servers) on a steady clock, and say how many were taken.
 
         A service that is away is waited for: demand that could not be told in time is skipped,
-        as a real matchmaker would. Raises `BadInput` when it refuses a demand.
+        as a real matchmaker would. Raises `BadInput` when it refuses a demand, or took none.
         """
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         accepted, away = 0, False
@@ -59,6 +60,11 @@ class Matchmaker:
                 accepted += answered
                 if away:
                     self.sleep(AWAY_SECONDS)
+        if not accepted:
+            raise BadInput(
+                f"{self.url} took no demand: start the platform there (autopilot up --no-play), "
+                "or name another address with --url"
+            )
         return accepted
 
     def _post(self, client: httpx.Client, demand: float) -> bool:
@@ -69,6 +75,8 @@ class Matchmaker:
             response = client.post(f"{self.url}/demand", json=report)
         except httpx.TransportError:
             return False
+        except httpx.InvalidURL as error:
+            raise BadInput(f"{self.url} is no address ({error}): write http://host:port") from error
         if response.status_code in (401, 404, 422):
             raise BadInput(f"{self.url} refuses demand: {response.json().get('detail')}")
         return response.is_success
@@ -76,8 +84,7 @@ class Matchmaker:
 
 def trace_demands(path: Path, players_per_server: float, *, repeat: bool) -> Iterator[float]:
     """Demand in servers, a row a step; from the start again for ever if `repeat`."""
-    if not players_per_server > 0:
-        raise BadInput(f"--players-per-server is {players_per_server:g}: give a number above 0")
+    positive(players_per_server, "--players-per-server")
     servers = read_trace(path).demand / players_per_server
     if servers.max() > MAX_SERVERS_EVER:
         raise BadInput(

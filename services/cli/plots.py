@@ -21,10 +21,13 @@ DEARER_THAN_SHOWN = 4.0
 CUT = "cut"
 """The `gid` of the strokes that mark a cut bar."""
 BAR_HEIGHT = 0.8
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp", ".eps")
 
 
-def check_can_plot() -> None:
-    """Raise `BadInput` when matplotlib is not installed."""
+def check_can_plot(path: Path) -> None:
+    """Raise `BadInput` when the suffix is no picture's, or matplotlib is not installed."""
+    if path.suffix.lower() not in PICTURES:
+        raise BadInput(f"--plot {path}: end the name in one of {' '.join(PICTURES)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise BadInput("--plot needs matplotlib: pip install 'gameserver-autopilot[trainer]'")
 

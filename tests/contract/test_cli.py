@@ -70,9 +70,16 @@ def test_a_trace_that_is_none_is_refused_before_anything_starts(run, tmp_path, c
     assert not (tmp_path / ".autopilot").exists()
 
 
-@pytest.mark.parametrize("per_server", ["0", "-1", "nan"])
+@pytest.mark.parametrize("per_server", ["0", "-1", "nan", "inf"])
 def test_players_per_server_must_be_above_zero(run, trace, per_server):
     refused(run("play", trace, "--players-per-server", per_server), "--players-per-server")
+
+
+def test_play_to_nobody_is_refused(run, trace):
+    url = f"http://127.0.0.1:{free_port()}"
+    told = run("play", trace, "--url", url, "--speed", "100", AUTOPILOT_LOG_LEVEL="error")
+    refused(told, f"{url} took no demand: start")
+    refused(run("play", trace, "--url", "http://127.0.0.1:port", "--speed", "100"), "is no address")
 
 
 def test_play_wants_one_source_of_demand(run, trace):

@@ -115,7 +115,7 @@ HEAD = "timestamp,demand\n"
         (HEAD + "0001-01-01T00:00:00+14:00,1\n", "is no time"),
         (HEAD + "2024-06-12,1\n9999-12-31T23:00:00-10:00,1\n", "line 3"),
         (HEAD + "2024-06-12,1\n2024-06-11,1\n", "time runs backwards"),
-        (HEAD + "2024-06-12,1\n2024-06-12,1\n", "time runs backwards"),
+        (HEAD + "2024-06-12,1\n2024-06-12,1\n", "2024-06-12T00:00:00Z is there twice"),
         (HEAD + "2024-06-12,10000001\n", "raise --players-per-server"),
     ],
 )
@@ -150,6 +150,8 @@ def test_a_trace_that_is_none_leaves_nothing_behind(run, tmp_path, policy, comma
         (("--trace", "trace.csv", "--seed", "-1"), "'--seed'"),
         (("--trace", "trace.csv", "--seed", "4294967296"), "'--seed'"),
         (("--trace", "trace.csv", "--train-fraction", "abc"), "'--train-fraction'"),
+        (("--trace", "trace.csv", "--plot", "b.xyz"), "--plot b.xyz: end the name in one of .png"),
+        (("--trace", "trace.csv", "--plot", "b"), "end the name in one of .png"),
         (("--trace",), "'--trace' requires an argument"),
         (("--traces", "trace.csv"), "No such option: --traces"),
         (("trace.csv",), "unexpected extra argument"),

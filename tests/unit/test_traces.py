@@ -25,11 +25,27 @@ def test_other_columns_and_a_byte_order_mark_do_no_harm(tmp_path):
     assert read_trace(write(tmp_path, rows, "utf-8-sig")).demand.tolist() == [7]
 
 
+@pytest.mark.parametrize("head", ["Timestamp,Demand", "timestamp, demand", " DEMAND , timestamp "])
+def test_case_and_blanks_in_the_columns_names_do_no_harm(tmp_path, head):
+    row = {"timestamp": "2024-06-12T16:50:00Z", "demand": "7"}
+    cells = [row[name.strip().casefold()] for name in head.split(",")]
+    read = read_trace(write(tmp_path, f"{head}\n{', '.join(cells)}\n"))
+    assert read.demand.tolist() == [7]
+    assert read.timestamps == (datetime(2024, 6, 12, 16, 50, tzinfo=UTC),)
+
+
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
         ("", "column demand and timestamp is missing"),
         ("timestamp,players\n2024-06-12T16:50:00Z,10\n", "column demand is missing"),
+        ("time,Players\n2024-06-12T16:50:00Z,10\n", r"names \['time', 'Players'\]"),
+        ("timestamp,demand\n0001-01-01T00:00:00+14:00,1\n", "line 2: .* is no time"),
+        ("timestamp,demand\n9999-12-31T00:00:00-10:00,1\n9999-12-31T23:00:00-10:00,1\n", "no time"),
+        (
+            "timestamp,demand\n2024-06-12T16:50:00Z,1\n2024-06-12T18:50:00+02:00,1\n",
+            "line 3: 2024-06-12T16:50:00Z is there twice",
+        ),
         ("timestamp,demand\n", "no rows"),
         ("timestamp,demand\nyesterday,10\n", "line 2: 'yesterday' is no time"),
         ("timestamp,demand\n2024-06-12T16:50:00Z,many\n", "line 2: demand 'many' is no number"),
