@@ -208,7 +208,7 @@ def test_the_command_line_works_on_it(store, redis_url, publish_policy):
     def run(*arguments):
         result = CliRunner().invoke(app, ["policies", *arguments], env=variables)
         assert result.exception is None, result.output
-        return result.output
+        return result.stdout
 
     assert "v2" in run("list")
     assert json.loads(run("show", "v1"))["version"] == "v1"
