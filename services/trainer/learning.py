@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+from services.trainer.algorithm import build
 from services.trainer.blend import Blend, rule_beside, with_rule
 from services.trainer.evaluation import BestSoFar, HeldOut, evaluate, evaluate_rule, targets_of
 from services.trainer.general import begun_from, general_nets
 from services.trainer.hindsight import BATCH
 from services.trainer.module import ResidualModule
 from services.trainer.progress import Progress, Stages, Watch
-from services.trainer.pupil import Pupil, new_pupil
+from services.trainer.pupil import Pupil, pupil_of
 from services.trainer.replay import Recorded, decision_rows, hold_out, replayable
 from services.trainer.rules import ServedRule
 from shared.core.parameters import FleetParameters
@@ -92,15 +93,8 @@ def learn(
     usable = replayable(recorded, parameters)
     learnt_from, held_out = hold_out(usable, HELD_OUT, parameters)
     stages = Stages()
-    with new_pupil(
-        learnt_from,
-        parameters,
-        gamma=gamma,
-        seconds=seconds,
-        seed=seed,
-        num_env_runners=num_env_runners,
-        num_learners=num_learners,
-    ) as pupil:
+    algorithm = build(learnt_from, parameters, gamma, seconds, seed, num_env_runners, num_learners)
+    with pupil_of(algorithm, parameters, seed) as pupil:
         stages.done("build")
         begun = begun_from(pupil.module.get_state(), general_nets(parameters))
         pupil.put(begun)

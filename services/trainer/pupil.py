@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from services.trainer.algorithm import build, close, copy_of_module, each_learner, put_weights
+from services.trainer.algorithm import close, copy_of_module, each_learner, put_weights
 from services.trainer.decisions import decisions_of
 from services.trainer.module import ResidualModule
 from services.trainer.rehearsal import with_rehearsal
@@ -55,18 +55,8 @@ class Pupil:
 
 
 @contextmanager
-def new_pupil(
-    recorded: Recorded,
-    parameters: FleetParameters,
-    *,
-    gamma: float,
-    seconds: float,
-    seed: int,
-    num_env_runners: int = 0,
-    num_learners: int = 0,
-) -> Iterator[Pupil]:
-    """One whose PPO replays `recorded`; what it holds ends with the block."""
-    algorithm = build(recorded, parameters, gamma, seconds, seed, num_env_runners, num_learners)
+def pupil_of(algorithm: Algorithm, parameters: FleetParameters, seed: int) -> Iterator[Pupil]:
+    """Who learns by an algorithm, which ends with the block."""
     try:
         yield Pupil(algorithm, parameters, seed)
     finally:
