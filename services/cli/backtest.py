@@ -13,7 +13,8 @@ from typing import Any
 from services.cli.artefacts import check_history_len, load_artefact
 from services.cli.demand import RecordedDemand, Source, parameters_for
 from services.cli.forecasters import fit_forecasters
-from services.cli.learner import Lesson, Told, chosen_decisions, learn
+from services.cli.learner import Told, chosen_decisions, learn
+from services.trainer.budget import TrainingOptions
 from shared.core.backtest import FloatArray, Replay, decide, part, replay
 from shared.core.baselines import oracle
 from shared.core.observation import History
@@ -153,9 +154,9 @@ def baselines(case: Case) -> tuple[dict[str, Outcome], list[str]]:
     return outcomes, notes
 
 
-def learnt(case: Case, lesson: Lesson, tell: Told = lambda _, __: None) -> Outcome:
+def learnt(case: Case, options: TrainingOptions, tell: Told = lambda _, __: None) -> Outcome:
     """What serves after learning from the training part; within `learner.trainer`."""
-    result, choice = learn(case.training, case.parameters, lesson, tell)
+    result, choice = learn(case.training, case.parameters, options, tell)
     return case.outcome(
         chosen_decisions(choice, case.history, case.parameters, case.in_charge),
         kind=choice.kind,
@@ -165,8 +166,8 @@ def learnt(case: Case, lesson: Lesson, tell: Told = lambda _, __: None) -> Outco
         hindsight_decisions=result.hindsight_decisions,
         stage_seconds=result.stage_seconds,
         scores=result.scores,
-        seed=lesson.seed,
-        steps=lesson.steps,
+        seed=options.seed,
+        steps=options.budget.steps,
     )
 
 

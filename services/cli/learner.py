@@ -4,7 +4,6 @@ import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.cli.files import hidden_folder
+from services.trainer.budget import TrainingOptions
 from services.trainer.quiet import quiet_libraries
 from shared.core.backtest import FloatArray
 from shared.core.observation import History
@@ -29,20 +29,6 @@ if TYPE_CHECKING:
 
 Told = Callable[[float, str], None]
 """How far learning has come: the part that is done, 0 to 1, and the figures in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """How long to learn, and from which seed."""
-
-    seconds: float
-    gamma: float
-    seed: int
-    steps: int | None = None
-    """Environment steps to replay instead, for the same policy again from the same seed."""
-    num_env_runners: int = 0
-    num_learners: int = 0
-    """Of RLlib; 0: in this process."""
 
 
 def check_trainer(what: str = "learning") -> None:
@@ -71,20 +57,17 @@ def trainer() -> Iterator[None]:
 def learn(
     history: History,
     parameters: FleetParameters,
-    lesson: Lesson,
+    options: TrainingOptions,
     tell: Told = lambda _, __: None,
     checkpoint: Path | None = None,
 ) -> tuple["Learnt", "Choice"]:
     """Learn from all of a history, every row a step, and choose who serves; within `trainer`."""
     from services.trainer import learning
-    from services.trainer.algorithm import STEPS_PER_SECOND
     from services.trainer.choice import choose
     from services.trainer.progress import Progress as Reached
     from services.trainer.replay import Recorded
 
-    seconds, steps = lesson.seconds, lesson.steps
-    if steps is not None:
-        seconds = steps / STEPS_PER_SECOND  # the learning rate falls by it
+    seconds, steps = options.budget.seconds, options.budget.steps
 
     def on_progress(progress: Reached) -> None:
         cost = progress.held_out_cost
@@ -93,18 +76,7 @@ def learn(
         tell(done, f"{progress.environment_steps:,} steps replayed{words}")
 
     recorded = Recorded.unbroken(history)
-    learnt = learning.learn(
-        recorded,
-        parameters,
-        gamma=lesson.gamma,
-        seconds=seconds,
-        seed=lesson.seed,
-        max_steps=steps,
-        checkpoint=checkpoint,
-        on_progress=on_progress,
-        num_env_runners=lesson.num_env_runners,
-        num_learners=lesson.num_learners,
-    )
+    learnt = learning.train(recorded, parameters, options, checkpoint, on_progress)
     return learnt, choose(learnt, recorded, parameters)
 
 
@@ -122,7 +94,7 @@ def write_artefact(
     folder: Path,
     history: History,
     parameters: FleetParameters,
-    lesson: Lesson,
+    options: TrainingOptions,
     now: datetime,
     tell: Told,
     *,
@@ -134,12 +106,12 @@ def write_artefact(
 
     with hidden_folder(folder) as hidden:
         checkpoint = hidden / CHECKPOINT if save_model else None
-        learnt, choice = learn(history, parameters, lesson, tell, checkpoint)
+        learnt, choice = learn(history, parameters, options, tell, checkpoint)
         if choice.kind != LEARNT:
             shutil.rmtree(hidden / CHECKPOINT, ignore_errors=True)
         export(choice.policy, hidden)
-        check_agreement(choice.policy, hidden, parameters, np.random.default_rng(lesson.seed))
-        draft = _draft(learnt, parameters, lesson.seed, now)
+        check_agreement(choice.policy, hidden, parameters, np.random.default_rng(options.seed))
+        draft = _draft(learnt, parameters, options.seed, now)
         costs = {f"held_out_cost {kind}": cost for kind, cost in choice.costs.items()}
         chosen = {
             "kind": choice.kind,

@@ -22,9 +22,9 @@ from services.cli.demand import Source, fleet_settings, parameters_for
 from services.cli.evaluate import episode_rewards, find_checkpoint, learnt_for, print_rewards
 from services.cli.files import check_can_write, check_new_folder
 from services.cli.interrupts import interruptible
-from services.cli.learner import Lesson
 from services.cli.plots import check_can_plot, write_plot
 from services.cli.report import print_report, write_decisions, write_json
+from services.trainer.budget import Budget, TrainingOptions
 from shared.core.backtest import Answering
 from shared.errors import BadInput, BadSetting
 from shared.logs import configure_logs
@@ -95,7 +95,7 @@ def backtest(
         check_can_write(path, option)
     if plot is not None:
         check_can_plot(plot)
-    lesson = _lesson(settings, fleet, seconds, steps, seed)
+    options = _options(settings, fleet, seconds, steps, seed)
     if policy is None:
         _check_replays(fleet)
     source = Source(trace, demand, players_per_server, peak_servers)
@@ -104,7 +104,7 @@ def backtest(
         case, outcome = replayed(case, policy, history_len)
     else:
         with learner.trainer(), learner.progress_bar() as tell:
-            outcome = learnt(case, lesson, tell)
+            outcome = learnt(case, options, tell)
     others, notes = baselines(case)
     report = Report(case, {AUTOPILOT: outcome, **others}, [*what_serves(outcome), *notes])
     print_report(report, Console())
@@ -148,7 +148,7 @@ def train(
             )
         _print_scores(manifest, out)
         return
-    lesson = _lesson(settings, fleet, seconds, steps, seed)
+    options = _options(settings, fleet, seconds, steps, seed)
     _check_replays(fleet)
     recorded = Source(trace, demand, players_per_server, peak_servers).read(fleet)
     rows = len(recorded.history.demands)
@@ -164,7 +164,7 @@ def train(
             out,
             recorded.history,
             parameters,
-            lesson,
+            options,
             utc_now(),
             tell,
             save_model=settings.save_model,
@@ -234,13 +234,13 @@ def _check_replays(fleet: FleetSettings) -> None:
         )
 
 
-def _lesson(
+def _options(
     settings: Settings,
     fleet: FleetSettings,
     seconds: float | None,
     steps: int | None,
     seed: int | None,
-) -> Lesson:
+) -> TrainingOptions:
     time = fleet.time_total_s if seconds is None else seconds
     if not (math.isfinite(time) and time > 0):
         raise BadInput(f"--seconds is {time:g}: give a number above 0")
@@ -248,11 +248,10 @@ def _lesson(
         raise BadInput("give --seconds or --steps, not both: learning ends by one of them")
     if steps is not None and steps < 1:
         raise BadInput(f"--steps is {steps}: give 1 or more")
-    return Lesson(
-        time,
+    return TrainingOptions(
         fleet.gamma,
         settings.seed if seed is None else seed,
-        steps,
+        Budget(time, steps),
         settings.num_env_runners,
         settings.num_learners,
     )

@@ -1,24 +1,23 @@
-"""PPO in RLlib over the replay, and what is done to its learners from outside."""
+"""PPO in RLlib over the replay of recorded demand."""
 
-import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from services.trainer.hindsight import HindsightLearner
-from services.trainer.module import ResidualModule, spec_of
+from services.trainer.budget import Budget, TrainingOptions
+from services.trainer.module import ResidualModule, module_of, spec_of
 from services.trainer.replay import Recorded, decision_rows, make_replay
-from services.trainer.rllib import Algorithm, PPOConfig, register_env
+from services.trainer.rllib import DEFAULT_MODULE_ID, Algorithm, PPOConfig, register_env
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 
-NUM_ENVS = 256
-"""Replayed fleets in the runner: what a step costs hardly depends on how many there are."""
-STEPS_PER_SECOND = 10_000
-"""About what PPO replays and learns on one core; the learning rate's schedule is spread by it."""
+MINIBATCH = 2_048
+"""Steps in one gradient, at most."""
 SMALLEST_MOVE = 0.01
 """Least `usual_move`, as a fraction of `action_factor`: for demand that hardly moves."""
 
@@ -26,16 +25,68 @@ _ENVIRONMENT = "autopilot-replay"
 _RLLIB_GYM_NAME = "rllib-single-agent-env-v0"
 
 
-def build(
+class PPO:
+    """RLlib's PPO, and a module that has its newest weights after each call."""
+
+    def __init__(self, algorithm: Algorithm, module: ResidualModule) -> None:
+        """PPO goes on from the weights that `module` has."""
+        self._algorithm = algorithm
+        self.module = module
+        self.put()
+
+    def put(self) -> None:
+        """Put the module's weights into the learners and the runners."""
+        learners = self._algorithm.learner_group
+        learners.set_weights({DEFAULT_MODULE_ID: self.module.get_state()})
+        self._algorithm.env_runner_group.sync_weights(
+            from_worker_or_learner_group=learners, inference_only=True
+        )
+
+    def iterate(self) -> dict[str, Any]:
+        """Replay a batch and learn from it; RLlib's figures of it."""
+        result: dict[str, Any] = self._algorithm.train()
+        self.module.set_state(self._algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID])
+        return result
+
+    def save(self, checkpoint: Path) -> None:
+        """Write RLlib's checkpoint of the module's weights."""
+        self.put()
+        self._algorithm.save_to_path(str(checkpoint.absolute()))
+
+
+@contextmanager
+def ppo_on(
     recorded: Recorded,
     parameters: FleetParameters,
-    gamma: float,
-    seconds: float,
-    seed: int,
-    num_env_runners: int = 0,
-    num_learners: int = 0,
-) -> Algorithm:
-    """PPO over the replay: runners and learners are Ray actors, or with 0 in this process."""
+    options: TrainingOptions,
+    module: ResidualModule,
+) -> Iterator[PPO]:
+    """PPO over the replay of recorded demand, from a module's weights; it ends with the block.
+
+    Ray must be running.
+    """
+    algorithm = _build(recorded, parameters, options)
+    logs = algorithm.logdir
+    try:
+        yield PPO(algorithm, module)
+    finally:
+        algorithm.stop()
+        # Ray Tune makes a folder for each.
+        shutil.rmtree(logs, ignore_errors=True)
+
+
+def build_once() -> None:
+    """Build an algorithm and drop it: the first one of a process takes seconds more."""
+    history = History(np.arange(32.0), np.linspace(11.0, 12.0, 32), 1.0)
+    parameters = FleetParameters()
+    options = TrainingOptions(gamma=0.9, seed=0, budget=Budget(seconds=1.0))
+    with ppo_on(Recorded.unbroken(history), parameters, options, module_of(parameters, seed=0)):
+        pass
+
+
+def _build(recorded: Recorded, parameters: FleetParameters, options: TrainingOptions) -> Algorithm:
+    """Runners and learners are Ray actors, or with 0 in this process."""
+    budget = options.budget
     register_env(_ENVIRONMENT, make_replay)
     # RLlib registers every environment under this name; Gymnasium warns about the second.
     gym.registry.pop(_RLLIB_GYM_NAME, None)
@@ -54,22 +105,21 @@ def build(
             clip_actions=False,
         )
         .env_runners(
-            num_env_runners=num_env_runners,
-            num_envs_per_env_runner=NUM_ENVS,
+            num_env_runners=options.num_env_runners,
+            num_envs_per_env_runner=budget.environments,
             gym_env_vectorize_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT,
         )
-        .learners(num_learners=num_learners)
+        .learners(num_learners=options.num_learners)
         .training(
-            learner_class=HindsightLearner,
-            gamma=gamma,
+            gamma=options.gamma,
             # Generalised advantage estimation: an action is paid five steps later, so nearly
             # all of what follows has to reach it.
             lambda_=0.95,
             # Falls over the job: large steps at first, none that unsettle it at the end.
-            lr=[[0, 1e-4], [max(int(STEPS_PER_SECOND * seconds), 1), 1e-6]],
-            # A batch is 64 steps of 256 fleets, gone through twice in pieces of 2,048.
-            train_batch_size_per_learner=16_384,
-            minibatch_size=2_048,
+            lr=[[0, 1e-4], [budget.ppo_steps, 1e-6]],
+            # By default 64 steps of 256 fleets, gone through twice in pieces of 2,048.
+            train_batch_size_per_learner=budget.batch,
+            minibatch_size=min(MINIBATCH, budget.batch),
             num_epochs=2,
             # The value's gradient is large at first; unclipped it swamps Adam's averages.
             grad_clip=0.5,
@@ -78,44 +128,9 @@ def build(
             vf_clip_param=1e4,
         )
         .rl_module(rl_module_spec=spec_of(parameters))
-        .debugging(seed=seed)
+        .debugging(seed=options.seed)
     )
     return config.build_algo()
-
-
-def close(algorithm: Algorithm) -> None:
-    """Stop an algorithm, and remove the folder that Ray Tune makes for each."""
-    logs = algorithm.logdir
-    algorithm.stop()
-    shutil.rmtree(logs, ignore_errors=True)
-
-
-def each_learner(algorithm: Algorithm, method: str, *arguments: Any) -> Any:
-    """Call a method of every learner, wherever they run; the answer of the first."""
-    results = algorithm.learner_group.foreach_learner(
-        lambda learner: getattr(learner, method)(*arguments)
-    )
-    return next(result.get() for result in results)
-
-
-def copy_of_module(algorithm: Algorithm) -> ResidualModule:
-    """A copy of the learner's module, to evaluate weights in and to return."""
-    module: ResidualModule = copy.deepcopy(each_learner(algorithm, "own_module"))
-    return module
-
-
-def put_weights(algorithm: Algorithm, state: Mapping[str, Any]) -> None:
-    """Put weights into the learners' modules and the runner's copy, which is inference-only."""
-    each_learner(algorithm, "put_state", state)
-    algorithm.env_runner_group.sync_weights(
-        from_worker_or_learner_group=algorithm.learner_group, inference_only=True
-    )
-
-
-def build_once() -> None:
-    """Build an algorithm and drop it: the first one of a process takes seconds more."""
-    history = History(np.arange(32.0), np.linspace(11.0, 12.0, 32), 1.0)
-    close(build(Recorded.unbroken(history), FleetParameters(), gamma=0.9, seconds=1.0, seed=0))
 
 
 def usual_move(recorded: Recorded, parameters: FleetParameters) -> float:

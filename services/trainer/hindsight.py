@@ -1,4 +1,4 @@
-"""A start for PPO in seconds: plain gradient on what each decision turned out to meet.
+"""Fit the nets by the exact gradient of the cost that each recorded decision turned out to have.
 
 Demand is exogenous, so for a recorded row the demand that its target will meet is known, and
 the gradient of the cost is exact. Source: hindsight or direct-backprop policy optimisation
@@ -7,8 +7,6 @@ the gradient of the cost is exact. Source: hindsight or direct-backprop policy o
 
 import copy
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +15,6 @@ from torch import Tensor
 
 from services.trainer.decisions import Decisions
 from services.trainer.module import MEMBERS, ResidualModule
-from services.trainer.rllib import DEFAULT_MODULE_ID, PPOTorchLearner
 
 FIRST_LEARNING_RATE = 2e-3
 """Of AdamW; it falls along half a cosine."""
@@ -41,38 +38,6 @@ DROPPED_FEATURES = 0.1
 """Falling to 0 as well."""
 DROPPED_SEASONS = 0.2
 DROPPED_CALENDARS = 0.2
-
-
-class HindsightLearner(PPOTorchLearner):  # type: ignore[misc]
-    """PPO's learner, which can also learn by hindsight: in rounds, wherever it runs.
-
-    Learners that begin with the same seed make the same updates, so they need not be averaged.
-    """
-
-    def begin_hindsight(self, decisions: Decisions, cost_of_missing: float, seed: int) -> None:
-        """Prepare the rounds; `cost_of_missing`: of one server, in idle ones."""
-        module = self.own_module()
-        self._hindsight: Hindsight | None = Hindsight(module, decisions, cost_of_missing, seed)
-
-    def hindsight_round(self, updates: int, part: float) -> Mapping[str, Any]:
-        """Make updates; the averaged weights. `part`: how much of the start is over, 0 to 1."""
-        assert self._hindsight is not None, "begin_hindsight() comes before its rounds"
-        return self._hindsight.round(updates, part)
-
-    def own_module(self) -> ResidualModule:
-        """The module that learns: the runner's copy can't be trained and is overwritten by it."""
-        module: ResidualModule = self.module[DEFAULT_MODULE_ID].unwrapped()
-        return module
-
-    def take_state(self) -> Mapping[str, Any]:
-        """The module's weights."""
-        state: Mapping[str, Any] = self.own_module().get_state()
-        return state
-
-    def put_state(self, state: Mapping[str, Any]) -> None:
-        """Replace the module's weights; what hindsight held on to is let go."""
-        self.own_module().set_state(state)
-        self._hindsight = None
 
 
 class Hindsight:

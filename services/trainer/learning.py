@@ -1,7 +1,7 @@
-"""Learn a policy from recorded demand: a hindsight start, RLlib's PPO on replay, a last start.
+"""Train a policy on recorded demand: a hindsight fit, RLlib's PPO on its replay, a refit.
 
-For a trace: ``learn(Recorded.unbroken(History(times, demands, step_seconds)), parameters, ...)``;
-then `evaluation.targets_after(learnt.module.decide, history, parameters, rows)` are its decisions.
+For a trace: ``train(Recorded.unbroken(History(times, demands, step_seconds)), parameters,
+options)``.
 """
 
 import time
@@ -10,26 +10,28 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from services.trainer.algorithm import build
+import numpy as np
+
+from services.trainer.algorithm import ppo_on
 from services.trainer.blend import Blend, rule_beside, with_rule
+from services.trainer.budget import Budget, TrainingOptions
+from services.trainer.decisions import decisions_of
 from services.trainer.evaluation import BestSoFar, HeldOut, evaluate, evaluate_rule, targets_of
 from services.trainer.general import begun_from, general_nets
-from services.trainer.hindsight import BATCH
-from services.trainer.module import ResidualModule
+from services.trainer.hindsight import BATCH, Hindsight
+from services.trainer.module import ResidualModule, module_of
 from services.trainer.progress import Progress, Stages, Watch
-from services.trainer.pupil import Pupil, pupil_of
+from services.trainer.rehearsal import with_rehearsal
 from services.trainer.replay import Recorded, decision_rows, hold_out, replayable
 from services.trainer.rules import ServedRule
 from shared.core.parameters import FleetParameters
 
 HELD_OUT = 0.15
-"""Last part of the history that is not learnt from: to stop early, and to be scored."""
+"""Last part of the history that is not trained on: to stop early, and to be scored."""
 HINDSIGHT_PART = 0.35
-"""Part of the time for the hindsight start, and again for learning from the held-out part."""
+"""Part of the time for the first hindsight fit, and again for the refit with the held-out part."""
 HINDSIGHT_SECONDS = 30.0
-"""It has settled by then, so a longer job gives the time to PPO."""
-HINDSIGHT_UPDATES = 2_000
-"""Of the start when it is not timed."""
+"""It has settled by then, so a longer run gives the time to PPO."""
 HINDSIGHT_PASSES = 400
 """Most times that each recorded decision is learnt from: beyond it nets grow sure of the few that a
 short history has (on pieces of real traces, 1,000 passes cost up to 14 % more than 400)."""
@@ -64,119 +66,134 @@ class Learnt:
         return with_rule(self.module, self.rule)
 
 
-def learn(
+def train(
     recorded: Recorded,
     parameters: FleetParameters,
-    *,
-    gamma: float,
-    seconds: float,
-    seed: int,
-    max_steps: int | None = None,
+    options: TrainingOptions,
     checkpoint: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    num_env_runners: int = 0,
-    num_learners: int = 0,
 ) -> Learnt:
-    """Learn for about `seconds`; or, with `max_steps`, a fixed number of updates and PPO's steps.
+    """Train within the budget; only a budget of steps makes the same policy from the same seed.
 
-    Only the latter gives the same policy for the same seed, whatever else the machine does.
-    Half of the nets begin as the general policy's, where there is one for the observation: they
-    bring what a short history does not show.
-    Early stopping picks the best weights on the held-out part, of the hindsight start and then of
-    PPO; the scores that are told are theirs, with the rule beside them. Where PPO has not done
-    much better than its start, the weights returned are those of a new start that learns from the
-    held-out part as well: the newest demand is worth more than the choice of when to stop.
-    Otherwise they are PPO's best, and the score `of_ppo` is 1. An RLlib checkpoint of them is
+    Half of the nets begin as the pretrained policy's, where there is one for the observation: they
+    bring what a short history does not show. Early stopping picks the best weights on the held-out
+    part, of the hindsight fit and then of PPO; the scores are theirs, with the rule beside them.
+    Where PPO has not done much better than its start, the weights returned are those of a refit
+    that sees the held-out part as well: the newest demand is worth more than the choice of when to
+    stop. Otherwise they are PPO's best, and the score `of_ppo` is 1. An RLlib checkpoint of them is
     written to `checkpoint`, if given. Ray must be running (`services.trainer.warmth`). Raises
     `TooLittleHistory`.
     """
+    budget = options.budget
     usable = replayable(recorded, parameters)
-    learnt_from, held_out = hold_out(usable, HELD_OUT, parameters)
+    training, held_out = hold_out(usable, HELD_OUT, parameters)
     stages = Stages()
-    algorithm = build(learnt_from, parameters, gamma, seconds, seed, num_env_runners, num_learners)
-    with pupil_of(algorithm, parameters, seed) as pupil:
+    module = _initial_module(parameters, options.seed)
+    watch = Watch(BestSoFar(usable.history, parameters, held_out), on_progress)
+    updates = 0
+    if parameters.reward == "asymmetric":
+        updates = _fit(module, training, parameters, options, watch)
+        module.set_state(watch.best.state)
+    fitted = watch.best.held_out
+    stages.done("hindsight")
+    until = budget.seconds - stages.seconds["hindsight"]  # what is left then is for the refit
+    with ppo_on(training, parameters, options, module) as ppo:
         stages.done("build")
-        begun = begun_from(pupil.module.get_state(), general_nets(parameters))
-        pupil.put(begun)
-        watch = Watch(BestSoFar(usable.history, parameters, held_out), on_progress)
-        updates = 0
-        if parameters.reward == "asymmetric":
-            most = _most_updates(learnt_from, parameters)
-            if max_steps is None:
-                timed = min(HINDSIGHT_PART * seconds, HINDSIGHT_SECONDS)
-                updates = _start(pupil, learnt_from, watch, most, timed)
-            else:
-                updates = _start(pupil, learnt_from, watch, min(most, HINDSIGHT_UPDATES))
-        started = watch.best.held_out
-        stages.done("hindsight")
-        for_ppo = seconds - stages.seconds["hindsight"]
-        while (
-            stages.since_start < for_ppo or not watch.environment_steps
-            if max_steps is None
-            else watch.environment_steps < max_steps
+        while not watch.environment_steps or (
+            stages.since_start < until
+            if budget.steps is None
+            else watch.environment_steps < budget.steps
         ):
-            watch.read(pupil.ppo_iteration())
-            watch.look(pupil.module)
-        if watch.best.empty:
-            watch.look(pupil.module)
-        pupil.put(watch.best.state)
-        tried = with_rule(pupil.module, rule_beside(learnt_from.history, parameters))
-        kept = evaluate(
-            targets_of(tried, usable.history, parameters, held_out),
-            usable.history,
-            parameters,
-            held_out,
-        )
+            watch.read(ppo.iterate())
+            watch.look(module)
+        module.set_state(watch.best.state)
         stages.done("ppo")
-        decisions = updates * BATCH
-        of_ppo = not updates or not len(held_out) or _much_better(watch.best.held_out, started)
+        beside = rule_beside(training.history, parameters)
+        targets = targets_of(with_rule(module, beside), usable.history, parameters, held_out)
+        validated = evaluate(targets, usable.history, parameters, held_out)
+        of_ppo = not updates or not len(held_out) or _much_better(watch.best.held_out, fitted)
         if not of_ppo:
-            nets = {name: value for name, value in begun.items() if name.startswith("nets.")}
-            pupil.put({**watch.best.state, **nets})
-            _start_again(pupil, usable, watch, updates)
-            decisions += updates * BATCH
+            _refit(module, usable, parameters, options.seed, watch, updates)
         stages.done("refit")
         if checkpoint is not None:
-            pupil.save(checkpoint)
+            ppo.save(checkpoint)
             stages.done("checkpoint")
     return Learnt(
-        module=pupil.module,
+        module=module,
         environment_steps=watch.environment_steps,
-        scores=_scores(watch, kept, evaluate_rule(usable.history, parameters, held_out))
+        scores=_scores(watch, validated, evaluate_rule(usable.history, parameters, held_out))
         | {"of_ppo": float(of_ppo)},
         stage_seconds=stages.seconds,
         rule=rule_beside(usable.history, parameters),
-        hindsight_decisions=decisions,
+        hindsight_decisions=updates * BATCH * (1 if of_ppo else 2),
     )
 
 
-def _start(pupil: Pupil, recorded: Recorded, watch: Watch, most: int, seconds: float = inf) -> int:
-    """The hindsight start, up to its best weights on the held-out part; the updates it took."""
+def _initial_module(parameters: FleetParameters, seed: int) -> ResidualModule:
+    """An untrained module, half of whose nets are the pretrained policy's where there is one."""
+    module = module_of(parameters, seed)
+    module.set_state(begun_from(module.get_state(), general_nets(parameters)))
+    return module
+
+
+def _hindsight(
+    module: ResidualModule, recorded: Recorded, parameters: FleetParameters, seed: int
+) -> Hindsight:
+    """A fit to the decisions of recorded demand, and to some of synthetic demand."""
+    decisions = decisions_of(recorded, parameters, np.random.default_rng(seed))
+    usual = float(np.median(recorded.history.demands))
+    decisions = with_rehearsal(decisions, usual, parameters)
+    return Hindsight(module, decisions, parameters.over_prov_factor, seed)
+
+
+def _fit(
+    module: ResidualModule,
+    recorded: Recorded,
+    parameters: FleetParameters,
+    options: TrainingOptions,
+    watch: Watch,
+) -> int:
+    """Fit by hindsight, evaluated round by round on the held-out part; the updates it took."""
     began = time.monotonic()
-    pupil.begin_hindsight(recorded)
+    most, seconds = _limits(options.budget, recorded, parameters)
+    hindsight = _hindsight(module, recorded, parameters, options.seed)
+    evaluated = module_of(parameters, options.seed)
     updates, part = 0, 0.0
     while part < 1:
-        pupil.hindsight_round(UPDATES_PER_ROUND, part)
-        watch.look(pupil.module)
+        evaluated.set_state(hindsight.round(UPDATES_PER_ROUND, part))
+        watch.look(evaluated)
         updates += UPDATES_PER_ROUND
         part = max(updates / most, (time.monotonic() - began) / seconds)
-    pupil.put(watch.best.state)
     return updates
 
 
-def _start_again(pupil: Pupil, recorded: Recorded, watch: Watch, updates: int) -> None:
-    """From the weights it has, with nothing held out: so no best, but as many updates."""
-    pupil.begin_hindsight(recorded)
-    for done in range(0, updates, UPDATES_PER_ROUND):
-        pupil.hindsight_round(UPDATES_PER_ROUND, done / updates)
-        watch.tell()
-    pupil.put(pupil.module.get_state())
-
-
-def _most_updates(recorded: Recorded, parameters: FleetParameters) -> int:
-    """Of the start, whatever time there is."""
+def _limits(budget: Budget, recorded: Recorded, parameters: FleetParameters) -> tuple[int, float]:
+    """Most updates of the hindsight fit, and most seconds."""
     passes = HINDSIGHT_PASSES * len(decision_rows(recorded, parameters)) // BATCH
-    return max(passes, LEAST_UPDATES)
+    most = max(passes, LEAST_UPDATES)
+    if budget.timed:
+        return most, min(HINDSIGHT_PART * budget.seconds, HINDSIGHT_SECONDS)
+    return min(most, budget.hindsight_updates), inf
+
+
+def _refit(
+    module: ResidualModule,
+    recorded: Recorded,
+    parameters: FleetParameters,
+    seed: int,
+    watch: Watch,
+    updates: int,
+) -> None:
+    """Fit the nets anew with nothing held out: so no best, but as many updates."""
+    begun = _initial_module(parameters, seed).get_state()
+    nets = {name: value for name, value in begun.items() if name.startswith("nets.")}
+    module.set_state({**module.get_state(), **nets})
+    hindsight = _hindsight(module, recorded, parameters, seed)
+    averaged = module.get_state()
+    for done in range(0, updates, UPDATES_PER_ROUND):
+        averaged = hindsight.round(UPDATES_PER_ROUND, done / updates)
+        watch.tell()
+    module.set_state(averaged)
 
 
 def _much_better(after: HeldOut | None, before: HeldOut | None) -> bool:

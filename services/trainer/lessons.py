@@ -6,11 +6,12 @@ from pathlib import Path
 
 import structlog
 
+from services.trainer.budget import Budget, TrainingOptions
 from services.trainer.contest import Contest, Rivals, who_serves
 from services.trainer.context import Context
 from services.trainer.gate import MOST_LIVE_STEPS, keep_for_gate, tuned_rules
 from services.trainer.general import general_module
-from services.trainer.learning import Learnt, learn
+from services.trainer.learning import Learnt, train
 from services.trainer.on_policy import (
     LEARNT_TRANSITIONS,
     NEWEST_BATCHES,
@@ -81,17 +82,14 @@ def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Lear
         )
 
     def learning(checkpoint: Path | None) -> tuple[Learnt, int]:
-        learnt = learn(
-            training,
-            parameters,
-            gamma=settings.gamma,
-            seconds=settings.time_total_s,
-            seed=context.seed,
-            checkpoint=checkpoint,
-            on_progress=on_progress,
-            num_env_runners=context.num_env_runners,
-            num_learners=context.num_learners,
+        options = TrainingOptions(
+            settings.gamma,
+            context.seed,
+            Budget(settings.time_total_s),
+            context.num_env_runners,
+            context.num_learners,
         )
+        learnt = train(training, parameters, options, checkpoint, on_progress)
         return learnt, len(training.history.demands)
 
     general = general_module(parameters)

@@ -17,7 +17,6 @@ logging.getLogger("ray.rllib.utils.framework").setLevel(logging.ERROR)
 # ruff: noqa: E402 - they are imported after it
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -34,7 +33,6 @@ __all__ = [
     "Columns",
     "LearnerGroup",
     "PPOConfig",
-    "PPOTorchLearner",
     "RLModuleSpec",
     "SingleAgentEpisode",
     "TorchRLModule",

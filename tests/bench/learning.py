@@ -22,7 +22,8 @@ from rich.table import Table
 
 from services.cli.backtest import Case, Outcome, baselines, learnt, prepare
 from services.cli.demand import Source, fleet_settings
-from services.cli.learner import Lesson, trainer
+from services.cli.learner import trainer
+from services.trainer.budget import Budget, TrainingOptions
 from shared.core.tuning import LIVE_RULE, RULES
 from shared.settings import load_settings
 
@@ -155,8 +156,8 @@ def main() -> None:
     with trainer():
         for name, case in cases.items():
             for seed in range(arguments.seeds):
-                lesson = Lesson(arguments.seconds, fleet.gamma, seed, arguments.steps)
-                outcome = learnt(case, lesson)
+                budget = Budget(arguments.seconds, arguments.steps)
+                outcome = learnt(case, TrainingOptions(fleet.gamma, seed, budget))
                 ours[name].append(outcome)
                 console.print(f"{name}, seed {seed}: {outcome.score.cost_per_step:.3f}")
     print_costs(cases, ours, console)

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from services.trainer.budget import Budget, TrainingOptions
 from shared.core.curves import sine1h
 from shared.core.observation import History, from_notebook
 from shared.core.parameters import FleetParameters
@@ -29,6 +30,10 @@ def ray_warm():
     warmth.cool_down()
 
 
+def options(seed=0, seconds=1.0, **counts):
+    return TrainingOptions(0.9, seed, Budget(seconds, **counts))
+
+
 def recorded(demand):
     from services.trainer.replay import Recorded
 
@@ -42,18 +47,10 @@ def demand():
 
 @pytest.fixture(scope="module")
 def learnt(ray_warm, demand, tmp_path_factory):
-    from services.trainer.learning import learn
+    from services.trainer.learning import train
 
     checkpoint = tmp_path_factory.mktemp("learnt") / CHECKPOINT
-    result = learn(
-        recorded(demand),
-        PARAMETERS,
-        gamma=0.9,
-        seconds=4.0,
-        seed=0,
-        max_steps=STEPS,
-        checkpoint=checkpoint,
-    )
+    result = train(recorded(demand), PARAMETERS, options(steps=STEPS), checkpoint)
     return result, checkpoint
 
 
@@ -164,26 +161,25 @@ def test_a_file_that_is_no_model_is_refused(learnt, artefact):
 @pytest.mark.parametrize("reward", ["asymmetric", "notebook"])
 def test_limits_above_the_action_factor_are_in_reach(ray_warm, reward):
     """max_servers 200 at an action_factor of 100: the policy may answer 2.0."""
-    from services.trainer.learning import learn
+    from services.trainer.learning import train
 
     parameters = FleetParameters(max_servers=200.0, reward=reward)
     demand = np.tile(np.linspace(150.0, 190.0, 40), 5)
-    result = learn(recorded(demand), parameters, gamma=0.9, seconds=1.0, seed=0)
+    result = train(recorded(demand), parameters, options(seconds=1.0))
     actions = result.module.decide(np.full((1, 10), 180.0))
     assert 1.0 < float(actions[0, 0]) <= 2.0
 
 
-def test_the_same_seed_and_steps_give_the_same_policy(ray_warm, demand, monkeypatch):
+def test_the_same_seed_and_steps_give_the_same_policy(ray_warm, demand):
     """A fixed number of updates and steps: no clock has a say in what is learnt."""
     from services.trainer import learning
 
-    monkeypatch.setattr(learning, "HINDSIGHT_UPDATES", 100)
     parameters = FleetParameters(observation="calendar")
     states = [
-        learning.learn(
-            recorded(demand), parameters, gamma=0.9, seconds=seconds, seed=seed, max_steps=1
+        learning.train(
+            recorded(demand), parameters, options(seed, steps=1, hindsight_updates=100)
         ).module.get_state()
-        for seconds, seed in ((5.0, 3), (5.0, 3), (5.0, 4))
+        for seed in (3, 3, 4)
     ]
     first, again, other = states
     for name, value in first.items():
@@ -200,9 +196,7 @@ def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_warm, tmp_p
     parameters = FleetParameters(observation="calendar")
     rows = np.arange(300)
     history = History(600.0 * rows, 50 + 30 * np.sin(2 * np.pi * rows / 144), 600.0)
-    policy = learning.learn(
-        Recorded.unbroken(history), parameters, gamma=0.9, seconds=3.0, seed=0
-    ).policy
+    policy = learning.train(Recorded.unbroken(history), parameters, options(seconds=3.0)).policy
     assert list(policy.experts) == ["nets", "rule:seasonal"]
     export.export(policy, tmp_path)
     rng = np.random.default_rng(0)

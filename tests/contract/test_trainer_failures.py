@@ -126,7 +126,7 @@ def test_a_job_that_raises_is_told_and_retried(
     def broken(*_, **__):
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr("services.trainer.lessons.learn", broken)
+    monkeypatch.setattr("services.trainer.lessons.train", broken)
     queue = TrainingQueue(redis_url)
     job = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=100)
     assert queue.enqueue(job, timeout_s=60)
@@ -148,7 +148,7 @@ def test_due_retries_are_put_back_once(jobs, worker, redis_url, monkeypatch):
         tries.append(1)
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr("services.trainer.lessons.learn", broken)
+    monkeypatch.setattr("services.trainer.lessons.train", broken)
     queue = TrainingQueue(redis_url)
     job = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=100)
     queue.enqueue(job, timeout_s=60)
@@ -211,7 +211,7 @@ def test_a_worker_that_wakes_up_leaves_its_job_to_another(
             queue.connection.hset(key, "status", "scheduled")
         return Learnt(module_of(FleetSettings().parameters, seed=0), 0, {}, {})
 
-    monkeypatch.setattr("services.trainer.lessons.learn", paused)
+    monkeypatch.setattr("services.trainer.lessons.train", paused)
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
     with structlog.testing.capture_logs() as logs:
         worker.work(burst=True, logging_level="WARNING")
@@ -254,7 +254,7 @@ def test_a_stop_in_mid_job_puts_it_back_with_all_its_retries(jobs, redis_url, mo
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(30)
 
-    monkeypatch.setattr("services.trainer.lessons.learn", endless)
+    monkeypatch.setattr("services.trainer.lessons.train", endless)
     queue = TrainingQueue(redis_url)
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}

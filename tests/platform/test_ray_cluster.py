@@ -23,6 +23,7 @@ from pathlib import Path
 from services.trainer.quiet import quiet_libraries
 quiet_libraries()
 import ray
+from services.trainer.budget import Budget, TrainingOptions
 from services.trainer.on_policy import Job, learn_on_policy
 from services.trainer import learning
 from services.trainer.replay import recorded_of
@@ -41,11 +42,9 @@ def imports_tensorflow():
     return "tensorflow" in sys.modules
 
 imported = ray.get(imports_tensorflow.remote())
-learning.HINDSIGHT_UPDATES = learning.UPDATES_PER_ROUND
-replayed = learning.learn(
-    recorded_of(steps, 65.0), parameters, gamma=0.9, seconds=60, seed=0, max_steps=1,
-    num_env_runners=1, num_learners=1,
-)
+budget = Budget(60.0, steps=1, hindsight_updates=learning.UPDATES_PER_ROUND)
+options = TrainingOptions(0.9, 0, budget, num_env_runners=1, num_learners=1)
+replayed = learning.train(recorded_of(steps, 65.0), parameters, options)
 job = Job(
     "default", "v1", parameters, gamma=0.9, batch_size=64, seconds=600, seed=0, num_learners=1
 )
