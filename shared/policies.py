@@ -1,15 +1,17 @@
 """Run a policy: a learnt one from its artefact (LiteRT), the general one, or the plain rule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from shared.core.adaptation import ONE_EXPERT, average
+from shared.core.adaptation import average
+from shared.core.backtest import BatchPolicy, prior_of
 from shared.core.baselines import trend
 from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
@@ -23,11 +25,8 @@ GENERAL_STORE = PolicyStore.at(Path(__file__).parent / "bundled_policies")
 """Comes with the package; `autopilot train --demand synthetic` makes what is in it."""
 
 
-class Policy(Protocol):
-    """What decides: observation in servers in, action out (1.0 is `action_factor` servers).
-
-    `fields` names the numbers of an observation; NaN where history does not reach.
-    """
+class Policy(BatchPolicy, Protocol):
+    """What decides for a live fleet: a policy, and which one it is."""
 
     @property
     def version(self) -> str: ...
@@ -36,26 +35,20 @@ class Policy(Protocol):
     def learnt(self) -> bool: ...
 
     @property
-    def fields(self) -> tuple[str, ...]: ...
-
-    @property
     def exploration(self) -> float:
         """Standard deviation of the action where a fleet explores; 0: it has none."""
         ...
 
-    @property
-    def prior(self) -> tuple[float, ...]:
-        """What each expert's answer counts for before its outcomes are known; the sum is 1."""
-        ...
 
-    def answers(self, observation: Sequence[float]) -> tuple[float, ...]:
-        """The experts' actions; most policies have one."""
-        ...
+def experts_actions(policy: BatchPolicy, observation: Sequence[float]) -> tuple[float, ...]:
+    """The experts' actions for one observation in servers; most policies have one expert."""
+    actions = policy.actions(np.array([observation], dtype=np.float64))
+    return tuple(actions[0].tolist())
 
 
-def first_action(policy: Policy, observation: Sequence[float]) -> float:
+def first_action(policy: BatchPolicy, observation: Sequence[float]) -> float:
     """What a policy does before it has learnt from any outcome."""
-    return average(policy.answers(observation), policy.prior)
+    return average(experts_actions(policy, observation), prior_of(policy))
 
 
 class RulePolicy:
@@ -64,16 +57,17 @@ class RulePolicy:
     version = "rule:trend"
     learnt = False
     exploration = 0.0
-    prior = ONE_EXPERT
+    reads_targets = False
+    experts: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, parameters: FleetParameters) -> None:
         self._parameters = parameters
         self.fields = notebook_fields(parameters.history_len)
 
-    def answers(self, observation: Sequence[float]) -> tuple[float, ...]:
-        """The rule's target for the demands in the observation, as an action."""
-        demands = observation[: self._parameters.history_len]
-        return (float(trend(demands, self._parameters)) / self._parameters.action_factor,)
+    def actions(self, observations: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """The rule's target for the demands in each observation, as an action."""
+        demands = observations[:, : self._parameters.history_len]
+        return trend(demands, self._parameters)[:, np.newaxis] / self._parameters.action_factor
 
 
 class LearntPolicy:
@@ -93,8 +87,8 @@ class LearntPolicy:
             raise PolicyCorrupt(
                 f"policy {manifest.version}: not a LiteRT model: {error}"
             ) from error
-        self.prior = tuple(manifest.experts.values()) or ONE_EXPERT
-        wanted = ([[1, len(manifest.observation_fields)]], [[1, len(self.prior)]])
+        size = len(manifest.observation_fields)
+        wanted = ([[1, size]], [[1, max(1, len(manifest.experts))]])
         found = tuple([detail["shape"].tolist() for detail in side] for side in (inputs, outputs))
         if found != wanted:
             raise PolicyCorrupt(
@@ -102,10 +96,12 @@ class LearntPolicy:
                 f"its manifest says {wanted[0]} to {wanted[1]}"
             )
         self._input, self._output = inputs[0]["index"], outputs[0]["index"]
-        self._buffer = np.zeros(wanted[0][0], dtype=np.float32)
-        probe = self.answers([manifest.min_servers] * len(manifest.observation_fields))
-        if not np.isfinite(probe).all():
-            raise PolicyCorrupt(f"policy {manifest.version}: the model answers {probe}")
+        probe = np.full((1, size), manifest.min_servers)
+        actions = self.actions(probe)
+        if not np.isfinite(actions).all():
+            raise PolicyCorrupt(f"policy {manifest.version}: the model answers {actions.tolist()}")
+        probe[:, [field.startswith("target[") for field in self.fields]] = np.nan
+        self.reads_targets = not np.array_equal(self.actions(probe), actions)
 
     @property
     def version(self) -> str:
@@ -116,17 +112,22 @@ class LearntPolicy:
         return self.manifest.observation_fields
 
     @property
+    def experts(self) -> Mapping[str, float]:
+        return self.manifest.experts
+
+    @property
     def exploration(self) -> float:
         return self.manifest.exploration
 
-    def answers(
-        self, observation: Sequence[float] | NDArray[np.floating[Any]]
-    ) -> tuple[float, ...]:
-        """The experts' actions for one observation in servers, in the manifest's field order."""
-        self._buffer[0] = observation
-        self._interpreter.set_tensor(self._input, self._buffer)
-        self._interpreter.invoke()
-        return tuple(self._interpreter.get_tensor(self._output)[0].tolist())
+    def actions(self, observations: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """The experts' actions ``(rows, experts)``, one row after the other, as it is written."""
+        rows = np.asarray(observations, dtype=np.float32)
+        actions = np.empty((len(rows), max(1, len(self.experts))), dtype=np.float32)
+        for number, row in enumerate(rows):
+            self._interpreter.set_tensor(self._input, row[np.newaxis])
+            self._interpreter.invoke()
+            actions[number] = self._interpreter.get_tensor(self._output)[0]
+        return actions
 
 
 class GeneralPolicy:
@@ -134,18 +135,17 @@ class GeneralPolicy:
 
     learnt = True
     exploration = 0.0
-    prior = ONE_EXPERT
+    reads_targets = False
+    experts: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, manifest: PolicyManifest, parameters: FleetParameters) -> None:
         self.version = manifest.version
         self.fields = manifest.observation_fields
         self._scale = manifest.action_factor / parameters.action_factor
 
-    def answers(
-        self, observation: Sequence[float] | NDArray[np.floating[Any]]
-    ) -> tuple[float, ...]:
-        """The action for one observation in servers, by the fleet's own `action_factor`."""
-        return tuple(self._scale * one for one in _loaded(self.version).answers(observation))
+    def actions(self, observations: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """The actions for observations in servers, by the fleet's own `action_factor`."""
+        return self._scale * _loaded(self.version).actions(observations)
 
 
 def first_policy(parameters: FleetParameters) -> Policy:

@@ -13,7 +13,7 @@ from typing import Any
 from services.cli.artefacts import check_history_len, load_artefact
 from services.cli.demand import RecordedDemand, Source, parameters_for
 from services.cli.forecasters import fit_forecasters
-from services.cli.learner import Told, chosen_decisions, learn
+from services.cli.learner import Told, learn
 from services.trainer.budget import TrainingOptions
 from shared.core.backtest import FloatArray, Replay, decide, part, replay
 from shared.core.baselines import oracle
@@ -156,16 +156,16 @@ def baselines(case: Case) -> tuple[dict[str, Outcome], list[str]]:
 
 def learnt(case: Case, options: TrainingOptions, tell: Told = lambda _, __: None) -> Outcome:
     """What serves after learning from the training part; within `learner.trainer`."""
-    result, choice = learn(case.training, case.parameters, options, tell)
+    made = learn(case.training, case.parameters, options, tell)
     return case.outcome(
-        chosen_decisions(choice, case.history, case.parameters, case.in_charge),
-        kind=choice.kind,
-        beside=choice.beside,
-        held_out_costs=choice.costs,
-        environment_steps=result.environment_steps,
-        hindsight_decisions=result.hindsight_decisions,
-        stage_seconds=result.stage_seconds,
-        scores=result.scores,
+        decide(made.policy, case.history, case.parameters, since=case.in_charge),
+        kind=made.kind,
+        beside=made.decision.beside,
+        held_out_costs=made.costs,
+        environment_steps=made.learnt.environment_steps,
+        hindsight_decisions=made.learnt.hindsight_decisions,
+        stage_seconds=made.learnt.stage_seconds,
+        scores=made.learnt.scores,
         seed=options.seed,
         steps=options.budget.steps,
     )

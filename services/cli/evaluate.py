@@ -11,7 +11,7 @@ from rich.table import Table
 from services.cli.demand import RecordedDemand
 from services.cli.learner import check_trainer
 from services.trainer.quiet import quiet_libraries
-from shared.core.backtest import Answering, FloatArray, decide, later
+from shared.core.backtest import BatchPolicy, FloatArray, decide, later
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.core.rewards import reward_of
 from shared.errors import BadInput, PolicyError
@@ -19,7 +19,7 @@ from shared.messages import PolicyManifest
 from shared.policy_store import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
-    from services.trainer.checkpoints import CheckpointPolicy
+    from services.trainer.module import ResidualModule
 
 
 def learnt_for(manifest: PolicyManifest, parameters: FleetParameters) -> FleetParameters:
@@ -35,26 +35,26 @@ def learnt_for(manifest: PolicyManifest, parameters: FleetParameters) -> FleetPa
 
 def find_checkpoint(
     folder: Path, parameters: FleetParameters
-) -> tuple["CheckpointPolicy", FleetParameters]:
+) -> tuple["ResidualModule", FleetParameters]:
     """The policy of a checkpoint's folder, and what it is evaluated with; raises `BadInput`.
 
     An artefact's checkpoint has the artefact's limits, one of a working folder those that are set.
     """
     check_trainer("--checkpoint")
     quiet_libraries()
-    from services.trainer.checkpoints import CheckpointPolicy
+    from services.trainer.checkpoints import load_policy_module, parameters_for
 
     try:
-        found = CheckpointPolicy.load(folder)
+        found = load_policy_module(folder)
         if (folder.absolute().parent / MANIFEST).exists():
             parameters = learnt_for(read_manifest(folder.absolute().parent), parameters)
     except PolicyError as error:
         raise BadInput(f"--checkpoint {folder}: {error}") from error
-    return found, found.parameters(parameters)
+    return found, parameters_for(found, parameters)
 
 
 def episode_rewards(
-    policy: Answering,
+    policy: BatchPolicy,
     demand: RecordedDemand,
     parameters: FleetParameters,
     episodes: int,
@@ -79,7 +79,7 @@ def episode_rewards(
     starts = parameters.history_len + np.random.default_rng(seed).integers(windows, size=episodes)
     for number, start in enumerate(starts.tolist()):
         stop = start + EPISODE_STEPS
-        targets = decide(policy, history, parameters, start - 1, stop - 1)
+        targets = decide(policy, history, parameters, np.arange(start - 1, stop - 1))
         allocations = later(targets, parameters.history_len, parameters.min_servers)
         rewards[number] = reward_of(allocations, met[start:stop], parameters).sum()
     return rewards

@@ -15,7 +15,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from services.cli.files import hidden_folder
 from services.trainer.budget import TrainingOptions
 from services.trainer.quiet import quiet_libraries
-from shared.core.backtest import FloatArray
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput
@@ -24,7 +23,7 @@ from shared.policies import GENERAL
 from shared.policy_store import CHECKPOINT, new_version, seal
 
 if TYPE_CHECKING:
-    from services.trainer.choice import Choice
+    from services.trainer.from_trace import FromTrace
     from services.trainer.learning import Learnt
 
 Told = Callable[[float, str], None]
@@ -60,12 +59,10 @@ def learn(
     options: TrainingOptions,
     tell: Told = lambda _, __: None,
     checkpoint: Path | None = None,
-) -> tuple["Learnt", "Choice"]:
-    """Learn from all of a history, every row a step, and choose who serves; within `trainer`."""
-    from services.trainer import learning
-    from services.trainer.choice import choose
+) -> "FromTrace":
+    """Train on all of a history, every row a step, and select what serves; within `trainer`."""
+    from services.trainer.from_trace import train_on
     from services.trainer.progress import Progress as Reached
-    from services.trainer.replay import Recorded
 
     seconds, steps = options.budget.seconds, options.budget.steps
 
@@ -75,19 +72,7 @@ def learn(
         done = progress.seconds / seconds if steps is None else progress.environment_steps / steps
         tell(done, f"{progress.environment_steps:,} steps replayed{words}")
 
-    recorded = Recorded.unbroken(history)
-    learnt = learning.train(recorded, parameters, options, checkpoint, on_progress)
-    return learnt, choose(learnt, recorded, parameters)
-
-
-def chosen_decisions(
-    choice: "Choice", history: History, parameters: FleetParameters, since: int
-) -> FloatArray:
-    """Servers that the policy asks for after each row; it serves, and adapts, from `since` on."""
-    from services.trainer.evaluation import targets_of
-
-    rows = np.arange(len(history.demands))
-    return targets_of(choice.policy, history, parameters, rows, since)
+    return train_on(history, parameters, options, checkpoint, on_progress)
 
 
 def write_artefact(
@@ -101,22 +86,22 @@ def write_artefact(
     save_model: bool,
 ) -> PolicyManifest:
     """Learn, export, check, and put the artefact at `folder`, whole or not at all."""
-    from services.trainer.choice import LEARNT
     from services.trainer.export import check_agreement, export
+    from services.trainer.from_trace import LEARNT
 
     with hidden_folder(folder) as hidden:
         checkpoint = hidden / CHECKPOINT if save_model else None
-        learnt, choice = learn(history, parameters, options, tell, checkpoint)
-        if choice.kind != LEARNT:
+        made = learn(history, parameters, options, tell, checkpoint)
+        if made.kind != LEARNT:
             shutil.rmtree(hidden / CHECKPOINT, ignore_errors=True)
-        export(choice.policy, hidden)
-        check_agreement(choice.policy, hidden, parameters, np.random.default_rng(options.seed))
-        draft = _draft(learnt, parameters, options.seed, now)
-        costs = {f"held_out_cost {kind}": cost for kind, cost in choice.costs.items()}
+        export(made.policy, hidden)
+        check_agreement(made.policy, hidden, parameters, np.random.default_rng(options.seed))
+        draft = _draft(made.learnt, parameters, options.seed, now)
+        costs = {f"held_out_cost {kind}": cost for kind, cost in made.costs.items()}
         chosen = {
-            "kind": choice.kind,
-            "observation_fields": choice.policy.fields,
-            "experts": choice.policy.experts,
+            "kind": made.kind,
+            "observation_fields": made.policy.fields,
+            "experts": made.policy.experts,
             "scores": draft.scores | costs,
             "trained_on_steps": len(history.demands),
         }

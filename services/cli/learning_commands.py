@@ -25,7 +25,7 @@ from services.cli.interrupts import interruptible
 from services.cli.plots import check_can_plot, write_plot
 from services.cli.report import print_report, write_decisions, write_json
 from services.trainer.budget import Budget, TrainingOptions
-from shared.core.backtest import Answering
+from shared.core.backtest import BatchPolicy
 from shared.errors import BadInput, BadSetting
 from shared.logs import configure_logs
 from shared.messages import PolicyManifest, utc_now
@@ -196,7 +196,7 @@ def evaluate(
     recorded = Source(trace, curve, players_per_server).read(own)
     if (policy is None) == (checkpoint is None):
         raise BadInput("name either --policy DIR-OR-VERSION or --checkpoint DIR")
-    found: Answering
+    found: BatchPolicy
     if checkpoint is not None:
         name = f"checkpoint {checkpoint}"
         found, parameters = find_checkpoint(checkpoint, own.parameters)

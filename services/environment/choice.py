@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from shared.core.adaptation import FRESH, Adaptation, answered, average
+from shared.core.backtest import prior_of
 from shared.core.observation import Encoder, History, from_notebook, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.messages import Behaviour, Fallback
-from shared.policies import Policy, RulePolicy
+from shared.policies import Policy, RulePolicy, experts_actions
 
 
 @lru_cache(maxsize=64)
@@ -52,16 +53,17 @@ def decide(
     adapt: the trainer has to know what an action was drawn from.
     """
     seen = _seen_by(policy, observation, history, parameters)
-    answers = policy.answers(seen)
+    answers = experts_actions(policy, seen)
     if not all(map(math.isfinite, answers)):
         policy, known, seen = RulePolicy(parameters), FRESH, observation
-        answers = policy.answers(seen)
+        answers = experts_actions(policy, seen)
+    prior = prior_of(policy)
     fallback: Fallback | None = None if policy.learnt else "no_policy"
     adaptation, behaviour = FRESH, None
     if draw is None or not policy.exploration:
-        adaptation, action = answered(known, demand, answers, policy.prior, parameters)
+        adaptation, action = answered(known, demand, answers, prior, parameters)
     else:
-        behaviour = (average(answers, policy.prior), policy.exploration)
+        behaviour = (average(answers, prior), policy.exploration)
         action = behaviour[0] + draw * policy.exploration
     return Choice(
         action,
@@ -72,7 +74,7 @@ def decide(
         policy.fields,
         seen,
         answers,
-        policy.prior,
+        prior,
     )
 
 

@@ -32,17 +32,19 @@ class Blend:
     rules: Mapping[str, ServedRule]
     """By name."""
     experts: Mapping[str, float]
-    """What each answer of `decide` is, and counts for at first: the nets', then the rules'."""
+    """What each answer of `actions` is, and counts for at first: the nets', then the rules'."""
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the observation's numbers."""
         return self.module.fields
 
-    def decide(self, observations: NDArray[Any]) -> NDArray[np.floating[Any]]:
+    reads_targets = False
+
+    def actions(self, observations: NDArray[Any]) -> NDArray[np.floating[Any]]:
         """Actions ``(rows, experts)`` for observations ``(rows, fields)``."""
-        of_rules = (rule.decide(observations) for rule in self.rules.values())
-        return np.concatenate((self.module.decide(observations), *of_rules), axis=1)
+        of_rules = (rule.actions(observations) for rule in self.rules.values())
+        return np.concatenate((self.module.actions(observations), *of_rules), axis=1)
 
 
 def with_rule(module: ResidualModule, rule: ServedRule | None) -> Blend | ResidualModule:

@@ -1,14 +1,10 @@
 """A policy from its RLlib checkpoint."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from services.trainer.module import ResidualModule
 from services.trainer.rllib import DEFAULT_MODULE_ID
-from shared.core.adaptation import ONE_EXPERT
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyCorrupt, PolicyMissing
 
@@ -33,27 +29,12 @@ def load_module(learner_group: Path) -> ResidualModule:
     return module
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointPolicy:
-    """The policy of a checkpoint, by its mean action, for a replay."""
+def load_policy_module(checkpoint: Path) -> ResidualModule:
+    """The module in a checkpoint's folder; raises `PolicyMissing` or `PolicyCorrupt`."""
+    return load_module(checkpoint / LEARNER_GROUP)
 
-    module: ResidualModule
-    prior = ONE_EXPERT
 
-    @classmethod
-    def load(cls, checkpoint: Path) -> "CheckpointPolicy":
-        """Of a folder that has a learner group's; raises `PolicyMissing` or `PolicyCorrupt`."""
-        return cls(load_module(checkpoint / LEARNER_GROUP))
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return self.module.fields
-
-    def answers(self, observation: NDArray[np.float64]) -> tuple[float, ...]:
-        """Its one action for an observation in servers."""
-        return tuple(self.module.decide(observation[np.newaxis])[0].tolist())
-
-    def parameters(self, fleet: FleetParameters) -> FleetParameters:
-        """A fleet's, with the lead time and the action that the policy was learnt for."""
-        shape = self.module.shape
-        return replace(fleet, history_len=shape.lead_steps - 1, action_factor=shape.action_factor)
+def parameters_for(module: ResidualModule, fleet: FleetParameters) -> FleetParameters:
+    """A fleet's, with the lead time and the action that a module was trained for."""
+    shape = module.shape
+    return replace(fleet, history_len=shape.lead_steps - 1, action_factor=shape.action_factor)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.evaluation import observations_after
 from services.trainer.replay import FloatArray, Recorded, decision_rows
+from shared.core.backtest import observations_after
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 
@@ -44,7 +44,10 @@ def decisions_of(
     histories = [recorded.history]
     histories += [changed(recorded.history, parameters, rng) for _ in range(copies)]
     seen = [
-        observations_after(history, parameters, rows).astype(np.float32) for history in histories
+        observations_after(history, parameters.observation_fields, parameters, rows).astype(
+            np.float32
+        )
+        for history in histories
     ]
     met = [
         np.clip(
@@ -66,7 +69,9 @@ def drawn(
     """Observations and outcomes: for each part, so many of its first so many decisions."""
     rows = decision_rows(Recorded.unbroken(history), parameters)
     rows = np.concatenate([rng.choice(rows[:first], count) for first, count in parts])
-    seen = observations_after(history, parameters, rows).astype(np.float32)
+    seen = observations_after(history, parameters.observation_fields, parameters, rows).astype(
+        np.float32
+    )
     return seen, history.demands[rows + parameters.lead_steps].astype(np.float32)
 
 

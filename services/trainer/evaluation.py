@@ -1,38 +1,19 @@
 """How good a policy is on demand that it has not learnt from, beside the plain rule."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from services.trainer.module import ResidualModule
-from shared.core.adaptation import ONE_EXPERT, actions
+from shared.core.backtest import FloatArray, observations_after
 from shared.core.baselines import trend
 from shared.core.dynamics import target_of
-from shared.core.observation import Encoder, History, IntArray, notebook_fields
+from shared.core.observation import History, IntArray
 from shared.core.parameters import FleetParameters
 from shared.core.rewards import reward_of
 from shared.core.scoring import score
-
-FloatArray = NDArray[np.float64]
-Decide = Callable[[FloatArray], NDArray[np.floating[Any]]]
-"""A policy as a function: observations ``(rows, fields)`` to actions ``(rows, experts)``."""
-
-
-class Seeing(Protocol):
-    """A policy for many rows at once, and the fields that it sees."""
-
-    @property
-    def fields(self) -> tuple[str, ...]: ...
-
-    @property
-    def experts(self) -> Mapping[str, float]:
-        """What answers, and counts for at first; empty: it answers alone."""
-        ...
-
-    def decide(self, observations: Any) -> NDArray[np.floating[Any]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,52 +25,6 @@ class HeldOut:
     """Mean reward per step, by the fleet's own reward."""
     cost: float
     """Mean cost per step, by the one scoring function."""
-
-
-def targets_after(
-    decide: Decide, history: History, parameters: FleetParameters, rows: IntArray
-) -> FloatArray:
-    """What a policy of one expert, which does not adapt, asks for after each row, in servers.
-
-    Shape ``(len(rows),)``. All at once, since a policy does not read what it asked for before:
-    the target fields of its observations are NaN here.
-    """
-    observations = observations_after(history, parameters, rows)
-    return target_of(decide(observations)[:, 0], parameters)
-
-
-def targets_of(
-    policy: Seeing,
-    history: History,
-    parameters: FleetParameters,
-    rows: IntArray,
-    since: int = 0,
-) -> FloatArray:
-    """The target chosen after each row, in servers, by a policy that serves from `since` on.
-
-    It adapts to what it meets from then on; before, and by itself, it is as it was learnt. It may
-    see the notebook's numbers or the calendar's.
-    """
-    notebook = policy.fields == notebook_fields(parameters.history_len)
-    seen = replace(parameters, observation="notebook" if notebook else "calendar")
-    answers = policy.decide(observations_after(history, seen, rows)).astype(np.float64)
-    demands = np.clip(history.demands, parameters.min_servers, parameters.max_servers)
-    prior = prior_of(policy)
-    return target_of(actions(answers, demands, rows, prior, parameters, since), parameters)
-
-
-def prior_of(policy: Seeing) -> tuple[float, ...]:
-    """What each answer of a policy counts for at first."""
-    return tuple(policy.experts.values()) or ONE_EXPERT
-
-
-def observations_after(history: History, parameters: FleetParameters, rows: IntArray) -> FloatArray:
-    """What is seen after each row, NaN for targets, shape ``(len(rows), fields)``."""
-    low, high = parameters.min_servers, parameters.max_servers
-    seen = History(history.times, np.clip(history.demands, low, high), history.step_seconds)
-    encoder = Encoder(parameters.observation_fields, parameters.lead_steps)
-    no_targets = np.full((len(rows), parameters.history_len), np.nan)
-    return encoder.observations(encoder.encode(seen, rows), no_targets)
 
 
 def evaluate(
@@ -122,14 +57,16 @@ class BestSoFar:
         self._history = history
         self._parameters = parameters
         self._rows = rows
-        self._observations = observations_after(history, parameters, rows).astype(np.float32)
+        self._observations = observations_after(
+            history, parameters.observation_fields, parameters, rows
+        ).astype(np.float32)
         self._state: Mapping[str, Any] | None = None
         self.held_out: HeldOut | None = None
         """Of the best weights."""
 
     def consider(self, module: ResidualModule) -> HeldOut | None:
         """Evaluate a module as it is now, and keep its weights if they are the best."""
-        targets = target_of(module.decide(self._observations)[:, 0], self._parameters)
+        targets = target_of(module.actions(self._observations)[:, 0], self._parameters)
         held_out = evaluate(targets, self._history, self._parameters, self._rows)
         if (
             held_out is None

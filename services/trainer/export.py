@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, block_diag
 
 from services.trainer.blend import Blend
-from services.trainer.evaluation import Seeing, prior_of
 from services.trainer.layout import INPUT, OUTPUT, Layout
 from services.trainer.module import (
     LIMIT,
@@ -23,6 +22,7 @@ from services.trainer.module import (
 )
 from services.trainer.rule_graph import RuleGraph
 from services.trainer.rules import ServedRule
+from shared.core.backtest import BatchPolicy, prior_of
 from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyDisagrees
@@ -62,7 +62,7 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
         self._linear = tf.Variable(nets.linear.detach().mean(dim=0).numpy())
 
     def answers(self, observation: Any) -> Any:
-        """`ResidualModule.decide` again: observations ``(batch, n)`` to actions ``(batch, 1)``."""
+        """`ResidualModule.actions` again: observations ``(batch, n)`` to actions ``(batch, 1)``."""
         shape = self._shape
         features, last, unit = self._features(observation)
         signal = features
@@ -176,14 +176,14 @@ def export(policy: Blend | ResidualModule | ServedRule, folder: Path) -> None:
 
 
 def check_agreement(
-    policy: Seeing, folder: Path, parameters: FleetParameters, rng: np.random.Generator
+    policy: BatchPolicy, folder: Path, parameters: FleetParameters, rng: np.random.Generator
 ) -> float:
     """Largest difference between a policy and the two files, read back, in units of the action.
 
     Raises `PolicyDisagrees` above `TOLERANCE`, or when a form does not answer at all.
     """
     observations = random_observations(policy.fields, parameters, rng)
-    answers = policy.decide(observations)
+    answers = policy.actions(observations)
     forms = {
         "SavedModel": (run_saved_model, answers @ np.array(prior_of(policy))[:, np.newaxis]),
         "LiteRT": (run_litert, answers),

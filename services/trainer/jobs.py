@@ -12,14 +12,12 @@ from rq.job import Job
 
 from services.trainer.context import Context
 from services.trainer.export import check_agreement, export
-from services.trainer.gate import CANDIDATE, GENERAL, UNGATED, Verdict
 from services.trainer.learning import Learnt
 from services.trainer.lessons import lesson_of, rivals_of
-from services.trainer.module import ResidualModule
 from services.trainer.on_policy import exploration_of
 from services.trainer.progress import Stages
 from services.trainer.replay import TooLittleHistory
-from services.trainer.rules import ServedRule
+from services.trainer.selection import CANDIDATE, GENERAL, Deployed, GateDecision
 from services.trainer.stop import JobLost
 from shared.bus import CHAMPIONS, TRAININGS, Bus
 from shared.errors import AutopilotError, BusAway, UnknownFleet
@@ -28,6 +26,9 @@ from shared.policies import first_policy
 from shared.policy_store import CHECKPOINT, new_version
 
 Outcome = Literal["published", "kept", "demoted"]
+UNGATED = GateDecision(
+    CANDIDATE, {}, 0, reason="on_policy is not gated: what is learnt serves, as in the notebook"
+)
 _EVENTS = {
     "published": "policy_published",
     "kept": "champion_kept",
@@ -78,34 +79,37 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
     # A fleet has one job at a time, so what is half-written is a killed job's.
     context.store.sweep(fleet)
     version = new_version(context.clock())
-    learning, contest = lesson_of(context, fleet, version, settings)
+    learning, gate = lesson_of(context, fleet, version, settings)
     stages.done("read")
     with context.store.writing(fleet, version) as folder:
         with context.stop.interrupts():
             learnt, trained_on = learning(folder / CHECKPOINT if context.save_model else None)
             stages.include(learnt.stage_seconds)
             before = context.store.champion(fleet)
-            verdict, other = UNGATED, None
-            if contest is not None:
+            decision: GateDecision = UNGATED
+            deployed: Deployed | None = learnt.policy
+            if gate is not None:
                 rivals = rivals_of(context, fleet, before, settings.parameters)
-                verdict = contest.verdict(learnt.policy, rivals)
-                other = contest.made_for(verdict.winner)
-            shared = before is None and verdict.winner == GENERAL
+                decision = gate.decide(learnt.policy, rivals)
+                deployed = gate.selection.deployed(decision, learnt.policy)
+            shared = before is None and decision.winner == GENERAL
             stages.done("gate")
-            draft = _draft(context, fleet, version, learnt, trained_on, verdict)
-            if contest is None:
+            draft = _draft(context, fleet, version, learnt, trained_on, decision)
+            if gate is None:
                 draft = draft.model_copy(update={"exploration": exploration_of(learnt.module)})
             # A fleet gets its own only when that pays: till then many share the general policy.
             written = (
-                None if shared else _write_winner(context, draft, verdict, learnt, other, folder)
+                None
+                if shared or deployed is None
+                else _write(context, draft, decision.winner, deployed, folder)
             )
             stages.done("export")
         serves, crowned = None, False
         _check_own()
         if not shared:
-            serves, crowned = _crown(context, fleet, before, verdict.winner, written, folder)
+            serves, crowned = _crown(context, fleet, before, decision.winner, written, folder)
     stages.done("publish")
-    _tell(context, fleet, before, serves, crowned, verdict, learnt, stages)
+    _tell(context, fleet, before, serves, crowned, decision, learnt, stages)
     return None if serves is None else serves.version
 
 
@@ -125,27 +129,19 @@ def _check_own() -> None:
         raise JobLost
 
 
-def _write_winner(
-    context: Context,
-    draft: PolicyManifest,
-    verdict: Verdict,
-    learnt: Learnt,
-    other: ServedRule | ResidualModule | None,
-    folder: Path,
-) -> PolicyManifest | None:
-    """Write and check the winner's artefact; None when the store has it already."""
-    rng = np.random.default_rng(context.seed)
+def _write(
+    context: Context, draft: PolicyManifest, winner: str, deployed: Deployed, folder: Path
+) -> PolicyManifest:
+    """Write and check what is to serve; only a candidate keeps its checkpoint."""
+    if winner != CANDIDATE:
+        shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+        draft = draft.model_copy(update={"kind": winner})
     parameters = context.fleets[draft.fleet].parameters
-    if verdict.winner == CANDIDATE:
-        export(learnt.policy, folder)
-        check_agreement(learnt.policy, folder, parameters, rng)
-        return draft.model_copy(update={"experts": learnt.policy.experts})
-    if other is None:
-        return None
-    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
-    export(other, folder)
-    check_agreement(other, folder, parameters, rng)
-    return draft.model_copy(update={"kind": verdict.winner, "observation_fields": other.fields})
+    export(deployed, folder)
+    check_agreement(deployed, folder, parameters, np.random.default_rng(context.seed))
+    return draft.model_copy(
+        update={"observation_fields": deployed.fields, "experts": deployed.experts}
+    )
 
 
 def _crown(
@@ -176,7 +172,7 @@ def _tell(
     before: Champion | None,
     serves: Champion | None,
     crowned: bool,
-    verdict: Verdict,
+    decision: GateDecision,
     learnt: Learnt,
     stages: Stages,
 ) -> None:
@@ -187,9 +183,9 @@ def _tell(
     general = first_policy(context.fleets[fleet].parameters).version
     champion, runner_up = (general, None) if before is None else (before.version, before.runner_up)
     version = general if serves is None else serves.version
-    moved: Outcome = "demoted" if verdict.demoted else "published"
+    moved: Outcome = "demoted" if decision.demoted else "published"
     outcome: Outcome = moved if crowned else "kept"
-    live, live_costs = verdict.live, {}
+    live, live_costs = decision.live, {}
     if live is not None and runner_up is not None:
         live_costs = {champion: live.champion, runner_up: live.runner_up}
     told = TrainingOutcome(
@@ -199,12 +195,12 @@ def _tell(
         version=version,
         champion=champion,
         runner_up=runner_up,
-        winner=verdict.winner,
-        costs=verdict.costs,
-        scored_steps=verdict.steps,
+        winner=decision.winner,
+        costs=decision.costs,
+        scored_steps=decision.steps,
         live_costs=live_costs,
         live_steps=0 if live is None else live.steps,
-        reason=verdict.reason,
+        reason=decision.reason,
         seconds=stages.since_start,
         environment_steps=learnt.environment_steps,
     )
@@ -213,11 +209,11 @@ def _tell(
         _EVENTS[outcome],
         version=version,
         fleet=fleet,
-        winner=verdict.winner,
-        costs={name: round(cost, 3) for name, cost in verdict.costs.items()},
-        scored_steps=verdict.steps,
+        winner=decision.winner,
+        costs={name: round(cost, 3) for name, cost in decision.costs.items()},
+        scored_steps=decision.steps,
         live_costs={name: round(cost, 3) for name, cost in live_costs.items()},
-        reason=verdict.reason,
+        reason=decision.reason,
         seconds=round(stages.since_start, 3),
         stage_seconds=stages.seconds,
     )
@@ -235,9 +231,9 @@ def _draft(
     version: str,
     learnt: Learnt,
     trained_on: int,
-    verdict: Verdict,
+    decision: GateDecision,
 ) -> PolicyManifest:
-    costs = {f"gate_cost {name}": cost for name, cost in verdict.costs.items()}
+    costs = {f"gate_cost {name}": cost for name, cost in decision.costs.items()}
     return PolicyManifest.draft(
         context.fleets[fleet].parameters,
         version=version,

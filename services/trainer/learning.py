@@ -16,7 +16,7 @@ from services.trainer.algorithm import ppo_on
 from services.trainer.blend import Blend, rule_beside, with_rule
 from services.trainer.budget import Budget, TrainingOptions
 from services.trainer.decisions import decisions_of
-from services.trainer.evaluation import BestSoFar, HeldOut, evaluate, evaluate_rule, targets_of
+from services.trainer.evaluation import BestSoFar, HeldOut, evaluate, evaluate_rule
 from services.trainer.general import begun_from, general_nets
 from services.trainer.hindsight import BATCH, Hindsight
 from services.trainer.module import ResidualModule, module_of
@@ -24,6 +24,7 @@ from services.trainer.progress import Progress, Stages, Watch
 from services.trainer.rehearsal import with_rehearsal
 from services.trainer.replay import Recorded, decision_rows, hold_out, replayable
 from services.trainer.rules import ServedRule
+from shared.core.backtest import decide
 from shared.core.parameters import FleetParameters
 
 HELD_OUT = 0.15
@@ -55,14 +56,16 @@ class Learnt:
     scores: dict[str, float]
     """By name; costs in servers per step."""
     stage_seconds: dict[str, float]
+    validated: Blend | ResidualModule
+    """As it was before it saw the held-out part: what a selection on that part scores."""
     rule: ServedRule | None = None
-    """Answers beside the module, where it sees enough for one."""
+    """Beside the module, where it sees enough for one."""
     hindsight_decisions: int = 0
     """That hindsight has drawn for each net: recorded, changed and made-up ones."""
 
     @property
     def policy(self) -> Blend | ResidualModule:
-        """What serves."""
+        """The candidate: the module, with the rule beside it."""
         return with_rule(self.module, self.rule)
 
 
@@ -108,9 +111,11 @@ def train(
             watch.look(module)
         module.set_state(watch.best.state)
         stages.done("ppo")
-        beside = rule_beside(training.history, parameters)
-        targets = targets_of(with_rule(module, beside), usable.history, parameters, held_out)
-        validated = evaluate(targets, usable.history, parameters, held_out)
+        best = module_of(parameters, options.seed)
+        best.set_state(watch.best.state)
+        validated = with_rule(best, rule_beside(training.history, parameters))
+        targets = decide(validated, usable.history, parameters, held_out)
+        score = evaluate(targets, usable.history, parameters, held_out)
         of_ppo = not updates or not len(held_out) or _much_better(watch.best.held_out, fitted)
         if not of_ppo:
             _refit(module, usable, parameters, options.seed, watch, updates)
@@ -121,9 +126,10 @@ def train(
     return Learnt(
         module=module,
         environment_steps=watch.environment_steps,
-        scores=_scores(watch, validated, evaluate_rule(usable.history, parameters, held_out))
+        scores=_scores(watch, score, evaluate_rule(usable.history, parameters, held_out))
         | {"of_ppo": float(of_ppo)},
         stage_seconds=stages.seconds,
+        validated=validated,
         rule=rule_beside(usable.history, parameters),
         hindsight_decisions=updates * BATCH * (1 if of_ppo else 2),
     )

@@ -1,17 +1,15 @@
 """How a job learns, by the fleet's setting, and who the candidate meets in the gate."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from services.trainer.budget import Budget, TrainingOptions
-from services.trainer.contest import Contest, Rivals, who_serves
 from services.trainer.context import Context
-from services.trainer.gate import MOST_LIVE_STEPS, keep_for_gate, tuned_rules
-from services.trainer.general import general_module
 from services.trainer.learning import Learnt, train
+from services.trainer.live import MOST_LIVE_STEPS, Live, live_beside
 from services.trainer.on_policy import (
     LEARNT_TRANSITIONS,
     NEWEST_BATCHES,
@@ -20,25 +18,74 @@ from services.trainer.on_policy import (
     used_up_to,
 )
 from services.trainer.progress import Progress
-from services.trainer.replay import recorded_of
+from services.trainer.replay import Recorded, hold_out, recorded_of
+from services.trainer.selection import GateDecision, Selection, Trained, cost_on
 from shared.bus import TRAININGS, Bus
+from shared.core.guards import Guards
 from shared.core.parameters import FleetParameters
+from shared.errors import PolicyError
 from shared.messages import Champion, TrainingOutcome, Transition
+from shared.policies import LearntPolicy, load_policy
 from shared.settings import FleetSettings
 
 Learning = Callable[[Path | None], tuple[Learnt, int]]
 """Learns, writes a checkpoint if given a path; also returns how many steps it was trained on."""
 
+GATE_PART = 0.2
+"""Newest part of the history that the gate keeps for itself."""
+LEAST_STEPS = 20
+"""Decisions that the gate needs; with fewer, a candidate serves if nobody does."""
 REMEMBERED_VERDICTS = 100
 """Of a fleet, in which a version that was demoted is looked for."""
 
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """Who serves a fleet, who did before, and what came of it."""
+
+    champion: Champion | None
+    policies: Mapping[str, LearntPolicy]
+    """The champion and the runner-up, of those that can serve, by version."""
+    transitions: Sequence[Transition]
+    """What the fleet has done live since the champion serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The champion-challenger gate of one training job."""
+
+    recorded: Recorded
+    selection: Selection
+    guards: Guards
+
+    def decide(self, candidate: Trained, rivals: Rivals) -> GateDecision:
+        """Who wins, by the demand that is kept and by how the champion does live."""
+        champion = None if rivals.champion is None else rivals.champion.version
+        live = self._live(rivals)
+        return self.selection.decide(candidate, rivals.policies, champion, live)
+
+    def _live(self, rivals: Rivals) -> Live | None:
+        """The champion's live cost beside the runner-up's; None without a step or a runner-up."""
+        champion = rivals.champion
+        runner_up = None if champion is None else rivals.policies.get(champion.runner_up or "")
+        if champion is None or runner_up is None:
+            return None
+        return live_beside(
+            champion.version,
+            runner_up,
+            rivals.transitions,
+            self.recorded,
+            self.selection.parameters,
+            self.guards,
+        )
+
+
 def lesson_of(
     context: Context, fleet: str, version: str, settings: FleetSettings
-) -> tuple[Learning, Contest | None]:
-    """What learns, and the contest that the candidate has to win; None: it serves without one."""
+) -> tuple[Learning, Gate | None]:
+    """What learns, and the gate that the candidate has to pass; None: it serves without one."""
     if settings.learning == "on_policy":
         return _on_policy(context, fleet, version, settings), None
     return _replay(context, fleet, settings)
@@ -47,7 +94,10 @@ def lesson_of(
 def rivals_of(
     context: Context, fleet: str, champion: Champion | None, parameters: FleetParameters
 ) -> Rivals:
-    """The champion and the runner-up, and how the champion has done."""
+    """The champion and the runner-up, and how the champion has done.
+
+    A runner-up that was demoted before does not come back by itself.
+    """
 
     async def read(bus: Bus) -> tuple[list[TrainingOutcome], list[Transition]]:
         verdicts = await bus.newest_changes(TRAININGS, fleet, REMEMBERED_VERDICTS)
@@ -58,17 +108,23 @@ def rivals_of(
 
     verdicts, transitions = context.on_bus(read)
     demoted = {verdict.champion for verdict in verdicts if verdict.outcome == "demoted"}
-    policies = who_serves(context.store, champion, demoted, parameters)
+    policies: dict[str, LearntPolicy] = {}
+    if champion is not None:
+        runner_up = None if champion.runner_up in demoted else champion.runner_up
+        for version in filter(None, (champion.version, runner_up)):
+            try:
+                policies[version] = load_policy(context.store, fleet, version, parameters)
+            except PolicyError as error:
+                _log.warning("contender_refused", fleet=fleet, reason=str(error))
     return Rivals(champion, policies, transitions)
 
 
-def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Learning, Contest]:
-    """What learns from recorded demand, and the contest on what is kept of it."""
+def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Learning, Gate]:
+    """What learns from recorded demand, and the gate on what is kept of it."""
     parameters = settings.parameters
     steps = context.on_bus(lambda bus: bus.recorded_steps(fleet))
     recorded = recorded_of(steps, settings.learning_freq)
-    training, rows = keep_for_gate(recorded, parameters)
-    rules = tuned_rules(training.history, parameters) if len(rows) else {}
+    training, rows = hold_out(recorded, GATE_PART, parameters, LEAST_STEPS)
 
     def on_progress(progress: Progress) -> None:
         context.stop.check()
@@ -92,8 +148,10 @@ def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Lear
         learnt = train(training, parameters, options, checkpoint, on_progress)
         return learnt, len(training.history.demands)
 
-    general = general_module(parameters)
-    return learning, Contest(recorded, rows, parameters, rules, general, settings.guards)
+    history, guards = recorded.history, settings.guards
+    scorer = cost_on(history, rows, parameters, guards)
+    selection = Selection.of(training, history, rows, parameters, scorer)
+    return learning, Gate(recorded, selection, guards)
 
 
 def _on_policy(context: Context, fleet: str, version: str, settings: FleetSettings) -> Learning:

@@ -111,8 +111,10 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         """Names of the observation's numbers."""
         return self.shape.fields
 
-    def decide(self, observations: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """The policy's answer: mean actions within the action's limits, shape ``(batch, 1)``."""
+    reads_targets = False
+
+    def actions(self, observations: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Mean actions within the action's limits, shape ``(batch, 1)``."""
         with torch.no_grad():
             batch = torch.as_tensor(np.asarray(observations, dtype=np.float32))
             mean = self.mean_action(batch)

@@ -129,6 +129,7 @@ def learn_on_policy(
             environment_steps=learner.learnt_transitions,
             scores=learner.scores,
             stage_seconds=stages.seconds,
+            validated=learner.module,
         )
     finally:
         learner.close()

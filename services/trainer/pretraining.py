@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from services.trainer.decisions import Decisions, drawn
-from services.trainer.evaluation import evaluate, evaluate_rule, targets_after
+from services.trainer.evaluation import evaluate, evaluate_rule
 from services.trainer.general import NETS
 from services.trainer.hindsight import Hindsight
 from services.trainer.learning import UPDATES_PER_ROUND, Learnt
@@ -15,6 +15,7 @@ from services.trainer.module import ResidualModule, module_of
 from services.trainer.progress import Stages
 from services.trainer.replay import Recorded, decision_rows
 from services.trainer.synthetic import synthetic_history
+from shared.core.backtest import decide
 from shared.core.parameters import FleetParameters
 
 SERIES = 300
@@ -59,7 +60,7 @@ def learn_general(
         tell(done / UPDATES, f"{done:,} of {UPDATES:,} updates")
     module.set_state(module_state)
     stages.done("hindsight")
-    return Learnt(module, 0, _scores(module, parameters, rng), stages.seconds)
+    return Learnt(module, 0, _scores(module, parameters, rng), stages.seconds, module)
 
 
 def write_nets(module: ResidualModule, folder: Path) -> None:
@@ -91,7 +92,8 @@ def _scores(
         history = synthetic_history(rng)
         history = replace(history, demands=history.demands * (100 / history.demands.max()))
         rows = decision_rows(Recorded.unbroken(history), parameters)
-        targets = targets_after(module.decide, history, parameters, rows)
+        # As it is learnt, before it adapts.
+        targets = decide(module, history, parameters, rows, since=len(history.demands))
         both = (
             evaluate(targets, history, parameters, rows),
             evaluate_rule(history, parameters, rows),

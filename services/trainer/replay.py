@@ -112,20 +112,24 @@ def replayable(recorded: Recorded, parameters: FleetParameters) -> Recorded:
 
 
 def hold_out(
-    recorded: Recorded, fraction: float, parameters: FleetParameters
+    recorded: Recorded, fraction: float, parameters: FleetParameters, least: int = 0
 ) -> tuple[Recorded, IntArray]:
-    """Keep out the last `fraction` of the rows: ``(to learn from, held-out decision rows)``.
+    """Keep out the last `fraction` of the rows: ``(to train on, held-out decision rows)``.
 
-    A held-out decision may look back at what was learnt from; what it meets is held out. Nothing
-    is, if too little would be left to learn from.
+    A held-out decision may look back at what is trained on; what it meets is held out. At least
+    `least` decisions are held out, or nothing is; nor is anything if too little would be left.
     """
     rows = len(recorded.history.demands)
-    cut = rows - int(fraction * rows)
-    learnt = recorded.until(cut)
-    if not len(decision_rows(learnt, parameters)):
-        return recorded, np.empty(0, dtype=np.int64)
+    held_out = int(fraction * rows)
+    if least:
+        held_out = max(held_out, least + parameters.lead_steps)
+    cut = max(rows - held_out, 0)
+    training = recorded.until(cut)
     decisions = decision_rows(recorded, parameters)
-    return learnt, decisions[decisions >= cut - 1]
+    decisions = decisions[decisions >= cut - 1]
+    if len(decisions) < least or not len(decision_rows(training, parameters)):
+        return recorded, np.empty(0, dtype=np.int64)
+    return training, decisions
 
 
 class ReplayVectorEnv(VectorEnv[FloatArray, FloatArray, NDArray[Any]]):

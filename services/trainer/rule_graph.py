@@ -10,7 +10,7 @@ from services.trainer.rules import ServedRule
 
 
 class RuleGraph(tf.Module):  # type: ignore[misc]
-    """`ServedRule.decide` in TensorFlow."""
+    """`ServedRule.actions` in TensorFlow."""
 
     def __init__(self, rule: ServedRule) -> None:
         super().__init__()

@@ -83,7 +83,9 @@ class ServedRule:
         named = {*slopes, *(field for pair in shifts for field in pair)}
         return rule if named <= set(parameters.observation_fields) else None
 
-    def decide(self, observations: FloatArray) -> FloatArray:
+    reads_targets = False
+
+    def actions(self, observations: FloatArray) -> FloatArray:
         """Actions ``(rows, 1)`` for observations ``(rows, fields)``; NaN: out of reach."""
         at = self.positions
         last = observations[:, at["demand[-1]"]]

@@ -107,7 +107,7 @@ def unanswered(state: Adaptation, parameters: FleetParameters) -> Adaptation:
     return _waits(state, (), parameters)
 
 
-def actions(
+def adapted_actions(
     answers: FloatArray,
     demands: FloatArray,
     rows: NDArray[np.int64],

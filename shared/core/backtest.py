@@ -1,22 +1,22 @@
-"""Replay decisions against recorded demand: learn on the first part, score the rest.
+"""Replay policies against recorded demand: learn on the first part, score the rest.
 
-Row k of an array of *decisions* was chosen after row k of demand was seen. It is the target of
+Row k of an array of *decisions* was made after row k of demand was seen. It is the target of
 step k + 1, the allocation of step k + `lead_steps`, and meets the demand of that step. Decisions
 are made over the whole series, so that at the first scored step every server that is starting was
 asked for by the policy itself.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.core.adaptation import FRESH, answered, average
+from shared.core.adaptation import FRESH, ONE_EXPERT, adapted_actions, answered, average
 from shared.core.dynamics import target_of
-from shared.core.observation import Encoder, History, notebook_fields
+from shared.core.observation import Encoder, History, IntArray, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.core.scoring import Score, score
 
@@ -33,57 +33,80 @@ class Replay:
     allocations: FloatArray
 
 
+class BatchPolicy(Protocol):
+    """A policy over many observations at once: nets, a rule, a mixture of both, an artefact."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What it sees, by name; see `shared.core.observation`."""
+        ...
+
+    @property
+    def experts(self) -> Mapping[str, float]:
+        """Its experts, and what each counts for before outcomes are known; empty: it is one."""
+        ...
+
+    @property
+    def reads_targets(self) -> bool:
+        """Whether an action depends on the targets asked for before, so on the actions before."""
+        ...
+
+    def actions(self, observations: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        """Each expert's action, ``(rows, experts)``, for observations ``(rows, fields)``.
+
+        Observations are in servers, NaN where history does not reach; an action of 1.0 is
+        `action_factor` servers.
+        """
+        ...
+
+
+def prior_of(policy: BatchPolicy) -> tuple[float, ...]:
+    """What each of a policy's experts counts for before outcomes are known; the sum is 1."""
+    return tuple(policy.experts.values()) or ONE_EXPERT
+
+
 def part(history: History, start: int, stop: int) -> History:
     """Rows of a history."""
     return History(history.times[start:stop], history.demands[start:stop], history.step_seconds)
 
 
-class Answering(Protocol):
-    """A policy: an observation in servers, shape ``(fields,)``, to its experts' actions."""
+def observations_after(
+    history: History, fields: tuple[str, ...], parameters: FleetParameters, rows: IntArray
+) -> FloatArray:
+    """What is seen after each row, NaN for targets, shape ``(len(rows), len(fields))``.
 
-    @property
-    def fields(self) -> tuple[str, ...]: ...
-
-    @property
-    def prior(self) -> tuple[float, ...]: ...
-
-    def answers(self, observation: FloatArray) -> Sequence[float]: ...
+    Before row 0 demand was `min_servers`, as for a live fleet's first observation.
+    """
+    encoder = Encoder(fields, parameters.lead_steps)
+    no_targets = np.full((len(rows), parameters.history_len), np.nan)
+    return encoder.observations(_encoded(encoder, history, parameters, rows), no_targets)
 
 
 def decide(
-    policy: Answering,
+    policy: BatchPolicy,
     history: History,
     parameters: FleetParameters,
-    first: int = 0,
-    stop: int | None = None,
+    rows: IntArray | None = None,
     since: int = 0,
 ) -> FloatArray:
-    """A policy's decisions, in servers, after each row from `first` up to `stop`.
+    """A policy's decisions, in servers, after each of `rows` (ascending; all unless given).
 
-    The policy sees all of the history before a row, and the targets that it asked for since
-    `first`; before that they were `min_servers`, and so were the last demands before row 0. It
-    adapts to what it meets from row `since` on (`shared.core.adaptation`).
+    It sees all of the history before a row, and adapts to what it meets from row `since` on
+    (`shared.core.adaptation`). One that reads targets is stepped from the first of `rows`, before
+    which the targets were `min_servers`; any other is asked for all rows at once.
     """
-    rows = np.arange(first, len(history.demands) if stop is None else stop)
-    encoder = Encoder(policy.fields, parameters.lead_steps)
-    low, high = parameters.min_servers, parameters.max_servers
-    clipped = History(history.times, np.clip(history.demands, low, high), history.step_seconds)
-    seen = encoder.encode(clipped, rows)
-    lags = [field in notebook_fields(parameters.history_len) for field in encoder.fields]
-    seen[:, lags] = np.nan_to_num(seen[:, lags], nan=low)
-    size = parameters.history_len
-    asked = np.full(size + 1 + len(rows), low)  # asked[size] is the target of the first row's step
-    state = FRESH
-    for number, row in enumerate(rows.tolist()):
-        targets = asked[np.newaxis, number + 1 : number + 1 + size]
-        observation = encoder.observations(seen[number : number + 1], targets)[0]
-        answers = policy.answers(observation)
-        action = average(answers, policy.prior)
-        if row >= since:
-            demand = float(clipped.demands[row])
-            state, action = answered(state, demand, answers, policy.prior, parameters)
-        asked[size + 1 + number] = target_of(action, parameters)
-    return asked[size + 1 :]
+    rows = np.arange(len(history.demands)) if rows is None else rows
+    if not len(rows):
+        return np.empty(0)
+    if policy.reads_targets:
+        first = int(rows[0])
+        stepped = _stepped(policy, history, parameters, first, int(rows[-1]) + 1, since)
+        return stepped[rows - first]
+    seen = observations_after(history, policy.fields, parameters, rows)
+    answers = policy.actions(seen).astype(np.float64)
+    demands = np.clip(history.demands, parameters.min_servers, parameters.max_servers)
+    actions = adapted_actions(answers, demands, rows, prior_of(policy), parameters, since)
+    return target_of(actions, parameters)
 
 
 def replay(decisions: FloatArray, parameters: FleetParameters) -> Replay:
@@ -110,3 +133,42 @@ def limits_of(training: FloatArray) -> tuple[int, int, int]:
 def later(values: FloatArray, steps: int, before: float) -> FloatArray:
     """Values so many steps later; `before` is what was before the first."""
     return np.concatenate((np.full(steps, before), values))[: len(values)]
+
+
+def _encoded(
+    encoder: Encoder, history: History, parameters: FleetParameters, rows: IntArray
+) -> FloatArray:
+    """The encoder's fields of demand within the fleet's limits."""
+    low, high = parameters.min_servers, parameters.max_servers
+    clipped = History(history.times, np.clip(history.demands, low, high), history.step_seconds)
+    seen = encoder.encode(clipped, rows)
+    lags = [field in notebook_fields(parameters.history_len) for field in encoder.fields]
+    seen[:, lags] = np.nan_to_num(seen[:, lags], nan=low)
+    return seen
+
+
+def _stepped(
+    policy: BatchPolicy,
+    history: History,
+    parameters: FleetParameters,
+    first: int,
+    stop: int,
+    since: int,
+) -> FloatArray:
+    """Decisions after each row from `first` up to `stop`, one after the other."""
+    low, high = parameters.min_servers, parameters.max_servers
+    encoder = Encoder(policy.fields, parameters.lead_steps)
+    rows, prior, size = np.arange(first, stop), prior_of(policy), parameters.history_len
+    seen = _encoded(encoder, history, parameters, rows)
+    demands = np.clip(history.demands, low, high).tolist()
+    asked = np.full(size + 1 + len(rows), low)  # asked[size] is the target of the first row's step
+    state = FRESH
+    for number, row in enumerate(rows.tolist()):
+        targets = asked[np.newaxis, number + 1 : number + 1 + size]
+        observation = encoder.observations(seen[number : number + 1], targets)
+        answers = policy.actions(observation)[0].tolist()
+        action = average(answers, prior)
+        if row >= since:
+            state, action = answered(state, demands[row], answers, prior, parameters)
+        asked[size + 1 + number] = target_of(action, parameters)
+    return asked[size + 1 :]

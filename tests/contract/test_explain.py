@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -27,6 +27,7 @@ from shared.messages import RecordedStep, Supply
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW
+from tests.policies import OneByOne
 
 # With the notebook's reward nothing is learnt while it serves: the asks are the policy's own.
 SETTINGS = FleetSettings(
@@ -38,12 +39,11 @@ FLEETS = Fleets(
 STEPS = 30
 
 
-class Policy:
+class Policy(OneByOne):
     """Asks for ten servers above the last demand."""
 
     learnt = True
     exploration = 0.0
-    prior = (1.0,)
     version = "v1"
     fields = notebook_fields(5)
 
@@ -176,7 +176,7 @@ def is_news(log: dict[str, Any]) -> bool:
 class TwoExperts(Policy):
     """The last demand, and twenty more; at first the former counts for more."""
 
-    prior = (0.75, 0.25)
+    experts: ClassVar = {"one": 0.75, "other": 0.25}
 
     def answers(self, observation):
         return (observation[4] / 100, (observation[4] + 20) / 100)

@@ -45,7 +45,7 @@ def test_the_nets_that_fleets_begin_from_are_those_that_serve():
     rows = seen()
     served = np.array([[first_action(policy, row)] for row in rows])
     # The module clips to the fleet's highest action, the platform does so to the target.
-    np.testing.assert_allclose(module.decide(rows), np.clip(served, 0.0, 1.0), atol=1e-5)
+    np.testing.assert_allclose(module.actions(rows), np.clip(served, 0.0, 1.0), atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.5, 3.0, 40.0])

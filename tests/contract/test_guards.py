@@ -15,16 +15,16 @@ from shared.core.observation import notebook_fields
 from shared.messages import Demand, FleetRecord, Supply
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW
+from tests.policies import OneByOne
 
 DEMANDS = st.integers(0, 300).map(float) | st.floats(0, 300) | st.none()
 
 
-class Asking:
+class Asking(OneByOne):
     """A policy that asks for what a test says, in servers over the action factor of 100."""
 
     learnt = True
     exploration = 0.0
-    prior = (1.0,)
     version = "v1"
     fields = notebook_fields(5)
     servers = 0.0

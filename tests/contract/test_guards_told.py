@@ -31,17 +31,17 @@ from shared.messages import (
 )
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW
+from tests.policies import OneByOne
 
 STEP = timedelta(seconds=65)
 SOON = NOW.replace(second=0) + timedelta(minutes=20)
 
 
-class Asking:
+class Asking(OneByOne):
     """A policy that asks for what a test says, in servers over the action factor of 100."""
 
     learnt = True
     exploration = 0.0
-    prior = (1.0,)
     version = "v1"
     fields = notebook_fields(5)
 

@@ -14,8 +14,8 @@ import pytest
 from services.cli.backtest import ORACLE, baselines, prepare
 from services.cli.demand import Source
 from services.cli.supervision import service_command
-from services.trainer.evaluation import targets_after
-from services.trainer.gate import tuned_rules
+from services.trainer.selection import tuned_rules
+from shared.core.backtest import decide
 from shared.policy_store import LITERT_MODEL
 from shared.settings import FleetSettings
 
@@ -127,7 +127,7 @@ def test_no_rule_that_the_gate_serves_sees_the_future(trace, future):
         rules = tuned_rules(case.training, case.parameters)
         decided.append(
             {
-                name: targets_after(rule.decide, case.history, case.parameters, rows)
+                name: decide(rule, case.history, case.parameters, rows)
                 for name, rule in rules.items()
             }
         )

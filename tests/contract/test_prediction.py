@@ -21,6 +21,7 @@ from shared.policies import first_policy
 from shared.policy_store import LITERT_MODEL, PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW, a_decision
+from tests.policies import OneByOne
 
 FLEETS = Fleets({"default": FleetSettings(), "eu-west": FleetSettings(history_len=3)})
 WITHIN_SECONDS = 1.0
@@ -367,12 +368,11 @@ async def test_a_model_of_another_shape_is_refused(redis_url, store, publish_pol
 CALENDAR = FleetParameters(observation="calendar").observation_fields
 
 
-class Shown:
+class Shown(OneByOne):
     """A policy that sees the calendar, and keeps what it is shown."""
 
     version = "v1"
     learnt = True
-    prior = (1.0,)
     fields = CALENDAR
 
     def __init__(self) -> None:

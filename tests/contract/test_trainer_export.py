@@ -83,7 +83,9 @@ def test_the_checkpoint_holds_the_weights(learnt):
     path = checkpoint / "learner_group" / "learner" / "rl_module" / "default_policy"
     restored = RLModule.from_checkpoint(str(path))
     observations = np.random.default_rng(0).uniform(10, 100, (16, 10))
-    np.testing.assert_array_equal(restored.decide(observations), result.module.decide(observations))
+    np.testing.assert_array_equal(
+        restored.actions(observations), result.module.actions(observations)
+    )
 
 
 def test_the_services_load_it_and_answer_as_torch_does(learnt, exported, tmp_path):
@@ -97,7 +99,7 @@ def test_the_services_load_it_and_answer_as_torch_does(learnt, exported, tmp_pat
     policy = load_policy(store, "default", "v1", PARAMETERS)
     observations = np.random.default_rng(1).uniform(10, 100, (64, 10))
     answers = [first_action(policy, observation.tolist()) for observation in observations]
-    expected = learnt[0].module.decide(observations)[:, 0]
+    expected = learnt[0].module.actions(observations)[:, 0]
     np.testing.assert_allclose(answers, expected, atol=1e-5)
     assert len(set(answers)) > 32, "a policy without weights answers alike"
 
@@ -166,7 +168,7 @@ def test_limits_above_the_action_factor_are_in_reach(ray_warm, reward):
     parameters = FleetParameters(max_servers=200.0, reward=reward)
     demand = np.tile(np.linspace(150.0, 190.0, 40), 5)
     result = train(recorded(demand), parameters, options(seconds=1.0))
-    actions = result.module.decide(np.full((1, 10), 180.0))
+    actions = result.module.actions(np.full((1, 10), 180.0))
     assert 1.0 < float(actions[0, 0]) <= 2.0
 
 
@@ -190,8 +192,8 @@ def test_the_same_seed_and_steps_give_the_same_policy(ray_warm, demand):
 def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_warm, tmp_path):
     """Two days of demand: last week is NaN. All forms agree, and the notebook's numbers do."""
     from services.trainer import export, learning
-    from services.trainer.evaluation import observations_after
     from services.trainer.replay import Recorded
+    from shared.core.backtest import observations_after
 
     parameters = FleetParameters(observation="calendar")
     rows = np.arange(300)
@@ -201,13 +203,13 @@ def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_warm, tmp_p
     export.export(policy, tmp_path)
     rng = np.random.default_rng(0)
     assert export.check_agreement(policy, tmp_path, parameters, rng) <= export.TOLERANCE
-    seen = observations_after(history, parameters, rows)
+    seen = observations_after(history, parameters.observation_fields, parameters, rows)
     assert np.isnan(seen).any(axis=1).all()
     answers = export.run_litert(tmp_path, seen.astype(np.float32))
-    np.testing.assert_allclose(answers, policy.decide(seen), atol=export.TOLERANCE)
+    np.testing.assert_allclose(answers, policy.actions(seen), atol=export.TOLERANCE)
     ten = np.array(from_notebook([50.0] * 10, parameters.observation_fields))
-    assert 0.1 <= policy.decide(ten[np.newaxis])[0, 0] <= 1.0
+    assert 0.1 <= policy.actions(ten[np.newaxis])[0, 0] <= 1.0
     # Targets do not matter to a policy.
     asked = seen.copy()
     asked[:, -parameters.history_len :] = 33.0
-    np.testing.assert_array_equal(policy.decide(asked), policy.decide(seen))
+    np.testing.assert_array_equal(policy.actions(asked), policy.actions(seen))

@@ -209,7 +209,8 @@ def test_a_worker_that_wakes_up_leaves_its_job_to_another(
             queue.connection.hset(key, "worker_name", "another")
         else:
             queue.connection.hset(key, "status", "scheduled")
-        return Learnt(module_of(FleetSettings().parameters, seed=0), 0, {}, {})
+        module = module_of(FleetSettings().parameters, seed=0)
+        return Learnt(module, 0, {}, {}, module)
 
     monkeypatch.setattr("services.trainer.lessons.train", paused)
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)

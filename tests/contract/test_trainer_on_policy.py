@@ -239,7 +239,7 @@ def test_the_mean_moves_towards_what_was_paid_and_away_when_rewards_are_reversed
     fresh = trainer.on_policy.module_of(PARAMETERS, 0)
     recorded = transitions_of(256)
     observations = np.array([transition.observation for transition in recorded])
-    before = fresh.decide(observations)
+    before = fresh.actions(observations)
 
     def moved(sign):
         made = []
@@ -256,7 +256,7 @@ def test_the_mean_moves_towards_what_was_paid_and_away_when_rewards_are_reversed
         assert learnt.environment_steps == 256
         assert learnt.scores["batches"] == 2
         assert not np.array_equal(weights(learnt.module), weights(fresh))
-        return float(np.mean(learnt.module.decide(observations) - before))
+        return float(np.mean(learnt.module.actions(observations) - before))
 
     assert moved(1) > 0 > moved(-1)
 
@@ -426,10 +426,9 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
     checkpoint = store.files.root.joinpath("default", first) / CHECKPOINT
     assert checkpoint.exists() == save_model
     if save_model:
-        saved = trainer.checkpoints.CheckpointPolicy.load(checkpoint)
-        assert saved.answers(np.full(10, 40.0)) == pytest.approx(
-            [first_action(policy, (40.0,) * 10)]
-        )
+        saved = trainer.checkpoints.load_policy_module(checkpoint)
+        observation = (40.0,) * 10
+        assert first_action(saved, observation) == pytest.approx(first_action(policy, observation))
 
     assert jobs.train(payload) is None
     outcome = asyncio.run(commit(commits(130, first=131)))

@@ -104,7 +104,7 @@ def test_fleets_share_the_general_policy_until_their_own_pays(jobs, on_bus, tmp_
     from services.trainer.module import module_of
 
     untrained = module_of(SETTINGS.parameters, seed=0)
-    monkeypatch.setattr(lessons, "train", lambda *_, **__: Learnt(untrained, 0, {}, {}))
+    monkeypatch.setattr(lessons, "train", lambda *_, **__: Learnt(untrained, 0, {}, {}, untrained))
     monkeypatch.setattr(lessons, "tuned_rules", lambda *_: {})
     general = first_policy(SETTINGS.parameters).version
     store = PolicyStore.at(str(tmp_path))
@@ -125,7 +125,7 @@ def test_a_rollback_while_the_gate_decides_stays(jobs, on_bus, tmp_path, monkeyp
     from services.trainer.module import module_of
 
     untrained = module_of(SETTINGS.parameters, seed=0)
-    monkeypatch.setattr(lessons, "train", lambda *_, **__: Learnt(untrained, 0, {}, {}))
+    monkeypatch.setattr(lessons, "train", lambda *_, **__: Learnt(untrained, 0, {}, {}, untrained))
     monkeypatch.setattr(lessons, "tuned_rules", lambda *_: {})
     store = PolicyStore.at(str(tmp_path))
     publish_constant(store, "v1", BEST + 5, BEGAN - timedelta(days=1))

@@ -1,6 +1,7 @@
 """What a policy learns while it serves: weights of its experts, and a margin."""
 
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from shared.core.adaptation import (
     FRESH,
     MOST_MARGIN,
     Adaptation,
-    actions,
+    adapted_actions,
     answered,
     unanswered,
     weights,
@@ -20,6 +21,7 @@ from shared.core.adaptation import (
 from shared.core.backtest import decide
 from shared.core.observation import History, notebook_fields
 from shared.core.parameters import FleetParameters
+from tests.policies import OneByOne
 
 PARAMETERS = FleetParameters(min_servers=0.0, max_servers=300.0, action_factor=100.0)
 LEAD = PARAMETERS.lead_steps
@@ -35,7 +37,7 @@ def played(answers, demands=DEMANDS, prior=PRIOR, parameters=PARAMETERS):
     rows = np.arange(len(demands))
     given = np.stack([np.broadcast_to(one, len(demands)) for one in answers], axis=1)
     factor = parameters.action_factor
-    return factor * actions(given / factor, demands, rows, prior, parameters)
+    return factor * adapted_actions(given / factor, demands, rows, prior, parameters)
 
 
 def short(asked, demands=DEMANDS, after=STEPS // 2):
@@ -148,7 +150,7 @@ def test_held_demand_teaches_nothing():
 def test_rows_that_are_missing_are_not_taken_for_steps():
     rows = np.array([0, 1, 2, 3, 4, 5, 9, 10])
     given = np.full((len(rows), 1), 0.1)
-    taken = actions(given, np.full(20, 90.0), rows, (1.0,), PARAMETERS)
+    taken = adapted_actions(given, np.full(20, 90.0), rows, (1.0,), PARAMETERS)
     assert taken.tolist() == [0.1] * len(rows)
 
 
@@ -156,20 +158,20 @@ def test_only_who_serves_adapts():
     before = played([40.0, 80.0])
     rows = np.arange(STEPS)
     given = np.full((STEPS, 2), (0.4, 0.8))
-    later = 100 * actions(given, DEMANDS, rows, PRIOR, PARAMETERS, since=1_000)
+    later = 100 * adapted_actions(given, DEMANDS, rows, PRIOR, PARAMETERS, since=1_000)
     assert later[: 1_000 + LEAD].tolist() == pytest.approx([48.0] * (1_000 + LEAD))
     assert later[1_000 + LEAD] != before[1_000 + LEAD]
-    alone = 100 * actions(given[1_000:], DEMANDS[1_000:], rows[:-1_000], PRIOR, PARAMETERS)
+    alone = 100 * adapted_actions(given[1_000:], DEMANDS[1_000:], rows[:-1_000], PRIOR, PARAMETERS)
     assert later[1_000:].tolist() == alone.tolist()
 
 
-class TwoMinds:
+class TwoMinds(OneByOne):
     """A learnt policy of two experts: what is needed now, and a lot more."""
 
     version = "v1"
     learnt = True
     exploration = 0.0
-    prior = PRIOR
+    experts: ClassVar = {"one": PRIOR[0], "other": PRIOR[1]}
     fields = notebook_fields(PARAMETERS.history_len)
 
     def answers(self, observation):

@@ -9,21 +9,20 @@ from shared.core.backtest import decide, limits_of, replay, score_after
 from shared.core.dynamics import FleetState, initial_state, observe, step
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
+from tests.policies import OneByOne
 
 SMALL = FleetParameters(min_servers=1.0, max_servers=20.0, action_factor=10.0, history_len=2)
 
 
-class Acting:
+class Acting(OneByOne):
     """A policy of one expert."""
-
-    prior = (1.0,)
 
     def __init__(self, act, fields=SMALL.observation_fields):
         self._act = act
         self.fields = fields
 
     def answers(self, observation):
-        return (self._act(observation),)
+        return (self._act(np.array(observation)),)
 
 
 NEVER = 10**9
@@ -99,7 +98,6 @@ def test_part_of_the_rows_sees_all_of_the_history():
         Acting(lambda observation: seen.append(observation.tolist()) or 0.5),
         history(demands),
         SMALL,
-        first=10,
-        stop=12,
+        np.arange(10, 12),
     )
     assert seen == [[9, 10, 1, 1], [10, 11, 1, 5]]

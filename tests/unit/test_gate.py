@@ -1,3 +1,5 @@
+import itertools
+import math
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -5,29 +7,27 @@ import numpy as np
 import pytest
 
 from services.environment.stepping import Due, step_fleet
-from services.trainer.evaluation import observations_after
-from services.trainer.gate import (
-    CANDIDATE,
+from services.trainer.evaluation import evaluate
+from services.trainer.lessons import GATE_PART, LEAST_STEPS
+from services.trainer.live import (
     LEAST_LIVE_STEPS,
-    LEAST_STEPS,
     MOST_LIVE_STEPS,
     Live,
     instead_of,
-    judge,
-    keep_for_gate,
     served_by,
-    tuned_rules,
     watch,
 )
-from services.trainer.replay import Recorded, recorded_of
+from services.trainer.replay import Recorded, hold_out, recorded_of
 from services.trainer.rules import SERVED_RULES, ServedRule
-from shared.core.backtest import decide
-from shared.core.guards import NO_GUARDS, Guards
+from services.trainer.selection import CANDIDATE, cost_on, select, tuned_rules
+from shared.core.backtest import decide, observations_after
+from shared.core.guards import NO_GUARDS, Guards, guarded_series
 from shared.core.observation import History, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.core.schedule import ScheduledFloor
 from shared.core.tuning import tune
 from tests.conftest import a_step
+from tests.policies import OneByOne
 
 PARAMETERS = FleetParameters(observation="calendar")
 DAY_STEPS = 144
@@ -48,7 +48,9 @@ def test_a_served_rule_decides_as_the_tuned_one(rule):
     served = ServedRule.of(tuned, PARAMETERS)
     assert served is not None
     rows = np.arange(8 * DAY_STEPS, 9 * DAY_STEPS)
-    actions = served.decide(observations_after(history, PARAMETERS, rows))[:, 0]
+    actions = served.actions(
+        observations_after(history, PARAMETERS.observation_fields, PARAMETERS, rows)
+    )[:, 0]
     wanted = np.clip(tuned.decisions(history, PARAMETERS)[rows], 0, 100)
     assert actions * PARAMETERS.action_factor == pytest.approx(wanted)
 
@@ -60,7 +62,7 @@ def test_the_notebooks_observation_has_no_seasons():
 
 def test_what_is_kept_is_neither_learnt_nor_tuned_on():
     recorded = Recorded.unbroken(days(3))
-    learnt, kept = keep_for_gate(recorded, PARAMETERS)
+    learnt, kept = hold_out(recorded, GATE_PART, PARAMETERS, LEAST_STEPS)
     cut = len(learnt.history.demands)
     assert cut == pytest.approx(0.8 * 3 * DAY_STEPS, abs=1)
     assert (kept + PARAMETERS.lead_steps >= cut).all()
@@ -69,7 +71,7 @@ def test_what_is_kept_is_neither_learnt_nor_tuned_on():
 
 def test_a_short_history_is_learnt_from_whole():
     history = History(np.arange(30) * 600.0, np.full(30, 20.0), 600.0)
-    learnt, kept = keep_for_gate(Recorded.unbroken(history), PARAMETERS)
+    learnt, kept = hold_out(Recorded.unbroken(history), GATE_PART, PARAMETERS, LEAST_STEPS)
     assert len(learnt.history.demands) == 30
     assert not len(kept)
 
@@ -77,6 +79,33 @@ def test_a_short_history_is_learnt_from_whole():
 def flat(servers, rows=200) -> tuple[History, np.ndarray]:
     history = History(np.arange(rows) * 600.0, np.full(rows, servers), 600.0)
     return history, np.arange(100, rows - PARAMETERS.lead_steps)
+
+
+class Steadily(OneByOne):
+    """Asks for so many servers at every step."""
+
+    def __init__(self, *servers: float) -> None:
+        self._servers = itertools.cycle(servers)
+
+    def answers(self, _observation):
+        return (next(self._servers) / 100,)
+
+
+def judge(contenders, incumbent, live=None, guards=NO_GUARDS, steps=None):
+    """The gate on a flat demand of 40; contenders ask for so many servers, or one after the other.
+
+    Targets are as they are given: how a policy adapts to what it meets is not in question here.
+    """
+    history, rows = flat(40.0)
+    rows = rows if steps is None else rows[:steps]
+
+    def scorer(servers):
+        asked = np.resize(np.atleast_1d(np.asarray(servers, dtype=float)), len(rows))
+        told = guarded_series(asked, history.demands[rows], guards, PARAMETERS)
+        held_out = evaluate(told, history, PARAMETERS, rows)
+        return math.nan if held_out is None else held_out.cost
+
+    return select(contenders, incumbent, scorer, len(rows), live)
 
 
 @pytest.mark.parametrize(
@@ -102,31 +131,20 @@ def flat(servers, rows=200) -> tuple[History, np.ndarray]:
     ],
 )
 def test_who_wins(what, contenders, incumbent, winner):
-    history, rows = flat(40.0)
-    verdict = judge(
-        {name: np.full(len(rows), servers) for name, servers in contenders.items()},
-        incumbent,
-        history,
-        PARAMETERS,
-        rows,
-    )
-    assert verdict.winner == winner, what
-    assert set(verdict.costs) == set(contenders)
-    assert verdict.steps == len(rows)
+    decision = judge(contenders, incumbent)
+    assert decision.winner == winner, what
+    assert set(decision.costs) == set(contenders)
+    assert decision.steps == len(flat(40.0)[1])
 
 
 def test_a_champion_that_gives_no_number_is_replaced():
-    history, rows = flat(40.0)
-    targets = {CANDIDATE: np.full(len(rows), 60.0), "v1": np.full(len(rows), np.nan)}
-    assert judge(targets, "v1", history, PARAMETERS, rows).winner == CANDIDATE
+    assert judge({CANDIDATE: 60.0, "v1": np.nan}, "v1").winner == CANDIDATE
 
 
 def test_without_anything_to_score_on_the_champion_stays():
-    history, _ = flat(40.0)
-    none = np.empty(0, dtype=np.int64)
-    contenders = {CANDIDATE: np.empty(0), "v1": np.empty(0)}
-    assert judge(contenders, "v1", history, PARAMETERS, none).winner == "v1"
-    assert judge(contenders, None, history, PARAMETERS, none).winner == CANDIDATE
+    contenders = {CANDIDATE: 40.0, "v1": 60.0}
+    assert judge(contenders, "v1", steps=0).winner == "v1"
+    assert judge(contenders, None, steps=0).winner == CANDIDATE
 
 
 LOST = Live(champion=9.0, runner_up=3.0, steps=500, lost=True)
@@ -149,9 +167,7 @@ HELD = Live(champion=9.0, runner_up=3.0, steps=20, lost=False)
     ],
 )
 def test_a_champion_that_has_lost_live(what, contenders, live, winner, demoted):
-    history, rows = flat(40.0)
-    targets = {name: np.full(len(rows), servers) for name, servers in contenders.items()}
-    verdict = judge(targets, "v2", history, PARAMETERS, rows, live)
+    verdict = judge(contenders, "v2", live)
     assert (verdict.winner, verdict.demoted) == (winner or CANDIDATE, demoted), what
     assert verdict.live == live
     assert ("has cost 9.000 a step live" in (verdict.reason or "")) == demoted
@@ -232,12 +248,11 @@ def test_only_the_newest_live_steps_count():
     assert rows[-1] == MOST_LIVE_STEPS + 99 - PARAMETERS.lead_steps
 
 
-class AsksFor:
+class AsksFor(OneByOne):
     """A policy that asks for the last demand and a few servers more."""
 
     learnt = True
     exploration = 0.0
-    prior = (1.0,)
     version = "v2"
     fields = notebook_fields(5)
 
@@ -315,11 +330,16 @@ def test_a_better_runner_up_is_still_seen_through_the_guards():
 
 
 def test_contenders_are_scored_on_what_the_guards_make_of_their_asks():
-    history, rows = flat(40.0)
-    asks = np.where(np.arange(len(rows)) % 2, 40.0, 60.0)
-    steady = np.full(len(rows), 47.0)
-    free = judge({CANDIDATE: asks, "v1": steady}, "v1", history, PARAMETERS, rows)
-    assert free.costs == pytest.approx({CANDIDATE: 10, "v1": 7})
+    contenders = {CANDIDATE: [60.0, 40.0], "v1": 47.0}
+    assert judge(contenders, "v1").costs == pytest.approx({CANDIDATE: 10, "v1": 7})
     guards = Guards(scale_down_delay=3)
-    held = judge({CANDIDATE: asks, "v1": steady}, "v1", history, PARAMETERS, rows, None, guards)
-    assert held.costs == pytest.approx({CANDIDATE: 20, "v1": 7})
+    assert judge(contenders, "v1", guards=guards).costs == pytest.approx({CANDIDATE: 20, "v1": 7})
+
+
+def test_the_gates_scorer_replays_through_the_guards():
+    history, rows = flat(40.0)
+    free, held = (
+        cost_on(history, rows, PARAMETERS, guards)(Steadily(60.0, 40.0))
+        for guards in (NO_GUARDS, Guards(scale_down_delay=3))
+    )
+    assert held > 1.5 * free, "what it would give back is held for three steps"

@@ -14,6 +14,7 @@ from services.trainer.replay import ReplayVectorEnv, recorded_of
 from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
 from shared.messages import RecordedStep
+from tests.policies import OneByOne
 
 PARAMETERS = FleetParameters(observation="calendar")
 FIELDS = PARAMETERS.observation_fields
@@ -21,12 +22,11 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 STEP_SECONDS = 1800.0
 
 
-class Watching:
+class Watching(OneByOne):
     """A learnt policy that keeps what it is shown, and answers with a part of it."""
 
     learnt = True
     version = "v1"
-    prior = (1.0,)
     exploration = 0.0
     fields = FIELDS
 

@@ -13,18 +13,18 @@ from shared.core.parameters import FleetParameters
 from shared.messages import FleetRecord, utc_now
 from shared.policies import RulePolicy
 from shared.settings import FleetSettings
+from tests.policies import OneByOne
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 PARAMETERS = FleetParameters()
 RULE = RulePolicy(PARAMETERS)
 
 
-class Constant:
+class Constant(OneByOne):
     """A learnt policy that always says the same."""
 
     learnt = True
     exploration = 0.05
-    prior = (1.0,)
     fields = notebook_fields(PARAMETERS.history_len)
 
     def __init__(self, action: float, version: str = "v1") -> None:
