@@ -115,10 +115,7 @@ class QuantileTrees:
         self._encoder = Encoder(calendar_fields(parameters.history_len), lead)
         inputs = self._inputs(training)[:-lead]
         changes = training.demands[lead:] - training.demands[:-lead]
-        settings = {
-            **SETTINGS,
-            "alpha": parameters.over_prov_factor / (1 + parameters.over_prov_factor),
-        }
+        settings = {**SETTINGS, "alpha": parameters.critical_fractile}
         kept = int((1 - VALIDATION) * len(changes))
         # The demand that the last decisions before the cut meet is beyond it.
         fitted = lightgbm.Dataset(inputs[: kept - lead], changes[: kept - lead])

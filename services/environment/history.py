@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from shared.core.observation import Encoder, History
 from shared.core.parameters import FleetParameters
 from shared.messages import RecordedStep
+from shared.recorded_demand import recorded_of
 
 MARGIN_STEPS = 3
 """Kept beyond the reach, for the row nearest to the time looked for."""
@@ -21,12 +23,8 @@ def history_of(
     steps: Sequence[RecordedStep], parameters: FleetParameters, step_seconds: float
 ) -> History:
     """What the recorded steps of a fleet leave behind; as `with_row` of each, and much faster."""
-    usable = [step for step in steps if step.usable]
-    times = np.array([step.at for step in usable], dtype=np.float64)
-    demands = _within_limits([step.demand for step in usable], parameters)
-    earliest_after = np.minimum.accumulate(np.append(times[1:], np.inf)[::-1])[::-1]
-    kept = times < earliest_after
-    return History(times[kept], demands[kept], step_seconds)
+    recorded = recorded_of(steps, step_seconds).history
+    return History(recorded.times, _within_limits(recorded.demands, parameters), step_seconds)
 
 
 def with_row(history: History, time: float, demand: float, parameters: FleetParameters) -> History:
@@ -54,7 +52,7 @@ def within_reach(history: History, encoder: Encoder) -> History:
     return History(history.times[first:], history.demands[first:], history.step_seconds)
 
 
-def _within_limits(demands: Sequence[float], parameters: FleetParameters) -> np.ndarray:
+def _within_limits(demands: ArrayLike, parameters: FleetParameters) -> np.ndarray:
     """Demand as the environment sees it."""
     return np.clip(
         np.array(demands, dtype=np.float64), parameters.min_servers, parameters.max_servers

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.module import ResidualModule
-from services.trainer.rules import SEASONAL, ServedRule, name_of
+from services.trainer.rules import ServedRule, name_of
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
-from shared.core.tuning import tune
+from shared.core.tuning import SEASONAL, tune
 
 NETS = "nets"
 OF_NETS = 0.8

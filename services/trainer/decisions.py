@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.replay import FloatArray, Recorded, decision_rows
+from services.trainer.replay import FloatArray
+from services.trainer.synthetic import launch
 from shared.core.backtest import observations_after
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
+from shared.recorded_demand import Recorded, decision_rows
 
 Array32 = NDArray[np.float32]
 
@@ -88,10 +90,8 @@ def changed(history: History, parameters: FleetParameters, rng: np.random.Genera
     noisy = scaled + rng.normal(0.0, rng.uniform(0.0, 0.5), steps) * _roughness(demands)
     rows = np.arange(steps)
     for at in rng.integers(0, steps, size=1 + steps // 2_000):
-        since = rows - at
-        rise = np.clip(since / rng.uniform(1.0, 2.0 * parameters.lead_steps), 0.0, 1.0)
-        fade = np.exp(-np.maximum(since, 0) / rng.uniform(20.0, 150.0))
-        noisy += usual * rng.uniform(0.2, 1.5) * rise * fade
+        rise, fade = rng.uniform(1.0, 2.0 * parameters.lead_steps), rng.uniform(20.0, 150.0)
+        noisy += usual * rng.uniform(0.2, 1.5) * launch(rows, int(at), rise, fade)
     low, high = parameters.min_servers, parameters.max_servers
     return History(history.times, np.clip(noisy, low, high), history.step_seconds)
 

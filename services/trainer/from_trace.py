@@ -11,7 +11,6 @@ from pathlib import Path
 from services.trainer.budget import TrainingOptions
 from services.trainer.learning import HELD_OUT, Learnt, train
 from services.trainer.progress import Progress
-from services.trainer.replay import Recorded, hold_out, replayable
 from services.trainer.selection import (
     CANDIDATE,
     Deployed,
@@ -22,6 +21,7 @@ from services.trainer.selection import (
 )
 from shared.core.observation import History, IntArray
 from shared.core.parameters import FleetParameters
+from shared.recorded_demand import Recorded, hold_out, replayable
 
 LEARNT = "learnt"
 """Kind of a policy that is the candidate, with or without a rule beside it."""

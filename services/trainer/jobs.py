@@ -16,7 +16,6 @@ from services.trainer.learning import Learnt
 from services.trainer.lessons import lesson_of, rivals_of
 from services.trainer.on_policy import exploration_of
 from services.trainer.progress import Stages
-from services.trainer.replay import TooLittleHistory
 from services.trainer.selection import CANDIDATE, GENERAL, Deployed, GateDecision
 from services.trainer.stop import JobLost
 from shared.bus import CHAMPIONS, TRAININGS, Bus
@@ -24,6 +23,7 @@ from shared.errors import AutopilotError, BusAway, UnknownFleet
 from shared.messages import Champion, PolicyManifest, TrainingJob, TrainingOutcome
 from shared.policies import first_policy
 from shared.policy_store import CHECKPOINT, new_version
+from shared.recorded_demand import TooLittleHistory
 
 Outcome = Literal["published", "kept", "demoted"]
 UNGATED = GateDecision(

@@ -22,10 +22,10 @@ from services.trainer.hindsight import BATCH, Hindsight
 from services.trainer.module import ResidualModule, module_of
 from services.trainer.progress import Progress, Stages, Watch
 from services.trainer.rehearsal import with_rehearsal
-from services.trainer.replay import Recorded, decision_rows, hold_out, replayable
 from services.trainer.rules import ServedRule
 from shared.core.backtest import decide
 from shared.core.parameters import FleetParameters
+from shared.recorded_demand import Recorded, decision_rows, hold_out, replayable
 
 HELD_OUT = 0.15
 """Last part of the history that is not trained on: to stop early, and to be scored."""

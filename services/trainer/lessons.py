@@ -18,7 +18,6 @@ from services.trainer.on_policy import (
     used_up_to,
 )
 from services.trainer.progress import Progress
-from services.trainer.replay import Recorded, hold_out, recorded_of
 from services.trainer.selection import GateDecision, Selection, Trained, cost_on
 from shared.bus import TRAININGS, Bus
 from shared.core.guards import Guards
@@ -26,6 +25,7 @@ from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError
 from shared.messages import Champion, TrainingOutcome, Transition
 from shared.policies import LearntPolicy, load_policy
+from shared.recorded_demand import Recorded, hold_out, recorded_of
 from shared.settings import FleetSettings
 
 Learning = Callable[[Path | None], tuple[Learnt, int]]

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.trainer.evaluation import evaluate
-from services.trainer.replay import Recorded, decision_rows
 from shared.core.backtest import BatchPolicy, FloatArray, decide
 from shared.core.guards import NO_GUARDS, Guards, guarded_series
 from shared.core.observation import History, IntArray
 from shared.core.parameters import FleetParameters
 from shared.messages import Transition
+from shared.recorded_demand import Recorded, decision_rows
 
 LEAST_LIVE_STEPS = 256
 """Live decisions of a champion before it can lose: two batches of new steps."""

@@ -33,15 +33,13 @@ from services.trainer.module import (
     spec_of,
 )
 from services.trainer.progress import Stages
-from services.trainer.replay import (
-    TooLittleHistory,
-)
 from services.trainer.rllib import DEFAULT_MODULE_ID, LearnerGroup, PPOConfig
 from services.trainer.working_folder import WorkingFolder, WorkingState
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError
 from shared.messages import Transition
 from shared.policy_store import CHECKPOINT, PolicyStore
+from shared.recorded_demand import TooLittleHistory
 
 MINIBATCH = 32
 """Transitions in one gradient: the notebook's `sgd_minibatch_size`."""

@@ -13,10 +13,10 @@ from services.trainer.hindsight import Hindsight
 from services.trainer.learning import UPDATES_PER_ROUND, Learnt
 from services.trainer.module import ResidualModule, module_of
 from services.trainer.progress import Stages
-from services.trainer.replay import Recorded, decision_rows
 from services.trainer.synthetic import synthetic_history
 from shared.core.backtest import decide
 from shared.core.parameters import FleetParameters
+from shared.recorded_demand import Recorded, decision_rows
 
 SERIES = 300
 """Made-up fleets to learn from; a tenth as many more to score on."""

@@ -1,12 +1,6 @@
-"""Recorded demand as a simulator: what was recorded, and a vectorised environment over it.
+"""Recorded demand as a simulator: a vectorised environment over it."""
 
-Demand is exogenous (what we allocate does not change what players do), so a recorded series can
-be replayed against any policy.
-"""
-
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -15,121 +9,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from shared.core.dynamics import FleetState, step
-from shared.core.observation import Encoder, History, IntArray
+from shared.core.observation import Encoder
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
-from shared.errors import BadInput
-from shared.messages import RecordedStep
+from shared.recorded_demand import Recorded, replayable, shortest_run
 
 FloatArray = NDArray[np.float64]
-
-
-class TooLittleHistory(BadInput):
-    """A fleet has not recorded enough usable demand to learn from; more steps will mend it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """Demand as it was recorded, and where it has gaps.
-
-    Fields that count rows and the calendar look across a gap, as the live worker does; what a
-    decision meets does not.
-    """
-
-    history: History
-    starts: IntArray
-    """Rows that begin an unbroken run, ascending; the first is 0."""
-
-    @classmethod
-    def unbroken(cls, history: History) -> "Recorded":
-        """Every row follows the one before, such as in a trace."""
-        return cls(history, np.zeros(1, dtype=np.int64))
-
-    @property
-    def runs(self) -> list[tuple[int, int]]:
-        """First row and end of each unbroken run."""
-        edges = [*self.starts.tolist(), len(self.history.demands)]
-        return list(itertools.pairwise(edges))
-
-    def until(self, row: int) -> "Recorded":
-        """The rows before `row`."""
-        history = self.history
-        kept = History(history.times[:row], history.demands[:row], history.step_seconds)
-        return Recorded(kept, self.starts[self.starts < row])
-
-
-def recorded_of(steps: Sequence[RecordedStep], step_seconds: float) -> Recorded:
-    """Usable demand, oldest first: a run breaks at held demand and at gaps.
-
-    Where the clock was set back, what was recorded before it and has a later time is left out.
-    """
-    usable: list[RecordedStep] = []
-    starts: list[int] = []
-    broken = True
-    for recorded in steps:
-        broken = broken or recorded.gap_steps > 0 or not recorded.usable
-        if recorded.usable:
-            while usable and usable[-1].at >= recorded.at:
-                usable.pop()
-                broken = True
-            while starts and starts[-1] >= len(usable):
-                starts.pop()
-            if broken:
-                starts.append(len(usable))
-            usable.append(recorded)
-            broken = False
-    times = np.array([recorded.at for recorded in usable], dtype=np.float64)
-    demands = np.array([recorded.demand for recorded in usable], dtype=np.float64)
-    return Recorded(History(times, demands, step_seconds), np.array(starts, dtype=np.int64))
-
-
-def shortest_run(parameters: FleetParameters) -> int:
-    """Rows that a run needs: a history, and a decision that meets its demand."""
-    return parameters.history_len + parameters.lead_steps
-
-
-def decision_rows(recorded: Recorded, parameters: FleetParameters) -> IntArray:
-    """Rows after which a decision has a history behind it and meets known demand, in one run."""
-    before, lead = parameters.history_len - 1, parameters.lead_steps
-    found = [np.arange(first + before, end - lead) for first, end in recorded.runs]
-    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
-
-
-def replayable(recorded: Recorded, parameters: FleetParameters) -> Recorded:
-    """The recorded demand, clipped to the fleet's limits.
-
-    Raises `TooLittleHistory` when no run is long enough for a decision.
-    """
-    if not len(decision_rows(recorded, parameters)):
-        longest = max((end - first for first, end in recorded.runs), default=0)
-        raise TooLittleHistory(
-            f"the longest unbroken run of recorded demand has {longest} steps and learning needs "
-            f"{shortest_run(parameters)}: let the fleet run on, and see that its demand arrives "
-            "at every step"
-        )
-    history = recorded.history
-    demands = np.clip(history.demands, parameters.min_servers, parameters.max_servers)
-    return Recorded(History(history.times, demands, history.step_seconds), recorded.starts)
-
-
-def hold_out(
-    recorded: Recorded, fraction: float, parameters: FleetParameters, least: int = 0
-) -> tuple[Recorded, IntArray]:
-    """Keep out the last `fraction` of the rows: ``(to train on, held-out decision rows)``.
-
-    A held-out decision may look back at what is trained on; what it meets is held out. At least
-    `least` decisions are held out, or nothing is; nor is anything if too little would be left.
-    """
-    rows = len(recorded.history.demands)
-    held_out = int(fraction * rows)
-    if least:
-        held_out = max(held_out, least + parameters.lead_steps)
-    cut = max(rows - held_out, 0)
-    training = recorded.until(cut)
-    decisions = decision_rows(recorded, parameters)
-    decisions = decisions[decisions >= cut - 1]
-    if len(decisions) < least or not len(decision_rows(training, parameters)):
-        return recorded, np.empty(0, dtype=np.int64)
-    return training, decisions
 
 
 class ReplayVectorEnv(VectorEnv[FloatArray, FloatArray, NDArray[Any]]):

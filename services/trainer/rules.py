@@ -5,37 +5,37 @@ observation, so that whoever serves a policy serves a rule without knowing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.replay import highest_action
-from shared.core import baselines
 from shared.core.parameters import FleetParameters
-from shared.core.tuning import Rule, TunedRule, grid
+from shared.core.tuning import (
+    BUFFER,
+    CONSTANT,
+    FACTOR,
+    SEASONAL,
+    TREND_BUFFER,
+    Rule,
+    TunedRule,
+    grid,
+)
 
 FloatArray = NDArray[np.float64]
 
-SEASONAL = Rule(
-    "seasonal",
-    baselines.seasonal,
-    "added",
-    grid(period=("day", "week"), weight=(0.25, 0.5, 0.75, 1.0)),
-)
 SERVED_RULES = (
-    Rule("constant", baselines.nothing, "added"),
-    Rule("buffer", baselines.last_demand, "added"),
-    Rule("factor", baselines.last_demand, "times"),
-    Rule(
-        "trend_buffer",
-        baselines.damped_trend,
-        "added",
-        grid(window=(2, 3, 5), damping=(0.25, 0.5, 0.75, 1.0), spreads=(0.0,)),
+    CONSTANT,
+    BUFFER,
+    FACTOR,
+    replace(
+        TREND_BUFFER,
+        settings=grid(window=(2, 3, 5), damping=(0.25, 0.5, 0.75, 1.0), spreads=(0.0,)),
     ),
     SEASONAL,
 )
-"""The tuned rules that an observation has the fields for."""
+"""The tuned rules that an observation has the fields for, in the settings that it serves."""
 
 
 def name_of(rule: Rule) -> str:

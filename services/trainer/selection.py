@@ -21,13 +21,13 @@ from services.trainer.evaluation import evaluate
 from services.trainer.general import general_module
 from services.trainer.live import Live
 from services.trainer.module import ResidualModule
-from services.trainer.replay import Recorded
 from services.trainer.rules import SERVED_RULES, ServedRule, name_of
 from shared.core.backtest import BatchPolicy, decide
 from shared.core.guards import NO_GUARDS, Guards, guarded_series
 from shared.core.observation import History, IntArray
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import tune
+from shared.recorded_demand import Recorded
 
 MARGIN = 0.01
 """Part by which a cost must be below the incumbent's to take over: equals don't alternate."""

@@ -103,11 +103,18 @@ def _with_launches(rng: np.random.Generator, demand: FloatArray) -> FloatArray:
     """Some jumps up, quick or slow, that fade."""
     rows, usual = np.arange(len(demand)), float(np.median(demand))
     for _ in range(rng.poisson(rng.choice((0, 1, 4)))):
-        since = rows - rng.integers(0, len(demand))
-        rise = np.clip(since / _log_uniform(rng, 1, 60), 0, 1)
-        fade = np.exp(-np.maximum(since, 0) / _log_uniform(rng, 10, 1_500))
-        demand = demand + rng.uniform(0.1, 1.5) * usual * rise * fade
+        at = int(rng.integers(0, len(demand)))
+        shape = launch(rows, at, _log_uniform(rng, 1, 60), _log_uniform(rng, 10, 1_500))
+        demand = demand + rng.uniform(0.1, 1.5) * usual * shape
     return demand
+
+
+def launch(rows: NDArray[np.int64], at: int, rise_steps: float, fade_steps: float) -> FloatArray:
+    """A jump that begins at a row, is up after so many steps and fades; at most 1."""
+    since = rows - at
+    rise = np.clip(since / rise_steps, 0.0, 1.0)
+    shape: FloatArray = rise * np.exp(-np.maximum(since, 0) / fade_steps)
+    return shape
 
 
 def _with_outages(rng: np.random.Generator, demand: FloatArray) -> FloatArray:

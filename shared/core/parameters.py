@@ -59,6 +59,14 @@ class FleetParameters:
         return self.history_len + 1
 
     @property
+    def critical_fractile(self) -> float:
+        """The quantile of demand to have servers for, at which the expected cost is least.
+
+        Underage cost over underage and overage cost, the newsvendor's (Arrow et al., 1951).
+        """
+        return self.over_prov_factor / (1.0 + self.over_prov_factor)
+
+    @property
     def observation_fields(self) -> tuple[str, ...]:
         """Names of the numbers that a policy of this fleet sees, in order."""
         named = calendar_fields if self.observation == "calendar" else notebook_fields

@@ -1,9 +1,9 @@
 """Give every plain rule its best parameters, on demand that it is not scored on.
 
 A rule is a forecast with a setting, chosen from a grid, and a margin for safety, which has a
-closed form: the cost is the pinball loss, so the best servers to add are the quantile
-``f / (1 + f)`` of what the forecast missed by, f being the price of a missing server; the best
-factor is the quantile of demand over forecast, weighted by the forecast.
+closed form: the cost is the pinball loss, so the best servers to add are the critical fractile
+of what the forecast missed by; the best factor is that quantile of demand over forecast, weighted
+by the forecast.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -59,31 +59,34 @@ def grid(**choices: Iterable[Any]) -> tuple[Setting, ...]:
     return tuple(dict(zip(names, values, strict=True)) for values in product(*choices.values()))
 
 
+CONSTANT = Rule("constant", baselines.nothing, "added")
+BUFFER = Rule("buffer", baselines.last_demand, "added")
+FACTOR = Rule("factor", baselines.last_demand, "times")
+TREND_BUFFER = Rule(
+    "trend_buffer",
+    baselines.damped_trend,
+    "added",
+    grid(window=(2, 3, 5, 8, 12), damping=(0.25, 0.5, 0.75, 1.0, 1.25), spreads=(0.0, 1.0, 2.0)),
+)
+SEASONAL = Rule(
+    "seasonal",
+    baselines.seasonal,
+    "added",
+    grid(period=("day", "week"), weight=(0.25, 0.5, 0.75, 1.0)),
+)
 RULES = (
-    Rule("constant", baselines.nothing, "added"),
+    CONSTANT,
     Rule("last_demand", baselines.last_demand),
-    Rule("buffer", baselines.last_demand, "added"),
-    Rule("factor", baselines.last_demand, "times"),
-    Rule(
-        "trend_buffer",
-        baselines.damped_trend,
-        "added",
-        grid(
-            window=(2, 3, 5, 8, 12), damping=(0.25, 0.5, 0.75, 1.0, 1.25), spreads=(0.0, 1.0, 2.0)
-        ),
-    ),
+    BUFFER,
+    FACTOR,
+    TREND_BUFFER,
     Rule(
         "target_tracking",
         baselines.target_tracking,
         "times",  # by 1 / target utilisation
         grid(cooldown=(0, 1, 3, 6, 12, 24)),
     ),
-    Rule(
-        "seasonal",
-        baselines.seasonal,
-        "added",
-        grid(period=("day", "week"), weight=(0.25, 0.5, 0.75, 1.0)),
-    ),
+    SEASONAL,
 )
 """The rules that are tuned, from the plainest on."""
 LIVE_RULE = Rule("live_rule", baselines.live_rule)
@@ -114,7 +117,7 @@ def fit_margin(
     """The margin that costs least for forecasts made after each row of `demands`."""
     lead = parameters.lead_steps
     ahead, met = forecast[:-lead], demands[lead:]
-    quantile = parameters.over_prov_factor / (1 + parameters.over_prov_factor)
+    quantile = parameters.critical_fractile
     if margin == "added" and len(met):
         return float(np.quantile(met - ahead, quantile, method="inverted_cdf"))
     if margin == "times":

@@ -9,10 +9,10 @@ from services.trainer.blend import Blend
 from services.trainer.from_trace import selected
 from services.trainer.learning import Learnt
 from services.trainer.module import module_of
-from services.trainer.replay import Recorded
 from services.trainer.selection import NO_GOOD, cost_on, tuned_rules
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
+from shared.recorded_demand import Recorded
 
 PARAMETERS = FleetParameters(min_servers=0, observation="calendar")
 SEASON = "rule:seasonal"

@@ -35,7 +35,7 @@ def options(seed=0, seconds=1.0, **counts):
 
 
 def recorded(demand):
-    from services.trainer.replay import Recorded
+    from shared.recorded_demand import Recorded
 
     return Recorded.unbroken(History(65.0 * np.arange(len(demand)), demand, 65.0))
 
@@ -192,8 +192,8 @@ def test_the_same_seed_and_steps_give_the_same_policy(ray_warm, demand):
 def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_warm, tmp_path):
     """Two days of demand: last week is NaN. All forms agree, and the notebook's numbers do."""
     from services.trainer import export, learning
-    from services.trainer.replay import Recorded
     from shared.core.backtest import observations_after
+    from shared.recorded_demand import Recorded
 
     parameters = FleetParameters(observation="calendar")
     rows = np.arange(300)

@@ -273,7 +273,7 @@ def test_the_same_transitions_and_seed_give_the_same_policy(trainer, store):
 
 
 def test_what_does_not_fill_a_batch_waits(trainer, store):
-    from services.trainer.replay import TooLittleHistory
+    from shared.recorded_demand import TooLittleHistory
 
     recorded = transitions_of(300)
     with pytest.raises(TooLittleHistory, match="127 new live transitions can be learnt from"):

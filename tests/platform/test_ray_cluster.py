@@ -26,7 +26,7 @@ import ray
 from services.trainer.budget import Budget, TrainingOptions
 from services.trainer.on_policy import Job, learn_on_policy
 from services.trainer import learning
-from services.trainer.replay import recorded_of
+from shared.recorded_demand import recorded_of
 from services.trainer.warmth import cool_down, warm_up
 from shared.core.parameters import FleetParameters
 from shared.policy_store import PolicyStore

@@ -17,7 +17,6 @@ from services.trainer.live import (
     served_by,
     watch,
 )
-from services.trainer.replay import Recorded, hold_out, recorded_of
 from services.trainer.rules import SERVED_RULES, ServedRule
 from services.trainer.selection import CANDIDATE, cost_on, select, tuned_rules
 from shared.core.backtest import decide, observations_after
@@ -26,6 +25,7 @@ from shared.core.observation import History, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.core.schedule import ScheduledFloor
 from shared.core.tuning import tune
+from shared.recorded_demand import Recorded, hold_out, recorded_of
 from tests.conftest import a_step
 from tests.policies import OneByOne
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from services.environment.choice import encoder_of
 from services.environment.history import empty_history, history_of, with_row, within_reach
 from services.environment.stepping import Due, step_fleet
-from services.trainer.replay import ReplayVectorEnv, recorded_of
+from services.trainer.replay import ReplayVectorEnv
 from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
 from shared.messages import RecordedStep
+from shared.recorded_demand import recorded_of
 from tests.policies import OneByOne
 
 PARAMETERS = FleetParameters(observation="calendar")

@@ -6,19 +6,19 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.replay import (
+from services.trainer.replay import ReplayVectorEnv
+from shared.core.gameserver_env import GameServerEnv
+from shared.core.observation import History
+from shared.core.parameters import EPISODE_STEPS, FleetParameters
+from shared.messages import RecordedStep
+from shared.recorded_demand import (
     Recorded,
-    ReplayVectorEnv,
     TooLittleHistory,
     decision_rows,
     hold_out,
     recorded_of,
     replayable,
 )
-from shared.core.gameserver_env import GameServerEnv
-from shared.core.observation import History
-from shared.core.parameters import EPISODE_STEPS, FleetParameters
-from shared.messages import RecordedStep
 
 PARAMETERS = FleetParameters()
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from services.trainer.replay import Recorded, decision_rows
 from services.trainer.synthetic import ROWS, STEP_SECONDS, synthetic_history
 from shared.core.observation import DAY_SECONDS
 from shared.core.parameters import FleetParameters
+from shared.recorded_demand import Recorded, decision_rows
 
 
 @pytest.fixture(scope="module")
