@@ -17,9 +17,9 @@ from services.cli.learner import Told, learn
 from services.trainer.budget import TrainingOptions
 from shared.core.backtest import FloatArray, Replay, decide, part, replay
 from shared.core.baselines import oracle
+from shared.core.evaluation import Score, score
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
-from shared.core.scoring import Score, score
 from shared.core.tuning import LIVE_RULE, RULES, tune
 from shared.errors import BadInput
 from shared.messages import PolicyManifest

@@ -8,9 +8,9 @@ import numpy as np
 
 from shared.core.backtest import later
 from shared.core.baselines import live_rule
+from shared.core.evaluation import score
 from shared.core.guards import guarded_series
 from shared.core.observation import History
-from shared.core.scoring import score
 from shared.messages import RecordedStep
 from shared.settings import FleetSettings
 

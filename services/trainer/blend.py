@@ -6,16 +6,18 @@ tuned on the same history are weighed against them by what all of them turn out 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.module import ResidualModule
 from services.trainer.rules import ServedRule, name_of
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import SEASONAL, tune
+
+if TYPE_CHECKING:
+    from services.trainer.module import ResidualModule
 
 NETS = "nets"
 OF_NETS = 0.8
@@ -28,7 +30,7 @@ OF_WINNER = 0.5
 class Blend:
     """Nets and rules over the same observation."""
 
-    module: ResidualModule
+    module: "ResidualModule"
     rules: Mapping[str, ServedRule]
     """By name."""
     experts: Mapping[str, float]
@@ -47,7 +49,11 @@ class Blend:
         return np.concatenate((self.module.actions(observations), *of_rules), axis=1)
 
 
-def with_rule(module: ResidualModule, rule: ServedRule | None) -> Blend | ResidualModule:
+Trained = Union["ResidualModule", Blend]
+"""What training ends in."""
+
+
+def with_rule(module: "ResidualModule", rule: ServedRule | None) -> Trained:
     """What serves of a module and the rule beside it, if there is one."""
     if rule is None:
         return module
@@ -55,9 +61,9 @@ def with_rule(module: ResidualModule, rule: ServedRule | None) -> Blend | Residu
     return Blend(module, {name: rule}, {NETS: OF_NETS, name: 1.0 - OF_NETS})
 
 
-def with_winner(policy: Blend | ResidualModule, name: str, rule: ServedRule) -> Blend:
+def with_winner(policy: Trained, name: str, rule: ServedRule) -> Blend:
     """The same with a rule beside it that did better on held-out demand."""
-    if isinstance(policy, ResidualModule):
+    if not isinstance(policy, Blend):
         policy = Blend(policy, {}, {NETS: 1.0})
     experts = {other: (1.0 - OF_WINNER) * part for other, part in policy.experts.items()}
     experts[name] = experts.get(name, 0.0) + OF_WINNER

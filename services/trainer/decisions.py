@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.replay import FloatArray
 from services.trainer.synthetic import launch
-from shared.core.backtest import observations_after
+from shared.core.backtest import FloatArray, observations_after
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 from shared.recorded_demand import Recorded, decision_rows

@@ -9,16 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.trainer.budget import TrainingOptions
+from services.trainer.contenders import Deployed, Selection
+from services.trainer.gate import CANDIDATE, GateDecision, Scorer, cost_on
+from services.trainer.general import general_module
 from services.trainer.learning import HELD_OUT, Learnt, train
 from services.trainer.progress import Progress
-from services.trainer.selection import (
-    CANDIDATE,
-    Deployed,
-    GateDecision,
-    Scorer,
-    Selection,
-    cost_on,
-)
 from shared.core.observation import History, IntArray
 from shared.core.parameters import FleetParameters
 from shared.recorded_demand import Recorded, hold_out, replayable
@@ -72,7 +67,9 @@ def selected(
     usable = replayable(recorded, parameters)
     training, rows = hold_out(usable, HELD_OUT, parameters)
     scorer = scoring(usable.history, rows, parameters)
-    selection = Selection.of(training, usable.history, rows, parameters, scorer)
+    selection = Selection.of(
+        training, usable.history, rows, parameters, scorer, general_module(parameters)
+    )
     decision = selection.decide(learnt.validated)
     deployed = selection.deployed(decision, learnt.policy)
     assert deployed is not None, "no version of a store was a contender"

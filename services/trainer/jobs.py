@@ -10,13 +10,14 @@ from rq import get_current_job
 from rq.exceptions import AbandonedJobError, NoSuchJobError
 from rq.job import Job
 
+from services.trainer.contenders import GENERAL, Deployed
 from services.trainer.context import Context
 from services.trainer.export import check_agreement, export
+from services.trainer.gate import CANDIDATE, GateDecision
 from services.trainer.learning import Learnt
 from services.trainer.lessons import lesson_of, rivals_of
 from services.trainer.on_policy import exploration_of
 from services.trainer.progress import Stages
-from services.trainer.selection import CANDIDATE, GENERAL, Deployed, GateDecision
 from services.trainer.stop import JobLost
 from shared.bus import CHAMPIONS, TRAININGS, Bus
 from shared.errors import AutopilotError, BusAway, UnknownFleet

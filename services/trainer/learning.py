@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from services.trainer.algorithm import ppo_on
-from services.trainer.blend import Blend, rule_beside, with_rule
+from services.trainer.blend import Trained, rule_beside, with_rule
 from services.trainer.budget import Budget, TrainingOptions
 from services.trainer.decisions import decisions_of
-from services.trainer.evaluation import BestSoFar, HeldOut, evaluate, evaluate_rule
 from services.trainer.general import begun_from, general_nets
 from services.trainer.hindsight import BATCH, Hindsight
 from services.trainer.module import ResidualModule, module_of
-from services.trainer.progress import Progress, Stages, Watch
+from services.trainer.progress import BestSoFar, Progress, Stages, Watch
 from services.trainer.rehearsal import with_rehearsal
 from services.trainer.rules import ServedRule
 from shared.core.backtest import decide
+from shared.core.evaluation import HeldOut, evaluate, evaluate_rule
 from shared.core.parameters import FleetParameters
 from shared.recorded_demand import Recorded, decision_rows, hold_out, replayable
 
@@ -56,7 +56,7 @@ class Learnt:
     scores: dict[str, float]
     """By name; costs in servers per step."""
     stage_seconds: dict[str, float]
-    validated: Blend | ResidualModule
+    validated: Trained
     """As it was before it saw the held-out part: what a selection on that part scores."""
     rule: ServedRule | None = None
     """Beside the module, where it sees enough for one."""
@@ -64,7 +64,7 @@ class Learnt:
     """That hindsight has drawn for each net: recorded, changed and made-up ones."""
 
     @property
-    def policy(self) -> Blend | ResidualModule:
+    def policy(self) -> Trained:
         """The candidate: the module, with the rule beside it."""
         return with_rule(self.module, self.rule)
 

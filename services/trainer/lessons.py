@@ -6,8 +6,12 @@ from pathlib import Path
 
 import structlog
 
+from services.trainer.blend import Trained
 from services.trainer.budget import Budget, TrainingOptions
+from services.trainer.contenders import Selection
 from services.trainer.context import Context
+from services.trainer.gate import GateDecision, cost_on
+from services.trainer.general import general_module
 from services.trainer.learning import Learnt, train
 from services.trainer.live import MOST_LIVE_STEPS, Live, live_beside
 from services.trainer.on_policy import (
@@ -18,7 +22,6 @@ from services.trainer.on_policy import (
     used_up_to,
 )
 from services.trainer.progress import Progress
-from services.trainer.selection import GateDecision, Selection, Trained, cost_on
 from shared.bus import TRAININGS, Bus
 from shared.core.guards import Guards
 from shared.core.parameters import FleetParameters
@@ -150,7 +153,9 @@ def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Lear
 
     history, guards = recorded.history, settings.guards
     scorer = cost_on(history, rows, parameters, guards)
-    selection = Selection.of(training, history, rows, parameters, scorer)
+    selection = Selection.of(
+        training, history, rows, parameters, scorer, general_module(parameters)
+    )
     return learning, Gate(recorded, selection, guards)
 
 

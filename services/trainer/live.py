@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.trainer.evaluation import evaluate
 from shared.core.backtest import BatchPolicy, FloatArray, decide
+from shared.core.evaluation import evaluate
 from shared.core.guards import NO_GUARDS, Guards, guarded_series
 from shared.core.observation import History, IntArray
 from shared.core.parameters import FleetParameters

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.trainer.layout import layout_of
-from services.trainer.replay import action_space, highest_action, observation_space
 from services.trainer.rllib import Columns, RLModuleSpec, TorchRLModule, ValueFunctionAPI
+from services.trainer.spaces import action_space, highest_action, observation_space
 from shared.core.parameters import FleetParameters
 
 MEMBERS = 4

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from services.trainer.decisions import Decisions, drawn
-from services.trainer.evaluation import evaluate, evaluate_rule
 from services.trainer.general import NETS
 from services.trainer.hindsight import Hindsight
 from services.trainer.learning import UPDATES_PER_ROUND, Learnt
@@ -15,6 +14,7 @@ from services.trainer.module import ResidualModule, module_of
 from services.trainer.progress import Stages
 from services.trainer.synthetic import synthetic_history
 from shared.core.backtest import decide
+from shared.core.evaluation import evaluate, evaluate_rule
 from shared.core.parameters import FleetParameters
 from shared.recorded_demand import Recorded, decision_rows
 

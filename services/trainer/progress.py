@@ -1,14 +1,18 @@
 """How far learning has come, and how long each stage of it took."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from services.trainer.evaluation import BestSoFar
 from services.trainer.module import ResidualModule
+from shared.core.backtest import observations_after
+from shared.core.dynamics import target_of
+from shared.core.evaluation import HeldOut, evaluate
+from shared.core.observation import History, IntArray
+from shared.core.parameters import FleetParameters
 
 PROGRESS_SECONDS = 3.0
 """Between two tales of progress."""
@@ -50,6 +54,50 @@ class Stages:
         """Stages that were timed elsewhere, up to now."""
         self.seconds |= others
         self._last = time.monotonic()
+
+
+class BestSoFar:
+    """Keeps the weights that did best on held-out demand: early stopping, by mean reward.
+
+    Further learning on a little history goes on to fit its noise. Without held-out decisions the
+    newest weights count as the best.
+    """
+
+    def __init__(self, history: History, parameters: FleetParameters, rows: IntArray) -> None:
+        self._history = history
+        self._parameters = parameters
+        self._rows = rows
+        self._observations = observations_after(
+            history, parameters.observation_fields, parameters, rows
+        ).astype(np.float32)
+        self._state: Mapping[str, Any] | None = None
+        self.held_out: HeldOut | None = None
+        """Of the best weights."""
+
+    def consider(self, module: ResidualModule) -> HeldOut | None:
+        """Evaluate a module as it is now, and keep its weights if they are the best."""
+        targets = target_of(module.actions(self._observations)[:, 0], self._parameters)
+        held_out = evaluate(targets, self._history, self._parameters, self._rows)
+        if (
+            held_out is None
+            or self.held_out is None
+            or held_out.reward > self.held_out.reward
+            or not np.isfinite(self.held_out.reward)
+        ):
+            self.held_out = held_out
+            self._state = {name: value.copy() for name, value in module.get_state().items()}
+        return held_out
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was considered yet."""
+        return self._state is None
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The best weights."""
+        assert self._state is not None, "consider() comes before the best"
+        return self._state
 
 
 class Watch:

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from services.trainer.spaces import action_space, observation_space
 from shared.core.dynamics import FleetState, step
 from shared.core.observation import Encoder
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
@@ -102,24 +103,6 @@ class ReplayVectorEnv(VectorEnv[FloatArray, FloatArray, NDArray[Any]]):
         before = self._demand[first[:, np.newaxis] + np.arange(-history, 0)]
         self._state.demands[indices] = before
         self._state.targets[indices] = before
-
-
-def observation_space(parameters: FleetParameters) -> gym.spaces.Box:
-    """Observations of a fleet, shape ``(fields,)``; the notebook's are within its limits."""
-    size = len(parameters.observation_fields)
-    if parameters.observation == "calendar":
-        return gym.spaces.Box(-np.inf, np.inf, (size,), np.float64)
-    return gym.spaces.Box(parameters.min_servers, parameters.max_servers, (size,), np.float64)
-
-
-def action_space(parameters: FleetParameters) -> gym.spaces.Box:
-    """Actions of a fleet, shape ``(1,)``; see `highest_action`."""
-    return gym.spaces.Box(0.0, highest_action(parameters), (1,), np.float32)
-
-
-def highest_action(parameters: FleetParameters) -> float:
-    """The notebook's 1.0, or what it takes to ask for `max_servers` where that is more."""
-    return max(1.0, parameters.max_servers / parameters.action_factor)
 
 
 def make_replay(config: Mapping[str, Any]) -> ReplayVectorEnv:

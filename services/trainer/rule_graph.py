@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from services.trainer.replay import highest_action
 from services.trainer.rules import ServedRule
+from services.trainer.spaces import highest_action
 
 
 class RuleGraph(tf.Module):  # type: ignore[misc]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.replay import highest_action
+from services.trainer.spaces import highest_action
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import (
     BUFFER,

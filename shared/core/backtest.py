@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from shared.core.adaptation import FRESH, ONE_EXPERT, adapted_actions, answered, average
 from shared.core.dynamics import target_of
+from shared.core.evaluation import Score, score
 from shared.core.observation import Encoder, History, IntArray, notebook_fields
 from shared.core.parameters import FleetParameters
-from shared.core.scoring import Score, score
 
 FloatArray = NDArray[np.float64]
 GROWTH = 3.0

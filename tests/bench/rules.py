@@ -17,8 +17,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from shared.core import baselines
 from shared.core.curves import sine1h
+from shared.core.evaluation import score
 from shared.core.parameters import FleetParameters
-from shared.core.scoring import score
 from shared.traces import read_trace
 
 TRACES = Path(__file__).parents[2].parent / "shared" / "traces"

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from services.trainer.blend import Blend
+from services.trainer.contenders import NO_GOOD, tuned_rules
 from services.trainer.from_trace import selected
+from services.trainer.gate import cost_on
 from services.trainer.learning import Learnt
 from services.trainer.module import module_of
-from services.trainer.selection import NO_GOOD, cost_on, tuned_rules
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 from shared.recorded_demand import Recorded

@@ -14,7 +14,7 @@ import pytest
 from services.cli.backtest import ORACLE, baselines, prepare
 from services.cli.demand import Source
 from services.cli.supervision import service_command
-from services.trainer.selection import tuned_rules
+from services.trainer.contenders import tuned_rules
 from shared.core.backtest import decide
 from shared.policy_store import LITERT_MODEL
 from shared.settings import FleetSettings

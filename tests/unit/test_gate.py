@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from services.environment.stepping import Due, step_fleet
-from services.trainer.evaluation import evaluate
+from services.trainer.contenders import tuned_rules
+from services.trainer.gate import CANDIDATE, cost_on, select
 from services.trainer.lessons import GATE_PART, LEAST_STEPS
 from services.trainer.live import (
     LEAST_LIVE_STEPS,
@@ -18,8 +19,8 @@ from services.trainer.live import (
     watch,
 )
 from services.trainer.rules import SERVED_RULES, ServedRule
-from services.trainer.selection import CANDIDATE, cost_on, select, tuned_rules
 from shared.core.backtest import decide, observations_after
+from shared.core.evaluation import evaluate
 from shared.core.guards import NO_GUARDS, Guards, guarded_series
 from shared.core.observation import History, notebook_fields
 from shared.core.parameters import FleetParameters

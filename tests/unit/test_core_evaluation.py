@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.core.scoring import Score, score
+from shared.core.evaluation import Score, score
 
 
 def test_by_hand():

@@ -1,0 +1,24 @@
+"""The spaces of a fleet's observations and actions, as Gymnasium describes them."""
+
+import gymnasium as gym
+import numpy as np
+
+from shared.core.parameters import FleetParameters
+
+
+def observation_space(parameters: FleetParameters) -> gym.spaces.Box:
+    """Observations of a fleet, shape ``(fields,)``; the notebook's are within its limits."""
+    size = len(parameters.observation_fields)
+    if parameters.observation == "calendar":
+        return gym.spaces.Box(-np.inf, np.inf, (size,), np.float64)
+    return gym.spaces.Box(parameters.min_servers, parameters.max_servers, (size,), np.float64)
+
+
+def action_space(parameters: FleetParameters) -> gym.spaces.Box:
+    """Actions of a fleet, shape ``(1,)``; see `highest_action`."""
+    return gym.spaces.Box(0.0, highest_action(parameters), (1,), np.float32)
+
+
+def highest_action(parameters: FleetParameters) -> float:
+    """The notebook's 1.0, or what it takes to ask for `max_servers` where that is more."""
+    return max(1.0, parameters.max_servers / parameters.action_factor)

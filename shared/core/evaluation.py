@@ -1,0 +1,73 @@
+"""What a series of allocations, or of decisions, cost against demand: the one scoring function."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from shared.core.baselines import trend
+from shared.core.observation import History, IntArray
+from shared.core.parameters import FleetParameters
+from shared.core.rewards import reward_of
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Cost of a replay; servers times steps unless it says otherwise."""
+
+    steps: int
+    cost_per_step: float
+    """Idle servers plus `under_factor` times unserved servers, mean per step."""
+    under_steps_pct: float
+    """Steps with fewer servers than needed, in percent."""
+    unserved_server_steps: float
+    idle_server_steps: float
+
+
+def score(allocations: ArrayLike, demands: ArrayLike, under_factor: float = 5.0) -> Score:
+    """Score allocations against demands, both in servers, shape ``(steps,)``."""
+    alloc = np.asarray(allocations, dtype=np.float64)
+    need = np.asarray(demands, dtype=np.float64)
+    if alloc.shape != need.shape or alloc.ndim != 1 or not len(alloc):
+        raise ValueError(f"allocations {alloc.shape} and demands {need.shape} must match, (steps,)")
+    idle = np.maximum(alloc - need, 0.0)
+    unserved = np.maximum(need - alloc, 0.0)
+    return Score(
+        steps=len(alloc),
+        cost_per_step=float(np.mean(idle + under_factor * unserved)),
+        under_steps_pct=float(100 * np.mean(unserved > 0)),
+        unserved_server_steps=float(unserved.sum()),
+        idle_server_steps=float(idle.sum()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What a policy did on held-out demand; servers per step."""
+
+    steps: int
+    reward: float
+    """Mean reward per step, by the fleet's own reward."""
+    cost: float
+    """Mean cost per step, by the one scoring function."""
+
+
+def evaluate(
+    targets: FloatArray, history: History, parameters: FleetParameters, rows: IntArray
+) -> HeldOut | None:
+    """Score targets chosen after `rows` on the demand that they meet; None without any."""
+    if not len(rows):
+        return None
+    low, high = parameters.min_servers, parameters.max_servers
+    met = np.clip(history.demands[rows + parameters.lead_steps], low, high)
+    scored = score(targets, met, parameters.over_prov_factor)
+    reward = float(reward_of(targets, met, parameters).mean())
+    return HeldOut(steps=scored.steps, reward=reward, cost=scored.cost_per_step)
+
+
+def evaluate_rule(history: History, parameters: FleetParameters, rows: IntArray) -> HeldOut | None:
+    """The plain rule on the same decisions."""
+    window = rows[:, np.newaxis] + np.arange(1 - parameters.history_len, 1)
+    return evaluate(trend(history.demands[window], parameters), history, parameters, rows)
