@@ -20,6 +20,15 @@
 The message is a sentence for the reader of a log or a terminal: what is wrong, what to do.
 """
 
+QUOTED = 80
+"""Characters of what came from outside that a message repeats."""
+
+
+def quoted(text: object) -> str:
+    """What came from outside, as a message repeats it: it may be very long, and is cut."""
+    shown = repr(text)
+    return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}... ({len(shown)} characters)"
+
 
 class AutopilotError(Exception):
     """Anything that the platform refuses or cannot do, with a sentence that says what to do."""
@@ -46,7 +55,7 @@ class UnknownFleet(AutopilotError):
     def __init__(self, fleet: str, known: tuple[str, ...]) -> None:
         shown = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
         super().__init__(
-            f"there is no fleet {fleet!r}: use one of {shown}, or add it to AUTOPILOT_FLEETS"
+            f"there is no fleet {quoted(fleet)}: use one of {shown}, or add it to AUTOPILOT_FLEETS"
         )
 
 

@@ -27,13 +27,15 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.access import OPEN_PATHS, Access
-from shared.errors import BadInput, BadSetting
+from shared.errors import BadInput, BadSetting, quoted
 from shared.health import RequestCounter
 from shared.problems import Problem, add_problem_handlers, problem_of
 from shared.tls import Certificate
 
 BODY_LIMIT = 16 * 1024
 """Bytes of a request's body, unless a route says otherwise."""
+QUERY_LIMIT = 1024
+"""Bytes. Answers to queries are remembered, so that a long one would stay in memory."""
 STOP_SECONDS = 5
 """Time that requests have to finish after SIGTERM."""
 DEFAULT_FLEET = "default"
@@ -192,7 +194,14 @@ def fleet_of(request: Request) -> str:
 def fleet_named(request: Request) -> str | None:
     """The fleet that a request names in its path or query, if it does."""
     in_path = request.scope["path_params"].get("fleet")
-    return in_path or _fleet_in(request.scope["query_string"])
+    return in_path or _fleet_in(_query_of(request))
+
+
+def _query_of(request: Request) -> bytes:
+    query: bytes = request.scope["query_string"]
+    if len(query) > QUERY_LIMIT:
+        raise BadInput(f"the query has {len(query)} bytes: send at most {QUERY_LIMIT}")
+    return query
 
 
 @lru_cache(maxsize=4096)
@@ -203,7 +212,7 @@ def _fleet_in(query: bytes) -> str | None:
 
 def shadow_of(request: Request) -> bool:
     """Whether a request asks for a shadow's answer too; raises `BadInput`."""
-    query = request.scope["query_string"]
+    query = _query_of(request)
     return b"shadow" in query and _shadow_in(query)
 
 
@@ -211,7 +220,7 @@ def shadow_of(request: Request) -> bool:
 def _shadow_in(query: bytes) -> bool:
     asked = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("shadow", ["false"])[-1]
     if asked not in ("true", "false"):
-        raise BadInput(f"shadow is {asked!r}: write shadow=true, or leave it out")
+        raise BadInput(f"shadow is {quoted(asked)}: write shadow=true, or leave it out")
     return asked == "true"
 
 

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from shared.errors import (
+    QUOTED,
     AutopilotError,
     BadInput,
     BusAway,
@@ -24,10 +25,15 @@ from shared.errors import (
     PredictionStale,
     StoreAway,
     UnknownFleet,
+    quoted,
 )
 
 MEDIA_TYPE = "application/problem+json"
 ERRORS_SHOWN = 3
+DETAIL_LIMIT = 2_000
+"""Characters of an answer's detail: what came from outside may be repeated in it."""
+PATH_SHOWN = 200
+"""Characters of a path in the log."""
 
 _RETRY = {"Retry-After": "1"}
 _STATUS: dict[type[AutopilotError], int] = {
@@ -68,7 +74,7 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
-        "detail": detail,
+        "detail": detail if len(detail) <= DETAIL_LIMIT else f"{detail[:DETAIL_LIMIT]}...",
     }
     return Response(orjson.dumps(content), status, headers, MEDIA_TYPE)
 
@@ -104,7 +110,7 @@ def problem_of(error: Exception, path: str) -> Response:
         return problem(error.status_code, detail, error.headers)
     if isinstance(error, ClientDisconnect):
         return problem(400, "the body did not come whole")
-    _log.error("request_failed", path=path, exc_info=error)
+    _log.error("request_failed", path=path[:PATH_SHOWN], exc_info=error)
     return problem(500, "the service failed on this request: its log has the reason")
 
 
@@ -128,6 +134,8 @@ def _sentence(errors: Sequence[Any]) -> str:
 
 def _described(error: Any) -> str:
     field = ".".join(str(part) for part in error["loc"]) or "body"
+    if len(field) > QUOTED:
+        field = quoted(field)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = "there is no such field; GET /docs lists them"

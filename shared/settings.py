@@ -27,6 +27,20 @@ SHORTEST_TTL_SECONDS = 5.0
 """A demo may step faster than a busy machine delays."""
 LONGEST_DELAY_STEPS = 1_000
 """A fleet's record keeps an ask for each."""
+SHORTEST_STEP_SECONDS, LONGEST_STEP_SECONDS = 0.001, 86_400.0
+"""`autopilot up` plays a thousand steps a second at most; over a day apart nothing is followed."""
+LONGEST_TTL_SECONDS = 366 * 86_400.0
+"""A year: what is older counts for nothing, and times stay far from the last that a clock knows."""
+LONGEST_TRAINING_SECONDS = 7 * 86_400.0
+"""A week of learning in one job, which holds its trainer meanwhile; the notebook's was 8 hours."""
+MOST_SERVERS_PER_TICKET = 1_000.0
+"""Tickets are of players, and a server takes several of them."""
+MOST_OVER_PROV_FACTOR = 1_000_000.0
+"""Beyond it a reward of float32 no longer sees idle servers beside missing ones."""
+MOST_BATCH = 1_000_000
+"""Transitions of one job: two years of a fleet at 65 s, and far more than are kept of it."""
+MOST_ACTORS = 1_000
+"""Ray actors of one training job: each is a process, mostly with a core of its own."""
 LAST_SEED = 2**32 - 1
 """NumPy's older generators, which RLlib seeds, take no more."""
 
@@ -39,7 +53,10 @@ _WRITE_INSTEAD = {
 }
 """What to do, by the type of pydantic's error, where its message does not say it."""
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+TtlSeconds = Annotated[float, Field(gt=0, le=LONGEST_TTL_SECONDS, allow_inf_nan=False)]
+MoveLimit = Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)]
+"""Servers in a step; no target moves further than through all of them."""
+Actors = Annotated[int, Field(ge=0, le=MOST_ACTORS)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -49,20 +66,22 @@ class FleetSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     # Limits, in game servers.
-    min_servers: Annotated[int, Field(ge=0)] = 10
+    min_servers: Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)] = 10
     max_servers: Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)] = 100
-    action_factor: Annotated[int, Field(gt=0)] = 100
+    action_factor: Annotated[int, Field(gt=0, le=MAX_SERVERS_EVER)] = 100
 
     # Guards between what a policy asks for and what is told; 0 is off.
-    max_step_up: Annotated[int, Field(ge=0)] = 0
+    max_step_up: MoveLimit = 0
     """Servers that the target may rise in a step."""
-    max_step_down: Annotated[int, Field(ge=0)] = 0
+    max_step_down: MoveLimit = 0
     """Servers that the target may fall in a step."""
     scale_down_delay: Annotated[int, Field(ge=0, le=LONGEST_DELAY_STEPS)] = 0
     """Steps for which less has to be asked before less is told."""
     floor_at_allocated: bool = False
     """Never tell less than allocated servers and waiting tickets, where they are reported."""
-    servers_per_ticket: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1
+    servers_per_ticket: Annotated[
+        float, Field(ge=0, le=MOST_SERVERS_PER_TICKET, allow_inf_nan=False)
+    ] = 1
     """Servers that a waiting ticket adds to that floor; 0 leaves tickets out."""
     scheduled_floors: tuple[ScheduledFloor, ...] = ()
     """Known events and the servers that they need: in a fleet file an array of tables, in the
@@ -72,7 +91,9 @@ class FleetSettings(BaseSettings):
     fleets live` and `shadow` say which."""
 
     # What is good, and how far ahead to look.
-    over_prov_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
+    over_prov_factor: Annotated[
+        float, Field(ge=0, le=MOST_OVER_PROV_FACTOR, allow_inf_nan=False)
+    ] = 5
     reward: RewardName = "asymmetric"
     gamma: Annotated[float, Field(ge=0, lt=1)] = 0.9
     history_len: Annotated[int, Field(ge=2, le=100)] = 5
@@ -80,23 +101,27 @@ class FleetSettings(BaseSettings):
     """What a new policy sees: `calendar`, or only the `notebook`'s numbers."""
 
     # The clock, and where demand comes from; `{fleet}` in the URL becomes the fleet's name.
-    learning_freq: Seconds = 65
+    learning_freq: Annotated[
+        float, Field(ge=SHORTEST_STEP_SECONDS, le=LONGEST_STEP_SECONDS, allow_inf_nan=False)
+    ] = 65
     matchmaking_url: str = "http://127.0.0.1:8001"
     """Base address of the matchmaking service."""
     gs_inventory_url: str = Field(
         default_factory=lambda given: f"{given['matchmaking_url']}/demand?fleet={{fleet}}"
     )
-    demand_ttl: Seconds | None = None
+    demand_ttl: TtlSeconds | None = None
     """Seconds after which a demand is stale; three steps, at least five seconds, unless set."""
-    decision_ttl: Seconds | None = None
+    decision_ttl: TtlSeconds | None = None
     """Seconds after which a decision is stale; three steps, at least five seconds, unless set."""
 
     # Learning.
     learning: Literal["replay", "on_policy"] = "replay"
     """Learn on replayed demand, or as the notebook does, on the live transitions alone."""
-    train_batch_size: Annotated[int, Field(ge=1)] = 128
+    train_batch_size: Annotated[int, Field(ge=1, le=MOST_BATCH)] = 128
     """New transitions after which a training job is queued, and of one `on_policy` update."""
-    time_total_s: Seconds = 60
+    time_total_s: Annotated[
+        float, Field(gt=0, le=LONGEST_TRAINING_SECONDS, allow_inf_nan=False)
+    ] = 60
     """Seconds of learning in one training job."""
 
     @model_validator(mode="after")
@@ -190,15 +215,17 @@ class Settings(BaseSettings):
     tls_key_file: Path | None = None
 
     # Metrics in CloudWatch, put where AWS is configured (AWS_REGION or AWS_DEFAULT_REGION).
-    cloudwatch_namespace: str = "rl-game-server-autopilot"
+    cloudwatch_namespace: Annotated[str, Field(min_length=1, max_length=255)] = (
+        "rl-game-server-autopilot"
+    )
 
     # Training.
     save_model: bool = True
     """Keep the RLlib checkpoint in the policy artefact, to resume from."""
     seed: Annotated[int, Field(ge=0, le=LAST_SEED)] = 0
-    num_env_runners: Annotated[int, Field(ge=0)] = 0
+    num_env_runners: Actors = 0
     """Ray actors that replay demand; 0 for none but the trainer itself."""
-    num_learners: Annotated[int, Field(ge=0)] = 0
+    num_learners: Actors = 0
     """Ray actors that learn; 0 for none but the trainer itself."""
 
     # Health: a worker without an address touches this file while it is well (`shared/probe.py`).

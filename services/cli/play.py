@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import structlog
 
-from services.cli.demand import positive
+from services.cli.demand import players_per_server as checked
 from shared.core.curves import PEAK_FRACTION, sine1h
 from shared.errors import BadInput
 from shared.messages import MAX_SERVERS_EVER, utc_now
@@ -84,8 +84,7 @@ class Matchmaker:
 
 def trace_demands(path: Path, players_per_server: float, *, repeat: bool) -> Iterator[float]:
     """Demand in servers, a row a step; from the start again for ever if `repeat`."""
-    positive(players_per_server, "--players-per-server")
-    servers = read_trace(path).demand / players_per_server
+    servers = read_trace(path).demand / checked(players_per_server)
     if servers.max() > MAX_SERVERS_EVER:
         raise BadInput(
             f"{path}: demand goes up to {servers.max():g} servers: raise --players-per-server"

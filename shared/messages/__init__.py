@@ -1,7 +1,9 @@
 """Every message that crosses a process: frozen, extra fields refused, times in UTC."""
 
 from shared.messages.base import (
+    MAX_PLAYERS_EVER,
     MAX_SERVERS_EVER,
+    MAX_TEXT,
     Behaviour,
     Count,
     Fallback,
@@ -9,6 +11,7 @@ from shared.messages.base import (
     FleetId,
     Label,
     Message,
+    ServerCount,
     Utc,
     utc_now,
 )
@@ -18,7 +21,9 @@ from shared.messages.policies import Champion, PolicyManifest, TrainingJob, Trai
 from shared.messages.steps import Decision, FleetRecord, LeadTimes, RecordedStep, Transition
 
 __all__ = [
+    "MAX_PLAYERS_EVER",
     "MAX_SERVERS_EVER",
+    "MAX_TEXT",
     "SUPPLY_SECONDS",
     "Behaviour",
     "Champion",
@@ -38,6 +43,7 @@ __all__ = [
     "Message",
     "PolicyManifest",
     "RecordedStep",
+    "ServerCount",
     "Supply",
     "TrainingJob",
     "TrainingOutcome",

@@ -17,6 +17,7 @@ from shared.messages.base import (
     NotNegative,
     Positive,
     Servers,
+    ServersUp,
     Utc,
 )
 from shared.messages.demands import Supply
@@ -114,20 +115,20 @@ class FleetRecord(Message):
 class RecordedStep(NamedTuple):
     """A step's demand, as the trainer replays it; a row of a list in Redis."""
 
-    step: int
-    at: float
+    step: Count
+    at: Finite
     """When the step was due, seconds since 1970."""
-    demand: float
+    demand: Servers
     """As reported, in servers."""
     usable: bool
     """False for a held demand: never trained on."""
-    gap_steps: int
+    gap_steps: Count
     """Steps missing before this one: histories don't reach across."""
-    ask: float | None = None
+    ask: Finite | None = None
     """What the policy asked for at this step, in servers, before any guard."""
-    allocation: float | None = None
+    allocation: Servers | None = None
     """Servers up by this platform's decisions."""
-    up: int | None = None
+    up: ServersUp | None = None
     """Servers really up, ready and allocated, where they are reported."""
-    floor: float = 0.0
+    floor: NotNegative = 0.0
     """What was told after it was not to go below, as in `Transition`."""

@@ -182,7 +182,15 @@ async def test_an_unknown_fleet_is_another_policys_business(client, bus):
         (json.dumps({"response": review()["request"]}).encode(), "request"),
         (json.dumps(review(uid=7)).encode(), "request.uid"),
         (json.dumps(review(allocated=-1)).encode(), "request.status.allocatedReplicas"),
-        (json.dumps(review(allocated=2**31)).encode(), "request.status.allocatedReplicas"),
+        (json.dumps(review(allocated=1_000_001)).encode(), "request.status.allocatedReplicas"),
+        (json.dumps(review(allocated=10**400)).encode(), "request.status.allocatedReplicas"),
+        (json.dumps(review(status={"replicas": 10**9})).encode(), "request.status.replicas"),
+        (json.dumps(review("x" * 254)).encode(), "request.name"),
+        (json.dumps(review(uid="x" * 254)).encode(), "request.uid"),
+        (json.dumps(review(namespace="x" * 64)).encode(), "request.namespace"),
+        (json.dumps(review(labels={"game": "x" * 64})).encode(), "request.labels.game"),
+        (json.dumps(review(labels={"x" * 318: "1"})).encode(), "request.labels.xxx"),
+        (json.dumps(review(annotations={"x" * 318: "1"})).encode(), "request.annotations.xxx"),
         (json.dumps(review(allocated="3")).encode(), "request.status.allocatedReplicas"),
         (json.dumps(review(status={"replicas": 1})).encode(), "request.status.readyReplicas"),
         (json.dumps(review(annotations={"a": 1})).encode(), "request.annotations.a"),
@@ -196,10 +204,12 @@ async def test_what_is_no_review_is_422_and_names_the_field(client, bus, sent, f
 async def test_the_largest_annotations_that_kubernetes_allows_are_taken(client, bus):
     """256 KiB, of JSON in JSON: what `kubectl apply` leaves has the whole fleet in it."""
     await known(client, bus, decided(42))
-    applied = json.dumps({"spec": '"' * (128 * 1024 - 10)})
-    assert len(applied) < 256 * 1024
-    annotations = {"kubectl.kubernetes.io/last-applied-configuration": applied}
-    assert await replicas(client, review(annotations=annotations)) == 42
+    key = "kubectl.kubernetes.io/last-applied-configuration"
+    applied = json.dumps({"spec": '"' * (128 * 1024 - 30)})
+    applied += " " * (256 * 1024 - len(key) - len(applied))
+    assert await replicas(client, review(annotations={key: applied})) == 42
+    too_large = review(annotations={key: applied, "a": ""})
+    assert "Kubernetes allows 262144" in await refused(client, 422, json=too_large)
     await refused(client, 413, content=b" " * (REVIEW_LIMIT + 1))
 
 
