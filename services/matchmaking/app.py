@@ -12,6 +12,7 @@ from starlette.requests import Request
 from services.matchmaking.answers import (
     Accepted,
     DemandAnswer,
+    accepted,
     demand_answer,
     demand_of,
     fresh,
@@ -29,7 +30,7 @@ from shared.http import (
     fleet_of,
     read_body,
 )
-from shared.messages import Demand, DemandReport
+from shared.messages import MAX_TEXT, Demand, DemandReport
 from shared.problems import parse, problems
 from shared.settings import Fleets
 
@@ -41,8 +42,9 @@ _DEMAND_BODY: dict[str, Any] = {
         {
             "name": "Idempotency-Key",
             "in": "header",
-            "description": "like `idempotency_key`: a repeat within a day changes nothing",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+            "description": "like `idempotency_key`: a repeat within ten minutes changes nothing, "
+            "and the same key with another report is 422",
+            "schema": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
         }
     ],
     "requestBody": {
@@ -81,13 +83,7 @@ def create_app(
         _ = fleets[report.fleet]
         key = idempotency_key_of(report, request.headers.get("idempotency-key"))
         receipt = await intake.record(demand_of(report, clock()), key)
-        accepted = Accepted(
-            duplicate=receipt.duplicate,
-            superseded=receipt.superseded,
-            fleet=report.fleet,
-            id=receipt.id,
-        )
-        return JsonBytes(accepted.model_dump_json().encode(), 202)
+        return JsonBytes(accepted(report, receipt).model_dump_json().encode(), 202)
 
     async def read_demand(request: Request) -> JsonBytes:
         """The newest demand of a fleet."""

@@ -1,7 +1,9 @@
 """Redis, all of it: the only package that imports redis. `keys` names what it holds."""
 
 from shared.bus.connection import wait_for_redis
-from shared.bus.demands import DemandReceipt, Demands
+from shared.bus.dead_letters import DeadLetter
+from shared.bus.demands import DemandReceipt, Demands, IdempotencyKey
+from shared.bus.entries import Unreadable, reason_of
 from shared.bus.groups import Groups
 from shared.bus.keys import (
     CHAMPIONS,
@@ -32,11 +34,15 @@ __all__ = [
     "TRANSITIONS",
     "TRANSITIONS_LENGTH",
     "Bus",
+    "DeadLetter",
     "DemandReceipt",
     "Feed",
+    "IdempotencyKey",
     "Lease",
     "Log",
     "TrainingQueue",
+    "Unreadable",
+    "reason_of",
     "wait_for_redis",
 ]
 
