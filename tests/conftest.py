@@ -1,6 +1,7 @@
 """Fixtures that every layer shares: a real Redis, and HTTP clients of apps."""
 
 import csv
+import json
 import os
 import shutil
 import socket
@@ -24,6 +25,7 @@ from shared.core.parameters import FleetParameters
 from shared.messages import (
     Champion,
     Decision,
+    Demand,
     Explanation,
     FleetRecord,
     PolicyManifest,
@@ -232,6 +234,12 @@ def publish_policy() -> PublishPolicy:
         return store.set_champion(fleet, version, now)
 
     return publish
+
+
+def poisoned(message: Demand | Transition) -> str:
+    """A message with a count in it that no float holds, as a release without bounds stored it."""
+    supply = {"allocated": 10**400, "ready": 1}
+    return json.dumps(json.loads(message.model_dump_json()) | {"supply": supply})
 
 
 NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)

@@ -9,12 +9,14 @@ import typer
 from rich.console import Console
 
 from services.cli import learning_commands
+from services.cli.dead_letters import list_dead_letters
 from services.cli.export import export_policy
 from services.cli.fleets import list_fleets, set_mode
 from services.cli.interrupts import Interrupted
 from services.cli.play import Matchmaker, sine_demands, trace_demands
 from services.cli.policies import list_policies, promote, retire, rollback, show_policy
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
+from shared.bus import DEAD_LETTERS_LENGTH, RECORDED_STEPS
 from shared.entry import EXIT_BAD_INPUT
 from shared.errors import AutopilotError, BadInput, PolicyMissing, UnknownFleet
 from shared.logs import configure_logs
@@ -64,6 +66,19 @@ def up(
     elif trace is not None or speed is not None:
         raise BadInput("--no-play goes without --trace and --speed: nothing is played")
     raise typer.Exit(Platform(settings, fleets, playing, STATE, Console()).run())
+
+
+@app.command("dead-letters")
+def dead_letters(
+    newest: Annotated[
+        int, typer.Option(help="How many, the newest.", min=1, max=DEAD_LETTERS_LENGTH)
+    ] = 20,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON, with what each entry holds.")
+    ] = False,
+) -> None:
+    """Entries of Redis that no service could use, and why."""
+    list_dead_letters(load_settings(), newest, Console(), as_json=as_json)
 
 
 @app.command()
@@ -164,11 +179,14 @@ def policies_export(
 
 @fleets.command("list")
 def fleets_list(
-    steps: Annotated[int, typer.Option(help="Newest steps that costs are of.", min=1)] = 300,
+    steps: Annotated[
+        int, typer.Option(help="Newest steps that costs are of.", min=1, max=RECORDED_STEPS)
+    ] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Every fleet: shadow or live, policy, demand, what is told, and what that has cost."""
     settings = load_settings()
+    configure_logs("fleets", settings.log_format, settings.log_level)
     list_fleets(settings, load_fleets(settings), steps, utc_now(), Console(), as_json=as_json)
 
 

@@ -7,10 +7,12 @@ from shared.bus.entries import Unreadable, reason_of
 from shared.bus.groups import Groups
 from shared.bus.keys import (
     CHAMPIONS,
+    DEAD_LETTERS_LENGTH,
     DECISIONS,
     DEMANDS,
     ENDED_TRAININGS,
     MODES,
+    RECORDED_STEPS,
     TRAININGS,
     TRANSITIONS,
     TRANSITIONS_LENGTH,
@@ -25,10 +27,12 @@ from shared.bus.turns import Turns
 
 __all__ = [
     "CHAMPIONS",
+    "DEAD_LETTERS_LENGTH",
     "DECISIONS",
     "DEMANDS",
     "ENDED_TRAININGS",
     "MODES",
+    "RECORDED_STEPS",
     "TRAININGS",
     "TRAINING_RETRIES",
     "TRANSITIONS",

@@ -45,9 +45,9 @@ for i = 4, #KEYS do
   -- No report fails alone: those before it would be recorded, and told that they were not.
   if type(seen) == 'table' then seen = false end
   if seen then
-    local id, first = string.match(seen, '^(%S*) ?(%S*)$')
-    local conflict = first and first ~= '' and first ~= digest
-    receipts[#receipts + 1] = {id or seen, conflict and 2 or 1, 0}
+    local id, first = string.match(seen, '^(%S*) ?(.*)$')
+    local conflict = first ~= '' and first ~= digest
+    receipts[#receipts + 1] = {id, conflict and 2 or 1, 0}
   else
     local newest = tonumber(redis.call('HGET', KEYS[3], fleet) or '')
     local superseded = newest and newest > tonumber(observed)

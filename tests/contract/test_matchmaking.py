@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from services.matchmaking.app import create_app
-from shared.bus import DEMANDS, Bus, DemandReceipt
+from shared.bus import DEMANDS, Bus, DemandReceipt, IdempotencyKey
 from shared.errors import BusAway
 from shared.messages import Demand
 from shared.settings import Fleets, FleetSettings
@@ -212,14 +212,46 @@ async def test_the_token_opens_reports_and_reads_need_none(redis_url, clock, cli
             assert (await client.get(path)).status_code == 200, path
 
 
-async def test_a_repeated_key_changes_nothing(client, bus):
+async def test_a_repeated_key_changes_nothing(client, bus, clock):
     first = await client.post("/demand", json={"num_of_gameservers": 5, "idempotency_key": "a"})
+    clock.now += timedelta(seconds=30)
     again = await client.post(
-        "/demand", json={"num_of_gameservers": 9}, headers={"Idempotency-Key": "a"}
+        "/demand", content=b'{"num_of_gameservers": 5.0}', headers={"Idempotency-Key": "a"}
     )
     assert again.status_code == 202
     assert again.json() == first.json() | {"duplicate": True}
+    assert (await bus.newest_demand("default")).observed_at == NOW
+    assert await reports_in(bus) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"num_of_gameservers": 9},
+        {"num_of_gameservers": 5, "tickets_waiting": 0},
+        {"num_of_gameservers": 5, "observed_at": moment(timedelta(0))},
+        {"ccu": 5, "players_per_server": 1},
+    ],
+)
+@pytest.mark.parametrize("as_header", [False, True])
+async def test_a_key_that_is_used_again_for_another_report_is_refused(
+    client, bus, other, as_header
+):
+    first = await client.post("/demand", json={"num_of_gameservers": 5, "idempotency_key": "a"})
+    if as_header:
+        again = await client.post("/demand", json=other, headers={"Idempotency-Key": "a"})
+    else:
+        again = await client.post("/demand", json=other | {"idempotency_key": "a"})
+    assert_problem(again, 422, "idempotency_key: it was used within ten minutes for another report")
+    assert first.json()["id"] in again.json()["detail"]
     assert (await bus.newest_demand("default")).demand == 5
+    assert await reports_in(bus) == 1
+
+
+async def test_a_key_that_is_used_twice_within_one_batch(client, bus):
+    reports = [{"num_of_gameservers": n, "idempotency_key": "a"} for n in (5, 5, 9)]
+    answers = await asyncio.gather(*(client.post("/demand", json=report) for report in reports))
+    assert sorted(answer.status_code for answer in answers) == [202, 202, 422]
     assert await reports_in(bus) == 1
 
 
@@ -314,11 +346,13 @@ class WatchedBus(Bus):
     failing = False
 
     async def record_demands(
-        self, demands: Sequence[Demand], idempotency_keys: Sequence[str | None]
+        self, demands: Sequence[Demand], idempotency_keys: Sequence[IdempotencyKey | None]
     ) -> list[DemandReceipt]:
         self.batches.append(len(demands))
         if self.failing:
             raise BusAway("Redis does not answer: a test")
+        if any(demand.source == "poison" for demand in demands):
+            raise OverflowError("no report that anybody has foreseen")
         return await super().record_demands(demands, idempotency_keys)
 
 
@@ -354,6 +388,17 @@ async def test_a_batch_that_fails_is_told_to_each_caller(watched, clock, client_
             assert_problem(answer, 503, "Redis does not answer: a test")
         watched.failing = False
         assert (await client.post("/demand", json={"num_of_gameservers": 1})).status_code == 202
+
+
+async def test_of_a_batch_that_fails_only_the_culprit_is_told(watched, clock, client_of):
+    app = create_app(bus=watched, fleets=FLEETS, clock=clock)
+    reports = [{"num_of_gameservers": n, "source": f"lobby {n}"} for n in range(20)]
+    reports[7]["source"] = "poison"
+    async with client_of(app) as client:
+        answers = await asyncio.gather(*(client.post("/demand", json=each) for each in reports))
+        statuses = [answer.status_code for answer in answers]
+        assert statuses == [202] * 7 + [500] + [202] * 12
+        assert await reports_in(watched) == 19
 
 
 async def test_a_caller_that_leaves_does_not_spoil_the_batch(watched, clock):
