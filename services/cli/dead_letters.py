@@ -11,8 +11,6 @@ from rich.text import Text
 from shared.bus import Bus, DeadLetter
 from shared.settings import Settings
 
-HEADINGS = ("set aside (UTC)", "by", "entry", "why")
-
 
 def list_dead_letters(settings: Settings, newest: int, console: Console, *, as_json: bool) -> None:
     """A table of the newest dead letters, oldest first, or JSON with their content."""
@@ -25,18 +23,19 @@ def list_dead_letters(settings: Settings, newest: int, console: Console, *, as_j
         console.print("there are no dead letters")
         return
     table = Table(title="dead letters", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in HEADINGS:
-        table.add_column(heading, overflow="fold")
+    table.add_column("set aside (UTC)", no_wrap=True)
+    table.add_column("by, of what stream, entry", no_wrap=True)
+    table.add_column("why", overflow="fold")
     for letter in letters:
-        entry = f"{letter.id} of {letter.stream}"
+        whose = "\n".join(map(_printable, (letter.group, letter.stream, letter.id)))
         at = f"{letter.at:%Y-%m-%d %H:%M:%S}"
-        table.add_row(*map(_plain, (at, letter.group, entry, letter.reason)))
+        table.add_row(at, Text(whose), Text(_printable(letter.reason)))
     console.print(table)
 
 
-def _plain(text: str) -> Text:
-    """What an entry holds is no markup, and moves no cursor."""
-    return Text("".join(each if each.isprintable() else "?" for each in text))
+def _printable(text: str) -> str:
+    """What somebody has put into Redis moves no cursor."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 async def _read(redis_url: str, newest: int) -> list[DeadLetter]:
