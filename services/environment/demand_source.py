@@ -65,6 +65,7 @@ class HttpDemand:
         url: str,
         fleet: str,
         period_s: float,
+        auth: httpx.Auth | None = None,
     ) -> None:
         """`{fleet}` in the URL becomes the fleet's name; no try begins after half a period.
 
@@ -73,6 +74,7 @@ class HttpDemand:
         """
         self._client = client
         self._turns = turns
+        self._auth = auth
         self._url = url.replace("{fleet}", fleet)
         timeout = max(SHORTEST_TIMEOUT_SECONDS, min(LONGEST_TIMEOUT_SECONDS, period_s / 2))
         self._request = client.build_request("GET", self._url, timeout=timeout)
@@ -91,7 +93,7 @@ class HttpDemand:
     async def _once(self) -> Reading:
         try:
             async with self._turns:
-                response = await self._client.send(self._request)
+                response = await self._client.send(self._request, auth=self._auth)
         except httpx.HTTPError as error:
             raise _Transient(f"{self._url} does not answer: {error!r}") from error
         if response.status_code in (500, 502, 504):
