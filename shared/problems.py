@@ -27,6 +27,7 @@ from shared.errors import (
     UnknownFleet,
     quoted,
 )
+from shared.redaction import redact
 
 MEDIA_TYPE = "application/problem+json"
 ERRORS_SHOWN = 3
@@ -101,13 +102,13 @@ def problem_of(error: Exception, path: str) -> Response:
     if isinstance(error, AutopilotError):
         status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
         headers = _RETRY if isinstance(error, BusAway | StoreAway) else None
-        return problem(status, str(error), headers)
+        return problem(status, redact(str(error)), headers)
     if isinstance(error, RequestValidationError):
-        return problem(422, _sentence(error.errors()))
+        return problem(422, redact(_sentence(error.errors())))
     if isinstance(error, HTTPException):
         plain = error.detail == HTTPStatus(error.status_code).phrase
         detail = _DETAIL.get(error.status_code, error.detail) if plain else error.detail
-        return problem(error.status_code, detail, error.headers)
+        return problem(error.status_code, redact(detail), error.headers)
     if isinstance(error, ClientDisconnect):
         return problem(400, "the body did not come whole")
     _log.error("request_failed", path=path[:PATH_SHOWN], exc_info=error)

@@ -12,15 +12,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from shared.access_settings import AccessSettings
 from shared.core.guards import Guards
 from shared.core.parameters import FleetParameters, ObservationName, RewardName
 from shared.core.schedule import ScheduledFloor
 from shared.errors import BadSetting, UnknownFleet
+from shared.known_names import PREFIX, check_names, is_service_address
 from shared.messages import MAX_SERVERS_EVER, FleetId
+from shared.redaction import keep_password_of, keep_secret, redact
 
-PREFIX = "AUTOPILOT_"
 REGION_OF_AN_ENDPOINT = "us-east-1"
 """For signatures, where an AWS endpoint is set and no region."""
+SECRETS_OF_AWS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 LOCAL_DEMAND = "local"
 """The `gs_inventory_url` that means the notebook's own sine."""
 SHORTEST_TTL_SECONDS = 5.0
@@ -181,7 +184,7 @@ class FleetSettings(BaseSettings):
         return self.decision_ttl or max(3 * self.learning_freq, SHORTEST_TTL_SECONDS)
 
 
-class Settings(BaseSettings):
+class Settings(AccessSettings):
     """What is the same for every fleet."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
@@ -203,11 +206,7 @@ class Settings(BaseSettings):
     prediction_port: Port = 8000
     matchmaking_port: Port = 8001
     metrics_port: Port = 8003
-
-    # Access: a bearer token for everything but health and metrics, if set.
-    api_token: str | None = None
-    agones_token: str | None = None
-    """The password in the URL of the Agones webhook, instead of the bearer token; opens no more."""
+    console_port: Port = 8002
 
     # TLS of the prediction service: a mounted certificate, read again when it is renewed.
     tls_cert_file: Path | None = None
@@ -234,6 +233,16 @@ class Settings(BaseSettings):
     # Logs: `json`, `console`, or `auto` (console on a terminal).
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_service_addresses(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Kubernetes sets a port's variable to an address where a Service has its name."""
+        return {
+            name: value
+            for name, value in given.items()
+            if not (name.endswith("_port") and is_service_address(value))
+        }
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:
@@ -271,12 +280,20 @@ class Fleets:
         return tuple(self.by_name)
 
 
+NAMES = frozenset({*Settings.model_fields, *FleetSettings.model_fields, "model_dir"})
+"""Of all settings, in lower case and without the prefix."""
+
+
 def load_settings() -> Settings:
     """Settings of this process; raises `BadSetting` with the variable's name and the reason."""
+    check_names(os.environ, NAMES)
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         raise BadSetting(_reason(error, PREFIX, str.upper)) from error
+    keep_secret(*(os.environ.get(name, "") for name in SECRETS_OF_AWS))
+    keep_password_of(settings.redis_url)
+    return settings
 
 
 def load_hosting_settings() -> HostingSettings:
@@ -292,7 +309,11 @@ def load_fleets(settings: Settings) -> Fleets:
     tables: dict[str, Any] = {"default": {}}
     if settings.fleets is not None:
         tables = _tables(settings.fleets)
-    return Fleets({name: _fleet(name, table) for name, table in tables.items()})
+    fleets = Fleets({name: _fleet(name, table) for name, table in tables.items()})
+    for fleet in fleets.by_name.values():
+        keep_password_of(fleet.matchmaking_url)
+        keep_password_of(fleet.gs_inventory_url)
+    return fleets
 
 
 def aws_endpoint(service: str) -> str | None:
@@ -343,4 +364,6 @@ def _reason(error: ValidationError, prefix: str, case: Any) -> str:
     name = prefix + case(str(first["loc"][0])) if first["loc"] else ""
     within = "".join(f"[{at!r}]" for at in first["loc"][1:])
     message = _WRITE_INSTEAD.get(first["type"], first["msg"].removeprefix("Value error, "))
-    return f"{name}{within}={first['input']!r}: {message}" if name else message
+    if name.endswith("_TOKEN"):
+        return f"{name}: {message}"
+    return redact(f"{name}{within}={first['input']!r}: {message}" if name else message)

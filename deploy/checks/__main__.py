@@ -25,7 +25,7 @@ from deploy.checks.schemas import CustomKinds, built_in_findings, is_built_in
 ROOT = Path(__file__).parents[2]
 CUSTOM_KINDS = ROOT.parent / "shared/crds"
 """There on some machines only."""
-MUST_RUN = "AUTOPILOT_MANIFESTS_MUST_RUN"
+MUST_RUN = "MANIFESTS_MUST_RUN"
 """Set to 1 where a missing kustomize is no excuse."""
 
 

@@ -16,11 +16,13 @@ from services.cli.interrupts import Interrupted
 from services.cli.play import Matchmaker, sine_demands, trace_demands
 from services.cli.policies import list_policies, promote, retire, rollback, show_policy
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
+from shared.access import tokens_of
 from shared.bus import DEAD_LETTERS_LENGTH, RECORDED_STEPS
 from shared.entry import EXIT_BAD_INPUT
 from shared.errors import AutopilotError, BadInput, PolicyMissing, UnknownFleet
-from shared.logs import configure_logs
+from shared.logs import configure_logs, tell_uncaught_errors
 from shared.messages import utc_now
+from shared.redaction import redact, traceback_of
 from shared.settings import load_fleets, load_settings
 
 app = typer.Typer(
@@ -114,8 +116,9 @@ def play(
         raise BadInput("name either a TRACE or --demand sine1h")
     address = url or f"http://{settings.host}:{settings.matchmaking_port}"
     give_way_s = fleets[fleet].demand_ttl_s / 2 if give_way else 0.0
-    accepted = Matchmaker(address, fleet, settings.api_token, give_way_s).play(demands, pace)
-    Console().print(f"{accepted} demands accepted by {address}", markup=False, soft_wrap=True)
+    accepted = Matchmaker(address, fleet, tokens_of(settings), give_way_s).play(demands, pace)
+    told = redact(f"{accepted} demands accepted by {address}")
+    Console().print(told, markup=False, soft_wrap=True)
 
 
 app.command()(learning_commands.train)
@@ -206,25 +209,31 @@ def fleets_shadow(fleet: str) -> None:
 
 def main() -> None:
     """Run a command; what the user got wrong is one line, and exit code 2."""
+    tell_uncaught_errors()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except typer.TyperException as error:
         # Without a command it is empty: the help has been printed.
         if message := " ".join(error.format_message().split()):
-            sys.stderr.write(f"autopilot: {message} (--help says more).\n")
+            _tell(f"{message} (--help says more).")
         sys.exit(error.exit_code)
     except AutopilotError as error:
-        sys.stderr.write(f"autopilot: {error}\n")
+        _tell(str(error))
         sys.exit(EXIT_BAD_INPUT if isinstance(error, USERS_MISTAKES) else 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(
-            f"autopilot: {where}{error.strerror or error}: look at that place, and try again\n"
-        )
+        _tell(f"{where}{error.strerror or error}: look at that place, and try again")
         sys.exit(EXIT_BAD_INPUT)
     except Interrupted as stopped:
-        sys.stderr.write(f"autopilot: {stopped}\n")
+        _tell(str(stopped))
         sys.exit(stopped.exit_code)
+    except Exception as error:  # noqa: BLE001 - typer's own hook would tell it with its secrets
+        sys.stderr.write(traceback_of(error, error.__traceback__))
+        sys.exit(1)
+
+
+def _tell(sentence: str) -> None:
+    sys.stderr.write(redact(f"autopilot: {sentence}\n"))
 
 
 if __name__ == "__main__":

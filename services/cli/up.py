@@ -21,8 +21,12 @@ from services.cli.supervision import (
     redis_command,
     service_command,
 )
+from shared.access import access_of
+from shared.bearer import Bearer
+from shared.redaction import redact
 from shared.settings import Fleets, Settings
 from shared.tls import of_this_machine
+from shared.tokens import READERS
 
 DEMO_STEPS_PER_SECOND = 5.0
 """Pace of the demo: a policy is learnt within minutes, where 65 s a step would take hours."""
@@ -71,6 +75,7 @@ class Platform:
         self._playing = playing
         self._folder = folder
         self._console = console
+        self._tokens = access_of(settings).tokens
         self._failed = False
         self._ended = threading.Event()
 
@@ -92,7 +97,7 @@ class Platform:
         return int(self._failed)
 
     def _pass_on(self, line: str, supervisor: Supervisor) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(redact(line), markup=False, highlight=False, soft_wrap=True)
         if GAVE_UP in line:
             self._failed = True
             self._console.print("a service can't be kept up; stopping", style="bold red")
@@ -138,15 +143,12 @@ class Platform:
         environment = {
             "AUTOPILOT_REDIS_URL": self._settings.redis_url,
             "AUTOPILOT_POLICY_STORE": self._settings.policy_store,
+            "AUTOPILOT_MATCHMAKING_URL": self._matchmaking,
             "AUTOPILOT_LOG_FORMAT": "console"
             if self._settings.log_format == "auto"
             else self._settings.log_format,
             "PYTHONUNBUFFERED": "1",
         }
-        if "gs_inventory_url" not in given:
-            environment["AUTOPILOT_GS_INVENTORY_URL"] = (
-                f"{self._matchmaking}/demand?fleet={{fleet}}"
-            )
         if self._playing is not None:
             pace = {
                 "learning_freq": 1 / self._playing.steps_per_second,
@@ -163,9 +165,8 @@ class Platform:
         """Print the table when the platform answers, when a policy changes, and now and then."""
         shown: list[Any] = []
         shown_at = 0.0
-        with httpx.Client(
-            timeout=2.0, headers=self._authorization(), verify=of_this_machine()
-        ) as client:
+        auth = Bearer(self._tokens, READERS)
+        with httpx.Client(timeout=2.0, auth=auth, verify=of_this_machine()) as client:
             while not self._ended.wait(POLL_SECONDS):
                 answers = [self._ask(client, name) for name in self._fleets.names[:SHOWN_FLEETS]]
                 if all(answer is None for answer in answers):
@@ -174,10 +175,6 @@ class Platform:
                 if versions != shown or time.monotonic() - shown_at > TABLE_EVERY_SECONDS:
                     shown, shown_at = versions, time.monotonic()
                     self._console.print(self._table(answers))
-
-    def _authorization(self) -> dict[str, str]:
-        token = self._settings.api_token
-        return {} if token is None else {"Authorization": f"Bearer {token}"}
 
     def _ask(self, client: httpx.Client, fleet: str) -> dict[str, Any] | None:
         try:

@@ -68,6 +68,7 @@ class HttpDemand:
         url: str,
         fleet: str,
         period_s: float,
+        auth: httpx.Auth | None = None,
     ) -> None:
         """`{fleet}` in the URL becomes the fleet's name; no try begins after half a period.
 
@@ -76,6 +77,7 @@ class HttpDemand:
         """
         self._client = client
         self._turns = turns
+        self._auth = auth
         self._url = url.replace("{fleet}", fleet)
         timeout = max(SHORTEST_TIMEOUT_SECONDS, min(LONGEST_TIMEOUT_SECONDS, period_s / 2))
         self._request = client.build_request("GET", self._url, timeout=timeout)
@@ -94,7 +96,7 @@ class HttpDemand:
     async def _once(self) -> Reading:
         try:
             async with self._turns:
-                response = await self._client.send(self._request, stream=True)
+                response = await self._client.send(self._request, auth=self._auth, stream=True)
                 try:
                     content = await self._content(response)
                 finally:

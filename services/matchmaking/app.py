@@ -19,7 +19,7 @@ from services.matchmaking.answers import (
     idempotency_key_of,
 )
 from services.matchmaking.intake import Intake
-from shared.access import OPEN_PATHS
+from shared.access import Access
 from shared.bus import Bus
 from shared.core.curves import SIMULATOR_PEAK, sine1h, sine24h
 from shared.health import add_health_routes
@@ -27,15 +27,14 @@ from shared.http import (
     FLEET_PARAMETER,
     HttpService,
     JsonBytes,
+    check_json,
     fleet_of,
     read_body,
 )
 from shared.messages import MAX_TEXT, Demand, DemandReport
 from shared.problems import parse, problems
 from shared.settings import Fleets
-
-READ_PATHS = frozenset({("GET", "/demand"), ("GET", "/currsine1h"), ("GET", "/currsine24h")})
-"""Open as the notebook's simulators are: the environment and its like read them."""
+from shared.tokens import REPORTERS
 
 _DEMAND_BODY: dict[str, Any] = {
     "parameters": [
@@ -56,7 +55,7 @@ _READ: dict[str, Any] = {"parameters": [FLEET_PARAMETER]}
 
 
 def create_app(
-    *, bus: Bus, fleets: Fleets, clock: Callable[[], datetime], token: str | None = None
+    *, bus: Bus, fleets: Fleets, clock: Callable[[], datetime], access: Access | None = None
 ) -> HttpService:
     """The matchmaking service over a bus, which it closes at its end."""
 
@@ -71,14 +70,14 @@ def create_app(
         description="Demand in, the newest demand out.",
         lifespan=lifespan,
         registry=registry,
-        token=token,
-        open_paths=OPEN_PATHS | READ_PATHS,
+        access=access or Access(),
         messages=[DemandReport],
     )
     intake = Intake(bus)
 
     async def report_demand(request: Request) -> JsonBytes:
         """Report game servers needed now; 202 means that it is in Redis."""
+        check_json(request)
         report = parse(DemandReport, await read_body(request))
         _ = fleets[report.fleet]
         key = idempotency_key_of(report, request.headers.get("idempotency-key"))
@@ -108,9 +107,10 @@ def create_app(
         "/demand",
         report_demand,
         methods=["POST"],
+        roles=REPORTERS,
         status_code=202,
         response_model=Accepted,
-        responses=problems(401, 404, 413, 422, 503),
+        responses=problems(404, 413, 415, 422, 503),
         openapi_extra=_DEMAND_BODY,
         tags=["demand"],
     )

@@ -14,6 +14,7 @@ from services.metrics.consumer import BATCH, Consumer, Handle
 from services.metrics.fleet_metrics import FleetMetrics
 from services.metrics.turn import Turn
 from services.metrics.workload import Workload
+from shared.access import Access
 from shared.bus import (
     DECISIONS,
     ENDED_TRAININGS,
@@ -45,6 +46,7 @@ def create_app(
     fleet_metrics: FleetMetrics,
     workload: Workload,
     put_to_cloudwatch: Handle | None,
+    access: Access | None = None,
 ) -> HttpService:
     """The sidecar over a bus, which it closes at its end; None where AWS is not configured."""
     unreadable = Counter(
@@ -103,7 +105,7 @@ def create_app(
         description="What the fleets do, for Prometheus.",
         lifespan=lifespan,
         registry=registry,
-        token=None,
+        access=access or Access(),
     )
     add_health_routes(app, bus.ping, registry)
     return app

@@ -22,10 +22,11 @@ from starlette.requests import Request
 
 from services.prediction.board import Board
 from services.prediction.supplies import Supplies
-from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, fleet_named, read_body
+from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, check_json, fleet_named, read_body
 from shared.messages import FleetSupply, ServerCount, Supply
 from shared.problems import parse, problems
 from shared.settings import Fleets
+from shared.tokens import WEBHOOKS
 
 PATH = "/agones/scale"
 FLEET_ANNOTATION = "autopilot.gameservers/fleet"
@@ -99,7 +100,8 @@ class FleetAutoscaleReview(_FromAgones):
 _DOCUMENTED: dict[str, Any] = {
     "methods": ["POST"],
     "response_model": FleetAutoscaleReview,
-    "responses": problems(401, 404, 413, 422, 503),
+    "roles": WEBHOOKS,
+    "responses": problems(404, 413, 415, 422, 503),
     "tags": ["autoscalers"],
 }
 _NAMED: dict[str, Any] = FLEET_PARAMETER | {
@@ -135,6 +137,7 @@ def _webhook(
 ) -> Callable[[Request], Awaitable[JsonBytes]]:
     async def scale(request: Request) -> JsonBytes:
         """How many servers an Agones fleet should have; 503 where its own policy should decide."""
+        check_json(request)
         review = parse(FleetAutoscaleReview, await read_body(request, REVIEW_LIMIT))
         fleet = _fleet_of(request, review.request)
         _ = fleets[fleet]

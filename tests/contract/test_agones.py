@@ -16,12 +16,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.prediction.agones import FLEET_ANNOTATION, REVIEW_LIMIT
 from services.prediction.app import create_app
 from services.prediction.board import Board
+from shared.access import Access
 from shared.bus import DECISIONS, Bus
 from shared.messages import Decision, Demand, FleetSupply, Supply
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, FleetSettings
+from shared.tokens import Tokens
 from tests.conftest import NOW, a_decision
 
+JSON = {"Content-Type": "application/json"}
 TTL = 60.0
 FLEETS = Fleets(
     {
@@ -198,7 +201,7 @@ async def test_an_unknown_fleet_is_another_policys_business(client, bus):
 )
 async def test_what_is_no_review_is_422_and_names_the_field(client, bus, sent, field):
     await known(client, bus, decided(42))
-    assert field in await refused(client, 422, content=sent)
+    assert field in await refused(client, 422, content=sent, headers=JSON)
 
 
 async def test_the_largest_annotations_that_kubernetes_allows_are_taken(client, bus):
@@ -210,7 +213,7 @@ async def test_the_largest_annotations_that_kubernetes_allows_are_taken(client, 
     assert await replicas(client, review(annotations={key: applied})) == 42
     too_large = review(annotations={key: applied, "a": ""})
     assert "Kubernetes allows 262144" in await refused(client, 422, json=too_large)
-    await refused(client, 413, content=b" " * (REVIEW_LIMIT + 1))
+    await refused(client, 413, content=b" " * (REVIEW_LIMIT + 1), headers=JSON)
 
 
 class TestWhatIsUnsafe:
@@ -333,8 +336,7 @@ async def test_it_takes_a_token_of_its_own_in_the_address(redis_url, tmp_path, c
         fleets=FLEETS,
         store=PolicyStore.at(tmp_path),
         clock=lambda: NOW,
-        token="s3cret",
-        agones_token="h00k",
+        access=Access(Tokens("s3cret", "h00k")),
     )
     async with client_of(app) as client:
         url = "http://agones:h00k@service"
@@ -342,7 +344,7 @@ async def test_it_takes_a_token_of_its_own_in_the_address(redis_url, tmp_path, c
         for path in ("", "/default"):
             answer = await client.post(f"{url}/agones/scale{path}", json=review())
             assert answer.status_code == 503
-        assert (await client.get(f"{url}/prediction")).status_code == 401
+        assert (await client.get(f"{url}/prediction")).status_code == 403
 
 
 @given(target=st.floats(0, 200), demand=st.floats(0, 200), allocated=st.integers(0, 300))

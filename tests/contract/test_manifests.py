@@ -311,7 +311,7 @@ def test_a_folder_that_kustomize_refuses_is_an_error(tmp_path):
 
 @pytest.mark.parametrize(("must_run", "code"), [("", 0), ("1", 1)])
 def test_without_kustomize_it_says_so_and_fails_where_it_has_to_run(tmp_path, must_run, code):
-    environment = {"PATH": str(tmp_path), "AUTOPILOT_MANIFESTS_MUST_RUN": must_run}
+    environment = {"PATH": str(tmp_path), "MANIFESTS_MUST_RUN": must_run}
     command = [sys.executable, "-m", "deploy.checks"]
     ended = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -8,13 +8,16 @@ import httpx
 import pytest
 
 from services.matchmaking.app import create_app
+from shared.access import Access
 from shared.bus import DEMANDS, Bus, DemandReceipt, IdempotencyKey
 from shared.errors import BusAway
 from shared.messages import Demand
 from shared.settings import Fleets, FleetSettings
+from shared.tokens import Tokens
 
 NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)
 FLEETS = Fleets({"default": FleetSettings(), "eu-west": FleetSettings()})
+JSON = {"Content-Type": "application/json"}
 TTL_S = FLEETS["default"].demand_ttl_s
 
 
@@ -153,7 +156,7 @@ async def test_everything_that_was_reported_is_recorded(client, bus):
     ],
 )
 async def test_what_is_no_demand_is_refused_and_not_recorded(client, bus, body, detail):
-    assert_problem(await client.post("/demand", content=body), 422, detail)
+    assert_problem(await client.post("/demand", content=body, headers=JSON), 422, detail)
     assert await reports_in(bus) == 0
 
 
@@ -181,7 +184,7 @@ async def test_a_body_over_16_kib_is_413(client, bus, chunked):
 
     async def post(size: int) -> httpx.Response:
         content = parts(size) if chunked else b'{"num_of_gameservers": 1}'.ljust(size)
-        return await client.post("/demand", content=content)
+        return await client.post("/demand", content=content, headers=JSON)
 
     assert_problem(await post(16 * 1024 + 1), 413, "16384")
     assert await reports_in(bus) == 0
@@ -192,7 +195,9 @@ async def test_a_body_over_16_kib_is_413(client, bus, chunked):
     "header", [None, "Bearer wrong", "Basic s3cret", "s3cret", "Bearer", "Bearer s3cret2"]
 )
 async def test_without_the_token_a_report_is_401(redis_url, clock, client_of, header):
-    app = create_app(bus=Bus.connect(redis_url), fleets=FLEETS, clock=clock, token="s3cret")
+    app = create_app(
+        bus=Bus.connect(redis_url), fleets=FLEETS, clock=clock, access=Access(Tokens("s3cret"))
+    )
     headers = {} if header is None else {"Authorization": header}
     async with client_of(app) as client:
         answer = await client.post("/demand", json={"num_of_gameservers": 1}, headers=headers)
@@ -200,15 +205,20 @@ async def test_without_the_token_a_report_is_401(redis_url, clock, client_of, he
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_the_token_opens_reports_and_reads_need_none(redis_url, clock, client_of):
-    app = create_app(bus=Bus.connect(redis_url), fleets=FLEETS, clock=clock, token="s3cret")
+async def test_the_token_opens_reports_and_reads(redis_url, clock, client_of):
+    app = create_app(
+        bus=Bus.connect(redis_url), fleets=FLEETS, clock=clock, access=Access(Tokens("s3cret"))
+    )
     async with client_of(app) as client:
         for scheme in ("Bearer", "bearer"):
             headers = {"Authorization": f"{scheme} s3cret"}
             report = {"num_of_gameservers": 1}
             answer = await client.post("/demand", json=report, headers=headers)
             assert answer.status_code == 202
-        for path in ("/demand", "/currsine1h", "/currsine24h", "/healthz", "/readyz", "/metrics"):
+        for path in ("/demand", "/currsine1h", "/currsine24h", "/metrics"):
+            assert (await client.get(path)).status_code == 401, path
+            assert (await client.get(path, headers=headers)).status_code == 200, path
+        for path in ("/healthz", "/readyz"):
             assert (await client.get(path)).status_code == 200, path
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from services.prediction.app import create_app
 from services.prediction.invocations import invoke, observations
+from shared.access import Access
 from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, Bus
 from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
@@ -20,6 +21,7 @@ from shared.messages import Champion, Decision, Demand
 from shared.policies import first_policy
 from shared.policy_store import LITERT_MODEL, PolicyStore
 from shared.settings import Fleets, FleetSettings
+from shared.tokens import Tokens
 from tests.conftest import NOW, a_decision
 
 FLEETS = Fleets({"default": FleetSettings(), "eu-west": FleetSettings(history_len=3)})
@@ -39,9 +41,9 @@ async def bus(redis_url) -> AsyncIterator[Bus]:
     await bus.close()
 
 
-def app_of(redis_url: str, store: PolicyStore, token: str | None = None) -> Any:
+def app_of(redis_url: str, store: PolicyStore, access: Access | None = None) -> Any:
     bus = Bus.connect(redis_url)
-    return create_app(bus=bus, fleets=FLEETS, store=store, clock=lambda: NOW, token=token)
+    return create_app(bus=bus, fleets=FLEETS, store=store, clock=lambda: NOW, access=access)
 
 
 @pytest.fixture
@@ -157,7 +159,7 @@ async def test_a_fleet_can_be_named_in_any_encoding(client, bus):
 )
 async def test_the_token_is_wanted(redis_url, bus, store, client_of, path):
     await bus.publish(DECISIONS, "default", decision())
-    async with client_of(app_of(redis_url, store, token="s3cret")) as client:
+    async with client_of(app_of(redis_url, store, Access(Tokens("s3cret")))) as client:
         method, json = ("POST", ROW) if path == "/invocations" else ("GET", None)
         for headers in ({}, {"Authorization": "Bearer wrong"}):
             answer = await client.request(method, path, json=json, headers=headers)
@@ -170,8 +172,10 @@ async def test_the_token_is_wanted(redis_url, bus, store, client_of, path):
             return answer.status_code == 200
 
         await until(holds)
-        for free in ("/ping", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"):
+        for free in ("/healthz", "/readyz"):
             assert (await client.get(free)).status_code == 200, free
+        for other in ("/ping", "/metrics", "/docs", "/openapi.json"):
+            assert (await client.get(other)).status_code == 401, other
 
 
 # Invocations

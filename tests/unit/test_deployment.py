@@ -12,7 +12,7 @@ from shared.settings import PREFIX, FleetSettings, Settings
 ROOT = Path(__file__).parents[2]
 FIXED_IN_CONTAINERS = {"HOST", "REDIS_PORT", "MATCHMAKING_URL", "HEARTBEAT"}
 """Not the user's to set there; of these only MATCHMAKING_URL differs from the image's."""
-PORTS = {"PREDICTION_PORT", "MATCHMAKING_PORT", "METRICS_PORT"}
+PORTS = {"PREDICTION_PORT", "MATCHMAKING_PORT", "METRICS_PORT", "CONSOLE_PORT"}
 """Where this machine listens; in its container a service keeps its own."""
 
 
