@@ -19,6 +19,7 @@ from shared.entry import EXIT_BAD_INPUT
 from shared.errors import AutopilotError, BadInput, PolicyMissing, UnknownFleet
 from shared.logs import configure_logs
 from shared.messages import utc_now
+from shared.redis_address import URL_FILE
 from shared.settings import load_fleets, load_settings
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app.add_typer(policies, name="policies")
 fleets = typer.Typer(help="Fleets in shadow, fleets that are live.", no_args_is_help=True)
 app.add_typer(fleets, name="fleets")
 
-STATE = Path(".autopilot")
+STATE = URL_FILE.parent
 USERS_MISTAKES = (BadInput, UnknownFleet, PolicyMissing)
 
 TraceOption = Annotated[
