@@ -32,6 +32,13 @@ PACE = {
     "AUTOPILOT_TIME_TOTAL_S": "3",
 }
 """Soon a policy, and steps enough to count."""
+WITH_PASSWORD = (
+    "sh",
+    "-c",
+    'REDISCLI_AUTH=$(cat /run/autopilot/redis.password) exec "$@"',
+    "with-password",
+)
+"""Before a command in Redis's container."""
 
 T = TypeVar("T")
 
@@ -181,7 +188,7 @@ class Platform:
 
     def redis(self, *command: str) -> Any:
         """Redis's answer to a command."""
-        return json.loads(self.execute("redis", "redis-cli", "--json", *command))
+        return json.loads(self.execute("redis", *WITH_PASSWORD, "redis-cli", "--json", *command))
 
     def redis_settings(self) -> dict[str, str]:
         """How Redis is set up."""
