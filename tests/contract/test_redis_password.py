@@ -151,7 +151,9 @@ def test_a_bad_address_is_one_line_at_start(service):
     )
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
-    assert "AUTOPILOT_REDIS_URL=rdis://...@redis: write redis://" in line
+    assert "AUTOPILOT_REDIS_URL=rdis://" in line
+    assert "@redis: write redis://HOST:PORT/0" in line
+    assert "hush" not in line
 
 
 @pytest.mark.parametrize("folder", ['a "b" \\c', "50%", "ü\n2"])

@@ -10,9 +10,10 @@ import yaml
 from shared.settings import PREFIX, FleetSettings, Settings
 
 ROOT = Path(__file__).parents[2]
+ONE_SHOT = {"access"}
+"""Ends once it has done its work."""
 FIXED_IN_CONTAINERS = {"HOST", "REDIS_PORT", "MATCHMAKING_URL", "HEARTBEAT"}
 """Not the user's to set there; of these only MATCHMAKING_URL differs from the image's."""
-ONE_SHOT = {"access"}
 PORTS = {"PREDICTION_PORT", "MATCHMAKING_PORT", "METRICS_PORT"}
 """Where this machine listens; in its container a service keeps its own."""
 
