@@ -20,6 +20,7 @@ from shared.errors import BadSetting, UnknownFleet
 from shared.known_names import PREFIX, check_names, is_service_address
 from shared.messages import MAX_SERVERS_EVER, FleetId
 from shared.redaction import keep_password_of, keep_secret, redact
+from shared.redis_address import kept_url, with_password_of
 
 REGION_OF_AN_ENDPOINT = "us-east-1"
 """For signatures, where an AWS endpoint is set and no region."""
@@ -193,9 +194,11 @@ class Settings(AccessSettings):
     redis_port: Port = 6380
     """Port of the Redis that `autopilot up` embeds."""
     redis_url: str = Field(
-        default_factory=lambda given: f"redis://127.0.0.1:{given['redis_port']}/0"
+        default_factory=lambda given: kept_url() or f"redis://127.0.0.1:{given['redis_port']}/0"
     )
-    """Set it to use a Redis of your own."""
+    """Set it to use a Redis of your own; else it is the one that `autopilot up` embeds here."""
+    redis_password_file: Path | None = None
+    """Holds the password of the Redis at `redis_url`, which then has none in it."""
     policy_store: str = ".autopilot/policies"
     """A folder that all services share, or s3://bucket/prefix."""
     fleets: Path | None = None
@@ -291,9 +294,21 @@ def load_settings() -> Settings:
         settings = Settings()
     except ValidationError as error:
         raise BadSetting(_reason(error, PREFIX, str.upper)) from error
+    settings = _with_password(settings)
     keep_secret(*(os.environ.get(name, "") for name in SECRETS_OF_AWS))
     keep_password_of(settings.redis_url)
     return settings
+
+
+def _with_password(settings: Settings) -> Settings:
+    file = settings.redis_password_file
+    if file is None:
+        return settings
+    if "redis_url" not in settings.model_fields_set:
+        raise BadSetting(
+            f"AUTOPILOT_REDIS_PASSWORD_FILE={file} goes with AUTOPILOT_REDIS_URL: set both, or none"
+        )
+    return settings.model_copy(update={"redis_url": with_password_of(settings.redis_url, file)})
 
 
 def load_hosting_settings() -> HostingSettings:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from deploy.checks.access import unauthenticated, unprotected
 from deploy.checks.pods import insecurities, negligences, pods_of
 from deploy.checks.references import mismatches, wrong_address
 from deploy.checks.rendering import (
@@ -58,6 +59,9 @@ class Checks:
             return
         yield from mismatches(resources)
         yield from self._repository.contradictions(resources)
+        yield from unprotected(resources)
+        for resource in resources:
+            yield from unauthenticated(resource)
         for pod in pods_of(resources):
             yield from insecurities(pod)
             yield from negligences(pod)
@@ -66,6 +70,7 @@ class Checks:
         """A file for the user's own namespace: its fields, and the addresses of ours."""
         yield from self.of_fields(resources)
         for resource in resources:
+            yield from unauthenticated(resource)
             for trigger in resource["spec"].get("triggers", ()):
                 url = trigger["metadata"].get("url", "")
                 yield from wrong_address(name_of(resource), url, base)

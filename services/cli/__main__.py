@@ -23,6 +23,7 @@ from shared.errors import AutopilotError, BadInput, PolicyMissing, UnknownFleet
 from shared.logs import configure_logs, tell_uncaught_errors
 from shared.messages import utc_now
 from shared.redaction import redact, traceback_of
+from shared.redis_address import URL_FILE
 from shared.settings import load_fleets, load_settings
 
 app = typer.Typer(
@@ -35,7 +36,7 @@ app.add_typer(policies, name="policies")
 fleets = typer.Typer(help="Fleets in shadow, fleets that are live.", no_args_is_help=True)
 app.add_typer(fleets, name="fleets")
 
-STATE = Path(".autopilot")
+STATE = URL_FILE.parent
 USERS_MISTAKES = (BadInput, UnknownFleet, PolicyMissing)
 
 TraceOption = Annotated[

@@ -19,8 +19,6 @@ from shared.policies import first_policy, general_manifest, load_policy
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, Settings, load_fleets
 
-AWAY = "unknown, and so are the gate's verdicts: Redis is away, check AUTOPILOT_REDIS_URL"
-
 
 @dataclass(frozen=True, slots=True)
 class Listed:
@@ -47,12 +45,13 @@ def list_policies(
     listed = list(_listed(PolicyStore.at(settings.policy_store), fleets))
     verdicts: Verdicts | None = None
     training: dict[str, str] | None = None
+    unknown = ""
     try:
         queue = TrainingQueue(settings.redis_url)
         status = {fleet: queue.status(fleet) or "nothing queued" for fleet in fleets.names}
         ended = read_verdicts(settings.redis_url, fleets.names, max(newest, 1))
-    except BusAway:
-        pass
+    except BusAway as away:
+        unknown = f"unknown, and so are the gate's verdicts: {away}"
     else:
         training = {fleet: f"{status[fleet]}; {_last(ended[fleet])}" for fleet in fleets.names}
         verdicts = {fleet: ended[fleet][-newest:] if newest else [] for fleet in fleets.names}
@@ -63,7 +62,7 @@ def list_policies(
     for fleet in fleets.names:
         if verdicts and verdicts[fleet]:
             console.print(verdicts_table(fleet, verdicts[fleet]))
-        line = f"training of {fleet}: {AWAY if training is None else training[fleet]}"
+        line = f"training of {fleet}: {unknown if training is None else training[fleet]}"
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -164,8 +163,9 @@ def promote(settings: Settings, fleet: str, version: str, now: datetime, console
     champion = store.set_champion(fleet, version, now)
     try:
         asyncio.run(_announce(settings.redis_url, champion))
-    except BusAway:
-        console.print("Redis is away: the services will find it in the policy store", style="red")
+    except BusAway as away:
+        told = f"the services will find it in the policy store, since {away}"
+        console.print(told, style="red", markup=False, soft_wrap=True)
     console.print(f"{champion.version} serves fleet {fleet}; {champion.runner_up} is runner-up")
 
 

@@ -12,18 +12,19 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from services.cli.embedded_redis import redis_command
 from services.cli.play import trace_demands
 from services.cli.supervision import (
     GAVE_UP,
     Program,
     Supervisor,
     check_port_free,
-    redis_command,
     service_command,
 )
 from shared.access import access_of
 from shared.bearer import Bearer
 from shared.redaction import redact
+from shared.redis_address import keep_url
 from shared.settings import Fleets, Settings
 from shared.tls import of_this_machine
 from shared.tokens import READERS
@@ -82,7 +83,7 @@ class Platform:
     def run(self) -> int:
         """Run until Ctrl-C or SIGTERM, or until a process can't be kept up; the exit code."""
         self._check_ports()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._console.print("starting; Ctrl-C stops everything", style="bold")
         supervisor = Supervisor(list(self._programs()), self._folder, self._environment())
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -126,9 +127,8 @@ class Platform:
 
     def _programs(self) -> Iterator[Program]:
         if self._embeds_redis:
-            redis = self._folder / "redis"
-            redis.mkdir(exist_ok=True)
-            yield Program("redis", redis_command(self._settings.redis_port, redis.resolve()))
+            url = keep_url("127.0.0.1", self._settings.redis_port)
+            yield Program("redis", redis_command(url, self._folder / "redis"))
         for name in ("matchmaking", "prediction", "environment"):
             yield Program(name, service_command(f"services.{name}"))
         if self._playing is not None:
@@ -137,11 +137,13 @@ class Platform:
             yield Program(name, service_command(f"services.{name}"))
 
     def _environment(self) -> dict[str, str]:
-        """Settings of the services: ours, and the demo's pace where nothing else was set."""
+        """Settings of the services: ours, and the demo's pace where nothing else was set.
+
+        The address of an embedded Redis is not among them: they read it from its file, as we do.
+        """
         default = next(iter(self._fleets.by_name.values()))
         given = default.model_fields_set
         environment = {
-            "AUTOPILOT_REDIS_URL": self._settings.redis_url,
             "AUTOPILOT_POLICY_STORE": self._settings.policy_store,
             "AUTOPILOT_MATCHMAKING_URL": self._matchmaking,
             "AUTOPILOT_LOG_FORMAT": "console"

@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import redis
 import rq
 from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.intermediate_queue import IntermediateQueue
 from rq.registry import ScheduledJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from shared.bus.connection import SOCKET_TIMEOUT_SECONDS, Connection, asking, away
+from shared.bus.connection import SOCKET_TIMEOUT_SECONDS, Connection, asking, away, connect_blocking
 from shared.bus.keys import TRAINING_QUEUE
 from shared.messages import TrainingJob
 
@@ -38,10 +37,13 @@ class Trainings(Connection):
 
 
 class TrainingQueue:
-    """The RQ queue of training jobs: at most one a fleet, queued or running. Not for asyncio."""
+    """The RQ queue of training jobs: at most one a fleet, queued or running. Not for asyncio.
+
+    Raises `BadSetting` for a bad URL.
+    """
 
     def __init__(self, url: str) -> None:
-        self.connection = redis.Redis.from_url(
+        self.connection = connect_blocking(
             url, socket_connect_timeout=SOCKET_TIMEOUT_SECONDS, health_check_interval=30
         )
         self.queue = rq.Queue(
