@@ -15,7 +15,7 @@ from shared.bus import CHAMPIONS, Bus, TrainingQueue
 from shared.core.parameters import FleetParameters
 from shared.errors import BusAway, PolicyError, PolicyMissing
 from shared.messages import Champion, PolicyManifest, TrainingOutcome
-from shared.policies import first_policy, general_manifest, load_policy
+from shared.policies import FleetPolicy, first_policy, load_policy, plans_short
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, Settings, load_fleets
 
@@ -127,11 +127,10 @@ def _listed(store: PolicyStore, fleets: Fleets) -> Iterator[Listed]:
 
 def _first(fleet: str, parameters: FleetParameters) -> Listed:
     """What serves a fleet that has no champion."""
-    manifest = general_manifest(parameters)
-    if manifest is not None:
-        return _of(manifest, fleet, "serves (shared)")
-    rule = first_policy(parameters).version
-    return Listed(fleet, rule, "serves (rule)", kind=rule)
+    policy = first_policy(parameters)
+    if isinstance(policy, FleetPolicy):
+        return _of(policy.manifest, fleet, "serves (shared)")
+    return Listed(fleet, policy.version, "serves (rule)", kind=policy.version)
 
 
 def _of(manifest: PolicyManifest, fleet: str, place: str) -> Listed:
@@ -160,13 +159,16 @@ def _last(ended: Sequence[TrainingOutcome]) -> str:
 def promote(settings: Settings, fleet: str, version: str, now: datetime, console: Console) -> None:
     """Make a version the champion; a version that can't serve is refused."""
     store = PolicyStore.at(settings.policy_store)
-    load_policy(store, fleet, version, load_fleets(settings)[fleet].parameters)
+    parameters = load_fleets(settings)[fleet].parameters
+    policy = load_policy(store, fleet, version, parameters)
     champion = store.set_champion(fleet, version, now)
     try:
         asyncio.run(_announce(settings.redis_url, champion))
     except BusAway:
         console.print("Redis is away: the services will find it in the policy store", style="red")
     console.print(f"{champion.version} serves fleet {fleet}; {champion.runner_up} is runner-up")
+    if means := plans_short(policy, parameters):
+        console.print(f"{champion.version}: {means}", markup=False, soft_wrap=True)
 
 
 def rollback(settings: Settings, fleet: str, now: datetime, console: Console) -> None:

@@ -14,7 +14,7 @@ from shared.core.parameters import FleetParameters
 from shared.policies import (
     GENERAL,
     GENERAL_STORE,
-    GeneralPolicy,
+    FleetPolicy,
     RulePolicy,
     first_action,
     first_policy,
@@ -63,7 +63,7 @@ def test_a_fleet_of_another_size_is_decided_for_alike(scale):
 @pytest.mark.parametrize(
     ("parameters", "kind"),
     [
-        (PARAMETERS, GeneralPolicy),
+        (PARAMETERS, FleetPolicy),
         (FleetParameters(observation="notebook"), RulePolicy),
         (replace(PARAMETERS, history_len=3), RulePolicy),
     ],

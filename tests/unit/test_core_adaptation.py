@@ -171,6 +171,7 @@ class TwoMinds:
     exploration = 0.0
     prior = PRIOR
     fields = notebook_fields(PARAMETERS.history_len)
+    lead_steps = LEAD
 
     def answers(self, observation):
         last = float(observation[PARAMETERS.history_len - 1]) / 100

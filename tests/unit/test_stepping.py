@@ -26,6 +26,7 @@ class Constant:
     exploration = 0.05
     prior = (1.0,)
     fields = notebook_fields(PARAMETERS.history_len)
+    lead_steps = PARAMETERS.lead_steps
 
     def __init__(self, action: float, version: str = "v1") -> None:
         self.version = version
