@@ -32,6 +32,8 @@ class Listed:
     """`champion`, `runner-up`, or how it serves without being either."""
     kind: str = ""
     trained_on_steps: int | None = None
+    history_len: int | None = None
+    """The fleet's HISTORY_LEN that it was made for."""
     scores: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     """Why its manifest can't be read."""
@@ -103,12 +105,13 @@ def _document(
 
 def _versions_table(listed: Sequence[Listed]) -> Table:
     table = Table(title="policies", title_justify="left")
-    for heading in ("fleet", "version", "kind", "champion", "trained on", "scores"):
+    for heading in ("fleet", "version", "kind", "champion", "HISTORY_LEN", "trained on", "scores"):
         table.add_column(heading, overflow="fold")
     for one in listed:
         steps = "" if one.trained_on_steps is None else f"{one.trained_on_steps} steps"
+        made_for = "" if one.history_len is None else str(one.history_len)
         scores = one.error or _scores(one.scores)
-        table.add_row(one.fleet, one.version, one.kind, one.place, steps, scores)
+        table.add_row(one.fleet, one.version, one.kind, one.place, made_for, steps, scores)
     return table
 
 
@@ -134,8 +137,15 @@ def _first(fleet: str, parameters: FleetParameters) -> Listed:
 
 
 def _of(manifest: PolicyManifest, fleet: str, place: str) -> Listed:
-    steps, scores = manifest.trained_on_steps, manifest.scores
-    return Listed(fleet, manifest.version, place, manifest.kind, steps, scores)
+    return Listed(
+        fleet,
+        manifest.version,
+        place,
+        manifest.kind,
+        manifest.trained_on_steps,
+        manifest.history_len,
+        manifest.scores,
+    )
 
 
 def _place(champion: Champion | None, version: str) -> str:

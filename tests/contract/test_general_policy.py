@@ -73,6 +73,14 @@ def test_it_serves_where_its_observation_fits(parameters, kind):
     assert (general_nets(parameters) is None) == (kind is RulePolicy)
 
 
+def test_it_serves_a_longer_lead_time_too_and_no_learning_begins_from_it_there():
+    longer = replace(PARAMETERS, history_len=7)
+    policy = first_policy(longer)
+    assert isinstance(policy, FleetPolicy)
+    assert policy.lead_steps == 6
+    assert general_nets(longer) is None
+
+
 def test_half_of_a_fleets_nets_begin_from_it():
     untrained = module_of(PARAMETERS, seed=0).get_state()
     general = general_nets(PARAMETERS)
