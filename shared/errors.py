@@ -15,6 +15,7 @@
     └── PolicyError              a policy can't be used
         ├── PolicyMissing        no such version, or none yet
         ├── PolicyCorrupt        a file does not match its sha256, or its shape is wrong
+        ├── PolicyUnfit          it needs to see what its fleet does not show
         └── PolicyDisagrees      SavedModel, LiteRT and torch give different answers
 
 The message is a sentence for the reader of a log or a terminal: what is wrong, what to do.
@@ -103,7 +104,11 @@ class PolicyMissing(PolicyError):
 
 
 class PolicyCorrupt(PolicyError):
-    """A policy's file does not match its sha256, or its shape is not its fleet's."""
+    """A policy's file does not match its sha256, or its shape is not its manifest's."""
+
+
+class PolicyUnfit(PolicyError):
+    """A policy needs to see what its fleet, with its present settings, does not show."""
 
 
 class PolicyDisagrees(PolicyError):

@@ -22,6 +22,7 @@ from shared.core.scoring import Score, score
 from shared.core.tuning import LIVE_RULE, RULES, tune
 from shared.errors import BadInput
 from shared.messages import PolicyManifest
+from shared.policies import FleetPolicy
 from shared.settings import FleetSettings
 
 AUTOPILOT = "autopilot"
@@ -183,5 +184,6 @@ def replayed(case: Case, folder: Path, history_len: int | None) -> tuple[Case, O
     """A policy artefact over the whole series, and the case as the policy needs it."""
     policy = load_artefact(folder)
     case = for_policy(case, policy.manifest, history_len)
-    decisions = decide(policy, case.history, case.parameters, since=case.in_charge)
+    served = FleetPolicy(policy.manifest, case.parameters, lambda: policy)
+    decisions = decide(served, case.history, case.parameters, since=case.in_charge)
     return case, case.outcome(decisions, version=policy.version)

@@ -15,7 +15,7 @@ from shared.bus import CHAMPIONS, Bus, TrainingQueue
 from shared.core.parameters import FleetParameters
 from shared.errors import BusAway, PolicyError, PolicyMissing
 from shared.messages import Champion, PolicyManifest, TrainingOutcome
-from shared.policies import first_policy, general_manifest, load_policy
+from shared.policies import FleetPolicy, first_policy, load_policy, plans_short
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, Settings, load_fleets
 
@@ -30,6 +30,8 @@ class Listed:
     """`champion`, `runner-up`, or how it serves without being either."""
     kind: str = ""
     trained_on_steps: int | None = None
+    history_len: int | None = None
+    """The fleet's HISTORY_LEN that it was made for."""
     scores: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     """Why its manifest can't be read."""
@@ -102,12 +104,13 @@ def _document(
 
 def _versions_table(listed: Sequence[Listed]) -> Table:
     table = Table(title="policies", title_justify="left")
-    for heading in ("fleet", "version", "kind", "champion", "trained on", "scores"):
+    for heading in ("fleet", "version", "kind", "champion", "HISTORY_LEN", "trained on", "scores"):
         table.add_column(heading, overflow="fold")
     for one in listed:
         steps = "" if one.trained_on_steps is None else f"{one.trained_on_steps} steps"
+        made_for = "" if one.history_len is None else str(one.history_len)
         scores = one.error or _scores(one.scores)
-        table.add_row(one.fleet, one.version, one.kind, one.place, steps, scores)
+        table.add_row(one.fleet, one.version, one.kind, one.place, made_for, steps, scores)
     return table
 
 
@@ -126,16 +129,22 @@ def _listed(store: PolicyStore, fleets: Fleets) -> Iterator[Listed]:
 
 def _first(fleet: str, parameters: FleetParameters) -> Listed:
     """What serves a fleet that has no champion."""
-    manifest = general_manifest(parameters)
-    if manifest is not None:
-        return _of(manifest, fleet, "serves (shared)")
-    rule = first_policy(parameters).version
-    return Listed(fleet, rule, "serves (rule)", kind=rule)
+    policy = first_policy(parameters)
+    if isinstance(policy, FleetPolicy):
+        return _of(policy.manifest, fleet, "serves (shared)")
+    return Listed(fleet, policy.version, "serves (rule)", kind=policy.version)
 
 
 def _of(manifest: PolicyManifest, fleet: str, place: str) -> Listed:
-    steps, scores = manifest.trained_on_steps, manifest.scores
-    return Listed(fleet, manifest.version, place, manifest.kind, steps, scores)
+    return Listed(
+        fleet,
+        manifest.version,
+        place,
+        manifest.kind,
+        manifest.trained_on_steps,
+        manifest.history_len,
+        manifest.scores,
+    )
 
 
 def _place(champion: Champion | None, version: str) -> str:
@@ -159,7 +168,8 @@ def _last(ended: Sequence[TrainingOutcome]) -> str:
 def promote(settings: Settings, fleet: str, version: str, now: datetime, console: Console) -> None:
     """Make a version the champion; a version that can't serve is refused."""
     store = PolicyStore.at(settings.policy_store)
-    load_policy(store, fleet, version, load_fleets(settings)[fleet].parameters)
+    parameters = load_fleets(settings)[fleet].parameters
+    policy = load_policy(store, fleet, version, parameters)
     champion = store.set_champion(fleet, version, now)
     try:
         asyncio.run(_announce(settings.redis_url, champion))
@@ -167,6 +177,8 @@ def promote(settings: Settings, fleet: str, version: str, now: datetime, console
         told = f"the services will find it in the policy store, since {away}"
         console.print(told, style="red", markup=False, soft_wrap=True)
     console.print(f"{champion.version} serves fleet {fleet}; {champion.runner_up} is runner-up")
+    if means := plans_short(policy, parameters):
+        console.print(f"{champion.version}: {means}", markup=False, soft_wrap=True)
 
 
 def rollback(settings: Settings, fleet: str, now: datetime, console: Console) -> None:

@@ -49,6 +49,10 @@ class CheckpointPolicy:
     def fields(self) -> tuple[str, ...]:
         return self.module.fields
 
+    @property
+    def lead_steps(self) -> int:
+        return self.module.shape.lead_steps
+
     def answers(self, observation: NDArray[np.float64]) -> tuple[float, ...]:
         """Its one action for an observation in servers."""
         return tuple(self.module.decide(observation[np.newaxis])[0].tolist())

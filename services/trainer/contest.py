@@ -27,7 +27,7 @@ from shared.core.observation import IntArray
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError
 from shared.messages import Champion, Transition
-from shared.policies import LearntPolicy, load_policy
+from shared.policies import FleetPolicy, load_policy
 from shared.policy_store import PolicyStore
 
 FloatArray = NDArray[np.float64]
@@ -40,7 +40,7 @@ class Rivals:
     """Who serves a fleet, who did before, and what came of it."""
 
     champion: Champion | None
-    policies: Mapping[str, LearntPolicy]
+    policies: Mapping[str, FleetPolicy]
     """The champion and the runner-up, of those that can serve, by version."""
     transitions: Sequence[Transition]
     """What the fleet has done live since the champion serves."""
@@ -102,7 +102,7 @@ class Contest:
         """What a policy would have asked for after each row, in servers."""
         return targets_of(policy, self.recorded.history, self.parameters, self.rows)
 
-    def _stepped(self, policy: LearntPolicy, rows: IntArray) -> FloatArray:
+    def _stepped(self, policy: FleetPolicy, rows: IntArray) -> FloatArray:
         """As `_targets`, one step after the other: an artefact may read what it asked before."""
         if not len(rows):
             return np.empty(0)
@@ -123,12 +123,12 @@ def who_serves(
     champion: Champion | None,
     demoted: Collection[str | None],
     parameters: FleetParameters,
-) -> dict[str, LearntPolicy]:
+) -> dict[str, FleetPolicy]:
     """The champion and the runner-up, of those that can serve, by version.
 
     A runner-up that was demoted before does not come back by itself.
     """
-    found: dict[str, LearntPolicy] = {}
+    found: dict[str, FleetPolicy] = {}
     if champion is None:
         return found
     runner_up = None if champion.runner_up in demoted else champion.runner_up

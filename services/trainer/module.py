@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.trainer.layout import layout_of
-from services.trainer.replay import action_space, highest_action, observation_space
+from services.trainer.replay import action_space, observation_space
 from services.trainer.rllib import Columns, RLModuleSpec, TorchRLModule, ValueFunctionAPI
 from shared.core.parameters import FleetParameters
 
@@ -52,7 +52,7 @@ class PolicyShape:
             lead_steps=parameters.lead_steps,
             action_factor=parameters.action_factor,
             lowest_action=0.0,
-            highest_action=highest_action(parameters),
+            highest_action=parameters.highest_action,
         )
 
 

@@ -254,13 +254,18 @@ def _start(job: Job, store: PolicyStore, working: WorkingFolder) -> Iterator[_St
 
 
 def _fitting(learner_group: Path, job: Job) -> ResidualModule | None:
-    """A checkpoint's module, or None if there is none for this fleet's observation and limits."""
+    """A checkpoint's module with the fleet's present limits; None if it sees other fields."""
     try:
-        module = load_module(learner_group)
+        saved = load_module(learner_group)
     except PolicyError as error:
         _log.info("checkpoint_not_used", fleet=job.fleet, reason=str(error))
         return None
-    return module if module.shape == PolicyShape.of(job.parameters) else None
+    module = module_of(job.parameters, job.seed)
+    if saved.shape.fields != module.shape.fields:
+        return None
+    # Nothing in the weights is of the limits or the action factor: they are in local units.
+    module.set_state(saved.get_state())
+    return module
 
 
 def _reward_scale(shape: PolicyShape) -> float:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.replay import highest_action
 from shared.core import baselines
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import Rule, TunedRule, grid
@@ -95,7 +94,7 @@ class ServedRule:
             went_on = observations[:, at[after]] - observations[:, at[before]]
             shift = np.where(np.isnan(went_on), shift, went_on)
         action = (target + self.shift_weight * shift) / self.parameters.action_factor
-        clipped: FloatArray = np.clip(action, 0.0, highest_action(self.parameters))[:, np.newaxis]
+        clipped: FloatArray = np.clip(action, 0.0, self.parameters.highest_action)[:, np.newaxis]
         return clipped
 
     @property

@@ -45,6 +45,9 @@ class Answering(Protocol):
     def fields(self) -> tuple[str, ...]: ...
 
     @property
+    def lead_steps(self) -> int: ...
+
+    @property
     def prior(self) -> tuple[float, ...]: ...
 
     def answers(self, observation: FloatArray) -> Sequence[float]: ...
@@ -62,10 +65,11 @@ def decide(
 
     The policy sees all of the history before a row, and the targets that it asked for since
     `first`; before that they were `min_servers`, and so were the last demands before row 0. It
-    adapts to what it meets from row `since` on (`shared.core.adaptation`).
+    adapts to what it meets from row `since` on (`shared.core.adaptation`). It may be made for a
+    shorter lead time than the fleet's.
     """
     rows = np.arange(first, len(history.demands) if stop is None else stop)
-    encoder = Encoder(policy.fields, parameters.lead_steps)
+    encoder = Encoder(policy.fields, policy.lead_steps)
     low, high = parameters.min_servers, parameters.max_servers
     clipped = History(history.times, np.clip(history.demands, low, high), history.step_seconds)
     seen = encoder.encode(clipped, rows)

@@ -52,6 +52,8 @@ class Transition(Message):
     policy_version: str
     behaviour: Behaviour | None = None
     """What the action was drawn from, where the fleet explores; None: it was not drawn."""
+    action_factor: Positive | None = None
+    """Servers that an action of 1.0 meant; None: as now, an older version did not say."""
     stale: bool = False
     """No fresh demand: the last one was held. Never trained on."""
     gap_steps: Count = 0
@@ -101,7 +103,9 @@ class FleetRecord(Message):
     next_behaviour: Behaviour | None = None
     """What that action was drawn from, if it was."""
     next_target: Servers | None = None
-    """What the guards made of that action; None: what it says."""
+    """What was told, and will be asked for; None: what that action says (of an older version)."""
+    action_factor: Positive | None = None
+    """Servers that an action of 1.0 meant, here and in `adaptation`; None as in `Transition`."""
     asks: tuple[Finite, ...] = ()
     """In servers, oldest first, as many as the guards look back."""
     adaptation: Adaptation = FRESH

@@ -46,6 +46,7 @@ class Policy:
     prior = (1.0,)
     version = "v1"
     fields = notebook_fields(5)
+    lead_steps = 6
 
     def answers(self, observation):
         return ((observation[4] + 10) / 100,)

@@ -44,6 +44,7 @@ class Asking:
     prior = (1.0,)
     version = "v1"
     fields = notebook_fields(5)
+    lead_steps = 6
 
     def __init__(self, servers: float) -> None:
         self._servers = servers

@@ -333,8 +333,7 @@ FIELDS_OF_OTHERS = tuple(f"x{i}" for i in range(10))
         (break_manifest, {}),
         (break_pointer, {}),
         (damage_nothing, {"observation_fields": FIELDS_OF_OTHERS}),
-        (damage_nothing, {"max_servers": 50}),
-        (damage_nothing, {"action_factor": 50}),
+        (damage_nothing, {"min_servers": 200}),
     ],
 )
 async def test_a_policy_that_can_not_serve_is_refused_and_the_old_goes_on(
@@ -355,6 +354,27 @@ async def test_a_policy_that_can_not_serve_is_refused_and_the_old_goes_on(
     assert answer.json()["num_of_gameservers"] == [50]
     await bus.publish(CHAMPIONS, "default", publish_policy(store, "v3"))
     await served(client, "v3")
+
+
+@pytest.mark.parametrize("made_for", [{"max_servers": 50}, {"action_factor": 50}])
+async def test_a_champion_of_other_limits_serves_by_the_present_ones(
+    client, bus, store, publish_policy, made_for
+):
+    champion = publish_policy(store, "v1", **made_for)
+    await bus.publish(CHAMPIONS, "default", champion)
+    await served(client, "v1")
+    # The mean over 100, whatever the manifest calls an action of 1.0.
+    servers = made_for.get("action_factor", 100) * 0.8
+    answer = (await client.post("/invocations", json=[80.0] * 10)).json()
+    assert answer["num_of_gameservers"] == [servers]
+    assert answer["predictions"] == [[pytest.approx(servers / 100)]]
+    assert "autopilot_policies_refused_total 0.0" in (await client.get("/metrics")).text
+
+
+async def test_policies_say_which_lead_time_they_are_made_for(client, store, publish_policy):
+    publish_policy(store, "v1")
+    listed = (await client.get("/policies")).json()["policies"]
+    assert [one["history_len"] for one in listed] == [5]
 
 
 async def test_a_model_of_another_shape_is_refused(redis_url, store, publish_policy, client_of):

@@ -17,6 +17,7 @@ class Acting:
     """A policy of one expert."""
 
     prior = (1.0,)
+    lead_steps = SMALL.lead_steps
 
     def __init__(self, act, fields=SMALL.observation_fields):
         self._act = act

@@ -240,6 +240,7 @@ class AsksFor:
     prior = (1.0,)
     version = "v2"
     fields = notebook_fields(5)
+    lead_steps = 6
 
     def __init__(self, more: float) -> None:
         self._more = more

@@ -29,6 +29,7 @@ class Watching:
     prior = (1.0,)
     exploration = 0.0
     fields = FIELDS
+    lead_steps = PARAMETERS.lead_steps
 
     def __init__(self):
         self.seen = []
