@@ -16,6 +16,7 @@ from shared.bus.keys import (
     Log,
 )
 from shared.bus.leases import Lease, Leases
+from shared.bus.queued_training import QueuedTraining
 from shared.bus.steps import Steps
 from shared.bus.supplies import Supplies
 from shared.bus.training import TRAINING_RETRIES, TrainingQueue, Trainings
@@ -36,6 +37,7 @@ __all__ = [
     "Feed",
     "Lease",
     "Log",
+    "QueuedTraining",
     "TrainingQueue",
     "wait_for_redis",
 ]
