@@ -170,6 +170,8 @@ class Settings(BaseSettings):
     """Set it to use a Redis of your own."""
     policy_store: str = ".autopilot/policies"
     """A folder that all services share, or s3://bucket/prefix."""
+    signing_key_file: Path | None = None
+    """A mounted key, which manifests of policies are signed with: no others are read."""
     fleets: Path | None = None
     """A TOML file, a table a fleet. Without one there is one fleet, `default`."""
 

@@ -14,7 +14,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
     app = create_app(
         bus=Bus.connect(settings.redis_url),
         fleets=fleets,
-        store=PolicyStore.at(settings.policy_store),
+        store=PolicyStore.of(settings),
         clock=utc_now,
         token=settings.api_token,
         agones_token=settings.agones_token,

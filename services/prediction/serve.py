@@ -17,6 +17,7 @@ from shared.errors import BadSetting, PolicyError
 from shared.health import add_health_routes
 from shared.http import HttpService, serve
 from shared.policies import LearntPolicy, load_artefact
+from shared.policy_store_seal import SigningKey
 from shared.settings import Fleets, Settings, load_hosting_settings
 
 _log = structlog.get_logger(__name__)
@@ -46,10 +47,10 @@ def create_app(policy: LearntPolicy, token: str | None = None) -> HttpService:
     return app
 
 
-def load(model_dir: Path) -> LearntPolicy:
+def load(model_dir: Path, key: SigningKey | None = None) -> LearntPolicy:
     """The policy in a folder; raises `BadSetting`, since by itself it won't come right."""
     try:
-        return load_artefact(model_dir)
+        return load_artefact(model_dir, key)
     except (PolicyError, OSError) as error:
         raise BadSetting(
             f"AUTOPILOT_MODEL_DIR={model_dir}: {error}; put there what "
@@ -59,7 +60,7 @@ def load(model_dir: Path) -> LearntPolicy:
 
 def main(settings: Settings, _: Fleets) -> None:
     hosting = load_hosting_settings()
-    policy = load(hosting.model_dir)
+    policy = load(hosting.model_dir, SigningKey.of(settings.signing_key_file))
     _log.info("policy_loaded", fleet=policy.manifest.fleet, version=policy.version)
     serve(create_app(policy, settings.api_token), settings.host, hosting.port)
 
