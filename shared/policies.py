@@ -17,6 +17,7 @@ from shared.core.parameters import FleetParameters
 from shared.errors import BadSetting, PolicyCorrupt, PolicyUnfit
 from shared.messages import PolicyManifest
 from shared.policy_store import LITERT_MODEL, PolicyStore, read_checked, read_manifest
+from shared.policy_store_seal import SigningKey
 
 GENERAL = "general"
 """The made-up fleet whose policy serves those that have none of their own."""
@@ -233,9 +234,9 @@ def _loaded(version: str) -> LearntPolicy:
     return LearntPolicy(GENERAL_STORE.read(manifest, LITERT_MODEL), manifest)
 
 
-def load_artefact(folder: Path) -> LearntPolicy:
+def load_artefact(folder: Path, key: SigningKey | None = None) -> LearntPolicy:
     """The policy in a folder, checked; raises `PolicyMissing` or `PolicyCorrupt`."""
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, key)
     return LearntPolicy(read_checked(folder, manifest, LITERT_MODEL), manifest)
 
 

@@ -201,6 +201,8 @@ class Settings(AccessSettings):
     """Holds the password of the Redis at `redis_url`, which then has none in it."""
     policy_store: str = ".autopilot/policies"
     """A folder that all services share, or s3://bucket/prefix."""
+    signing_key_file: Path | None = None
+    """A mounted key, which manifests of policies are signed with: no others are read."""
     fleets: Path | None = None
     """A TOML file, a table a fleet. Without one there is one fleet, `default`."""
 

@@ -14,7 +14,7 @@ from services.cli.export import export_policy
 from services.cli.fleets import list_fleets, set_mode
 from services.cli.interrupts import Interrupted
 from services.cli.play import Matchmaker, sine_demands, trace_demands
-from services.cli.policies import list_policies, promote, retire, rollback, show_policy
+from services.cli.policies import list_policies, promote, retire, rollback, show_policy, sign
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
 from shared.access import tokens_of
 from shared.bus import DEAD_LETTERS_LENGTH, RECORDED_STEPS
@@ -161,6 +161,15 @@ def policies_rollback(fleet: FleetOption = "default") -> None:
 def policies_retire(version: str, fleet: FleetOption = "default") -> None:
     """Delete a version that does not serve."""
     retire(load_settings(), fleet, version, Console())
+
+
+@policies.command("sign")
+def policies_sign(version: str, fleet: FleetOption = "default") -> None:
+    """Sign a version with AUTOPILOT_SIGNING_KEY_FILE: only if you know where it comes from.
+
+    Its files are checked against its manifest before.
+    """
+    sign(load_settings(), fleet, version, Console())
 
 
 @policies.command("export")

@@ -44,7 +44,7 @@ def list_policies(
 
     The verdicts and the training are null in the JSON while Redis is away.
     """
-    listed = list(_listed(PolicyStore.at(settings.policy_store), fleets))
+    listed = list(_listed(PolicyStore.of(settings), fleets))
     verdicts: Verdicts | None = None
     training: dict[str, str] | None = None
     unknown = ""
@@ -167,7 +167,7 @@ def _last(ended: Sequence[TrainingOutcome]) -> str:
 
 def promote(settings: Settings, fleet: str, version: str, now: datetime, console: Console) -> None:
     """Make a version the champion; a version that can't serve is refused."""
-    store = PolicyStore.at(settings.policy_store)
+    store = PolicyStore.of(settings)
     parameters = load_fleets(settings)[fleet].parameters
     policy = load_policy(store, fleet, version, parameters)
     champion = store.set_champion(fleet, version, now)
@@ -183,15 +183,22 @@ def promote(settings: Settings, fleet: str, version: str, now: datetime, console
 
 def rollback(settings: Settings, fleet: str, now: datetime, console: Console) -> None:
     """Promote the version that served before."""
-    champion = PolicyStore.at(settings.policy_store).champion(fleet)
+    champion = PolicyStore.of(settings).champion(fleet)
     if champion is None or champion.runner_up is None:
         raise PolicyMissing(f"fleet {fleet!r} has no version to go back to")
     promote(settings, fleet, champion.runner_up, now, console)
 
 
+def sign(settings: Settings, fleet: str, version: str, console: Console) -> None:
+    """Sign a version that was published before there was a key, once its files are checked."""
+    newly = PolicyStore.of(settings).sign(fleet, version)
+    told = "is signed now" if newly else "was signed with this key already"
+    console.print(f"{version} of fleet {fleet} {told}", markup=False, soft_wrap=True)
+
+
 def retire(settings: Settings, fleet: str, version: str, console: Console) -> None:
     """Delete a version that does not serve."""
-    PolicyStore.at(settings.policy_store).retire(fleet, version)
+    PolicyStore.of(settings).retire(fleet, version)
     console.print(f"{version} of fleet {fleet} is deleted")
 
 

@@ -35,7 +35,7 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     bus = Bus.connect(settings.redis_url)
     queue = TrainingQueue(settings.redis_url)
-    champions = Champions(PolicyStore.at(settings.policy_store), fleets)
+    champions = Champions(PolicyStore.of(settings), fleets)
     shortest_step_s = min(each.learning_freq for each in fleets.by_name.values())
     supplies = Supplies(bus, fleets.names, shortest_step_s)
     tokens = tokens_of(settings)

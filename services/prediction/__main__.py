@@ -15,7 +15,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
     app = create_app(
         bus=Bus.connect(settings.redis_url),
         fleets=fleets,
-        store=PolicyStore.at(settings.policy_store),
+        store=PolicyStore.of(settings),
         clock=utc_now,
         access=access_of(settings),
     )

@@ -18,6 +18,7 @@ from shared.errors import BadSetting, PolicyError
 from shared.health import add_health_routes
 from shared.http import HttpService
 from shared.policies import LearntPolicy, load_artefact
+from shared.policy_store_seal import SigningKey
 from shared.server import serve
 from shared.settings import Fleets, Settings, load_hosting_settings
 
@@ -48,10 +49,10 @@ def create_app(policy: LearntPolicy, access: Access | None = None) -> HttpServic
     return app
 
 
-def load(model_dir: Path) -> LearntPolicy:
+def load(model_dir: Path, key: SigningKey | None = None) -> LearntPolicy:
     """The policy in a folder; raises `BadSetting`, since by itself it won't come right."""
     try:
-        return load_artefact(model_dir)
+        return load_artefact(model_dir, key)
     except (PolicyError, OSError) as error:
         raise BadSetting(
             f"AUTOPILOT_MODEL_DIR={model_dir}: {error}; put there what "
@@ -62,7 +63,7 @@ def load(model_dir: Path) -> LearntPolicy:
 def main(settings: Settings, _: Fleets) -> None:
     hosting = load_hosting_settings()
     access = access_of(settings)
-    policy = load(hosting.model_dir)
+    policy = load(hosting.model_dir, SigningKey.of(settings.signing_key_file))
     _log.info("policy_loaded", fleet=policy.manifest.fleet, version=policy.version)
     serve(create_app(policy, access), settings.host, hosting.port)
 

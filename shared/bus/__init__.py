@@ -20,6 +20,7 @@ from shared.bus.keys import (
     Log,
 )
 from shared.bus.leases import Lease, Leases
+from shared.bus.queued_training import QueuedTraining
 from shared.bus.steps import Steps
 from shared.bus.supplies import Supplies
 from shared.bus.training import TRAINING_RETRIES, TrainingQueue, Trainings
@@ -44,6 +45,7 @@ __all__ = [
     "IdempotencyKey",
     "Lease",
     "Log",
+    "QueuedTraining",
     "TrainingQueue",
     "Unreadable",
     "reason_of",

@@ -17,7 +17,13 @@ from shared.messages.base import (
 )
 from shared.messages.demands import SUPPLY_SECONDS, Demand, DemandReport, FleetSupply, Supply
 from shared.messages.fleets import Explanation, FleetMode
-from shared.messages.policies import Champion, PolicyManifest, TrainingJob, TrainingOutcome
+from shared.messages.policies import (
+    Champion,
+    CheckpointManifest,
+    PolicyManifest,
+    TrainingJob,
+    TrainingOutcome,
+)
 from shared.messages.steps import Decision, FleetRecord, LeadTimes, RecordedStep, Transition
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "SUPPLY_SECONDS",
     "Behaviour",
     "Champion",
+    "CheckpointManifest",
     "Count",
     "Decision",
     "Demand",
