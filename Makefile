@@ -39,7 +39,7 @@ test: install ## All tests that need no Docker, AWS or network (ARGS='-m "not sl
 
 e2e: install ## The platform in containers, built, checked and removed (needs Docker)
 	if [ -x $(PREPARE) ] && ! $(PREPARE) --check > /dev/null; then $(PREPARE); fi
-	AUTOPILOT_E2E_MUST_RUN=1 $(BIN)/pytest tests/e2e --capture=no --verbose $(ARGS)
+	E2E_MUST_RUN=1 $(BIN)/pytest tests/e2e --capture=no --verbose $(ARGS)
 
 bench: install ## Measure serving and stepping; prints tables, asserts nothing
 	$(BIN)/python tests/bench/serving.py

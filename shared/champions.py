@@ -6,7 +6,7 @@ import structlog
 
 from shared.errors import PolicyCorrupt, PolicyError, StoreAway, UnknownFleet
 from shared.messages import Champion
-from shared.policies import LearntPolicy, Policy, first_policy, load_policy
+from shared.policies import FleetPolicy, Policy, first_policy, load_policy, plans_short
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets
 
@@ -81,9 +81,10 @@ class Champions:
                 self._serving[fleet] = policy
                 self._refused.pop(fleet, None)
                 _log.info("policy_loaded", fleet=fleet, version=policy.version)
+                self._tell_if_short(fleet, policy)
             return True
 
-    def _read(self, fleet: str, told: Champion | None) -> LearntPolicy | None:
+    def _read(self, fleet: str, told: Champion | None) -> FleetPolicy | None:
         """The policy to change to, or None when there is nothing to change."""
         champion = self._store.champion(fleet) or told
         if champion is None or champion.version == self._serving[fleet].version:
@@ -92,6 +93,18 @@ class Champions:
             return load_policy(self._store, fleet, champion.version, self._fleets[fleet].parameters)
         except (OSError, ValueError, RuntimeError) as error:
             raise PolicyCorrupt(f"policy {champion.version}: can't be read: {error}") from error
+
+    def _tell_if_short(self, fleet: str, policy: FleetPolicy) -> None:
+        parameters = self._fleets[fleet].parameters
+        if means := plans_short(policy, parameters):
+            _log.warning(
+                "policy_kept",
+                fleet=fleet,
+                version=policy.version,
+                lead_steps=policy.lead_steps,
+                fleet_lead_steps=parameters.lead_steps,
+                means=means,
+            )
 
     def _refuse(self, fleet: str, error: Exception) -> None:
         reason = str(error)

@@ -15,10 +15,20 @@
     └── PolicyError              a policy can't be used
         ├── PolicyMissing        no such version, or none yet
         ├── PolicyCorrupt        a file does not match its sha256, or its shape is wrong
+        ├── PolicyUnfit          it needs to see what its fleet does not show
         └── PolicyDisagrees      SavedModel, LiteRT and torch give different answers
 
 The message is a sentence for the reader of a log or a terminal: what is wrong, what to do.
 """
+
+QUOTED = 80
+"""Characters of what came from outside that a message repeats."""
+
+
+def quoted(text: object) -> str:
+    """What came from outside, as a message repeats it: it may be very long, and is cut."""
+    shown = repr(text)
+    return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}... ({len(shown)} characters)"
 
 
 class AutopilotError(Exception):
@@ -46,7 +56,7 @@ class UnknownFleet(AutopilotError):
     def __init__(self, fleet: str, known: tuple[str, ...]) -> None:
         shown = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
         super().__init__(
-            f"there is no fleet {fleet!r}: use one of {shown}, or add it to AUTOPILOT_FLEETS"
+            f"there is no fleet {quoted(fleet)}: use one of {shown}, or add it to AUTOPILOT_FLEETS"
         )
 
 
@@ -94,7 +104,11 @@ class PolicyMissing(PolicyError):
 
 
 class PolicyCorrupt(PolicyError):
-    """A policy's file does not match its sha256, or its shape is not its fleet's."""
+    """A policy's file does not match its sha256, or its shape is not its manifest's."""
+
+
+class PolicyUnfit(PolicyError):
+    """A policy needs to see what its fleet, with its present settings, does not show."""
 
 
 class PolicyDisagrees(PolicyError):

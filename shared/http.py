@@ -1,20 +1,15 @@
-"""What the HTTP services share: routes without machinery, access, body limits, the server.
+"""What the HTTP services share: routes without machinery, access, body limits.
 
 Figures in the reasons below are ratios to a FastAPI no-op; `tests/bench/serving.py` measures.
 """
 
 import asyncio
-import gc
-import signal
-import socket
-import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
@@ -23,19 +18,18 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.access import OPEN_PATHS, Access
-from shared.errors import BadInput, BadSetting
+from shared.access import OPEN_PATHS, Access, Guard, Guarded, roles_by_default
+from shared.errors import BadInput, quoted
 from shared.health import RequestCounter
-from shared.problems import Problem, add_problem_handlers, problem_of
-from shared.tls import Certificate
+from shared.problems import Problem, add_problem_handlers, problem_of, problems
+from shared.tokens import Role, Roles
 
 BODY_LIMIT = 16 * 1024
 """Bytes of a request's body, unless a route says otherwise."""
-STOP_SECONDS = 5
-"""Time that requests have to finish after SIGTERM."""
+QUERY_LIMIT = 1024
+"""Bytes. Answers to queries are remembered, so that a long one would stay in memory."""
 DEFAULT_FLEET = "default"
 FLEET_PARAMETER: dict[str, Any] = {
     "name": "fleet",
@@ -49,8 +43,12 @@ SHADOW_PARAMETER: dict[str, Any] = {
     "description": "true: also what would be told of a fleet in shadow",
     "schema": {"type": "boolean", "default": False},
 }
-_SECURED: list[dict[str, list[str]]] = [{"bearer": []}]
-_JSON_TYPE = (b"content-type", b"application/json")
+JSON = "application/json"
+_JSON_TYPE = (b"content-type", JSON.encode())
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "basic": {"type": "http", "scheme": "basic", "description": "the token is the password"},
+}
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -76,6 +74,13 @@ class PlainRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **documentation: Any) -> None:
         super().__init__(path, endpoint, **documentation)
         self.app = _answering(endpoint)
+        self.verbs = frozenset(self.methods or ())
+        self.roles: Roles = roles_by_default(self.verbs)
+
+    def guarded(self) -> Iterator[Guarded]:
+        """Who may use it, by method."""
+        pattern = self.path_regex if self.param_convertors else None
+        return (Guarded(method, self.path, pattern, self.roles) for method in self.verbs)
 
 
 def _answering(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
@@ -97,13 +102,10 @@ class _Front:
     answers; what has no exact path (parameters in it, documentation, 404, 405) goes through them.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[PlainRoute]) -> None:
         self._app = app
         self._routes: dict[tuple[Any, Any], PlainRoute] = {
-            (method, route.path): route
-            for route in routes
-            if isinstance(route, PlainRoute)
-            for method in route.methods or ()
+            (method, route.path): route for route in routes for method in route.verbs
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,11 +119,10 @@ class _Front:
 
 
 class HttpService(FastAPI):
-    """A FastAPI app with problems as errors, counted requests, a token and plain routes.
+    """A FastAPI app with problems as errors, counted requests, guarded access and plain routes.
 
     `messages` are the models of request bodies: `openapi_extra` refers to them as
-    ``#/components/schemas/<name>``. With a token, every path but `open_paths` wants it; what is
-    under a path in `passwords` takes that one too.
+    ``#/components/schemas/<name>``.
     """
 
     def __init__(
@@ -131,20 +132,30 @@ class HttpService(FastAPI):
         description: str,
         lifespan: Lifespan,
         registry: CollectorRegistry,
-        token: str | None,
-        open_paths: frozenset[tuple[str, str]] = OPEN_PATHS,
+        access: Access,
         messages: Sequence[type[BaseModel]] = (),
-        passwords: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(title=title, description=description, lifespan=lifespan)
+        super().__init__(title=title, description=description, lifespan=_watching(access, lifespan))
         self.router.route_class = PlainRoute
         self._messages: tuple[type[BaseModel], ...] = (Problem, *messages)
         self._registry = registry
-        self._token = token
+        self._access = access
         self._front: ASGIApp | None = None
-        self._open_paths = open_paths
-        self._passwords = passwords or {}
         add_problem_handlers(self)
+
+    def add_api_route(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        roles: Roles | None = None,
+        **documentation: Any,
+    ) -> None:
+        """Add a plain route for who has one of the roles; by default what is GET is for readers."""
+        super().add_api_route(path, endpoint, **documentation)
+        route = self.routes[-1]
+        if roles is not None and isinstance(route, PlainRoute):
+            route.roles = roles
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._front is None:
@@ -156,13 +167,13 @@ class HttpService(FastAPI):
         await self._front(scope, receive, send)
 
     def _build_front(self) -> ASGIApp:
-        app: ASGIApp = _Front(super().__call__, self.routes)
-        if self._token is not None or self._passwords:
-            app = Access(app, self._token, self._open_paths, self._passwords)
-        return RequestCounter(app, self._registry)
+        plain = [route for route in self.routes if isinstance(route, PlainRoute)]
+        front = _Front(super().__call__, plain)
+        guarded = [each for route in plain for each in route.guarded()]
+        return RequestCounter(Guard(front, self._access, guarded), self._registry)
 
     def openapi(self) -> dict[str, Any]:
-        """FastAPI's document, with the messages, and where the token is wanted."""
+        """FastAPI's document, with the messages, and who may do what where tokens are wanted."""
         if self.openapi_schema is None:
             document = super().openapi()
             _, definitions = models_json_schema(
@@ -171,16 +182,44 @@ class HttpService(FastAPI):
             )
             components = document.setdefault("components", {})
             components.setdefault("schemas", {}).update(definitions["$defs"])
-            if self._token is not None or self._passwords:
-                components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-                for path, methods in document["paths"].items():
-                    own = path.startswith(tuple(self._passwords))
-                    for method, operation in methods.items():
-                        open_to_all = (method.upper(), path) in self._open_paths
-                        if own or (self._token is not None and not open_to_all):
-                            operation["security"] = _SECURED
+            if self._access.tokens:
+                components["securitySchemes"] = _SCHEMES
+            for route in self.routes:
+                if isinstance(route, PlainRoute):
+                    for method in route.verbs:
+                        self._document_access(document["paths"][route.path], method, route)
             self.openapi_schema = document
         return self.openapi_schema
+
+    def _document_access(self, path: dict[str, Any], method: str, route: PlainRoute) -> None:
+        if (method, route.path) in OPEN_PATHS:
+            return
+        operation = path[method.lower()]
+        refusals = problems(421)
+        if self._access.tokens:
+            refusals |= problems(401, 403)
+            operation["security"] = [
+                {"basic" if role is Role.AGONES else "bearer": [role.value]}
+                for role in sorted(route.roles)
+            ]
+        operation["responses"] |= {str(status): said for status, said in refusals.items()}
+
+
+def _watching(access: Access, lifespan: Lifespan) -> Lifespan:
+    """The lifespan, while tokens are read again as they change."""
+
+    @asynccontextmanager
+    async def watching(app: FastAPI) -> AsyncIterator[None]:
+        access.tell()
+        renewing = asyncio.create_task(access.tokens.renew_for_ever())
+        try:
+            async with lifespan(app):
+                yield
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+
+    return watching
 
 
 def fleet_of(request: Request) -> str:
@@ -192,7 +231,14 @@ def fleet_of(request: Request) -> str:
 def fleet_named(request: Request) -> str | None:
     """The fleet that a request names in its path or query, if it does."""
     in_path = request.scope["path_params"].get("fleet")
-    return in_path or _fleet_in(request.scope["query_string"])
+    return in_path or _fleet_in(_query_of(request))
+
+
+def _query_of(request: Request) -> bytes:
+    query: bytes = request.scope["query_string"]
+    if len(query) > QUERY_LIMIT:
+        raise BadInput(f"the query has {len(query)} bytes: send at most {QUERY_LIMIT}")
+    return query
 
 
 @lru_cache(maxsize=4096)
@@ -203,7 +249,7 @@ def _fleet_in(query: bytes) -> str | None:
 
 def shadow_of(request: Request) -> bool:
     """Whether a request asks for a shadow's answer too; raises `BadInput`."""
-    query = request.scope["query_string"]
+    query = _query_of(request)
     return b"shadow" in query and _shadow_in(query)
 
 
@@ -211,8 +257,20 @@ def shadow_of(request: Request) -> bool:
 def _shadow_in(query: bytes) -> bool:
     asked = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("shadow", ["false"])[-1]
     if asked not in ("true", "false"):
-        raise BadInput(f"shadow is {asked!r}: write shadow=true, or leave it out")
+        raise BadInput(f"shadow is {quoted(asked)}: write shadow=true, or leave it out")
     return asked == "true"
+
+
+def check_json(request: Request) -> None:
+    """Answer 415 unless the body is said to be JSON.
+
+    A page of another origin can post everything else from a browser without asking first.
+    """
+    said = request.headers.get("content-type", "")
+    if said.partition(";")[0].strip().lower() != JSON:
+        raise HTTPException(
+            415, f"send the header 'Content-Type: {JSON}'; the body is said to be {said[:100]!r}"
+        )
 
 
 async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
@@ -228,54 +286,3 @@ async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
             raise HTTPException(413, f"the body is over {limit} bytes: send less in one request")
         if not message.get("more_body", False):
             return body
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, certificate: Certificate | None) -> None:
-        super().__init__(config)
-        self._certificate = certificate
-        if certificate is not None:
-            config.load()
-            config.ssl = certificate.context
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """What is there after the start stays: keep the collector off it (10 to 20 %)."""
-        await super().startup(sockets)
-        if self._certificate is not None:
-            self._renewing = asyncio.create_task(self._certificate.renew_for_ever())
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
-
-
-def serve(app: ASGIApp, host: str, port: int, certificate: Certificate | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; raises `BadSetting` when the address can't be used."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]
-        raise BadSetting(
-            f"can't listen on {host}:{port}: {reason}; end what uses the port, or set another "
-            "AUTOPILOT_HOST or port"
-        ) from error
-    server = _Server(
-        uvicorn.Config(
-            app,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=STOP_SECONDS,
-        ),
-        certificate,
-    )
-    # uvicorn raises the signal again when it has stopped; that is a good end.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-    with listening:
-        server.run(sockets=[listening])
-    if not server.started:
-        sys.exit(1)

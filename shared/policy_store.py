@@ -5,20 +5,33 @@ all. `<store>/<fleet>/champion.json` is the pointer to the version that serves, 
 step. How files come to be so is `FolderFiles`' and `S3Files`' affair.
 """
 
-import hashlib
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import ValidationError
 
 from shared.errors import BadInput, BadSetting, PolicyCorrupt, PolicyMissing
 from shared.messages import Champion, PolicyManifest
-from shared.policy_store_folder import FolderFiles, write_to_disk
+from shared.policy_store_folder import FolderFiles
+from shared.policy_store_names import folder_of, is_name
+from shared.policy_store_seal import (
+    SETTING,
+    SigningKey,
+    checked,
+    checked_copy,
+    content_of,
+    opened,
+    sealed,
+    signed,
+)
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
 
 MANIFEST = "policy.json"
 LITERT_MODEL = "policy.tflite"
@@ -37,13 +50,13 @@ class Files(Protocol):
 
     def read(self, name: str) -> bytes: ...
 
+    def names(self, within: str) -> list[str]: ...
+
     def change(self, name: str, change: Callable[[bytes | None], bytes]) -> None: ...
 
     def drafting(self, name: str) -> AbstractContextManager[Path]: ...
 
     def add(self, draft: Path, name: str, mark: str) -> None: ...
-
-    def fetched(self, name: str) -> AbstractContextManager[Path]: ...
 
     def remove(self, name: str, mark: str) -> None: ...
 
@@ -66,87 +79,116 @@ def made_at(version: str) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class PolicyStore:
-    """Policies of every fleet in one place. In S3 every method may raise `StoreAway`."""
+    """Policies of every fleet in one place. In S3 every method may raise `StoreAway`.
+
+    Where there is a key, all that is published is signed with it, and nothing else is read.
+    """
 
     files: Files
+    key: SigningKey | None = None
 
     @classmethod
-    def at(cls, location: str | Path) -> "PolicyStore":
-        """The store that a setting names; raises `BadSetting` for one that can't be used."""
+    def of(cls, settings: "Settings") -> "PolicyStore":
+        """The store that the settings name, and their key; raises `BadSetting`."""
+        return cls.at(settings.policy_store, SigningKey.of(settings.signing_key_file))
+
+    @classmethod
+    def at(cls, location: str | Path, key: SigningKey | None = None) -> "PolicyStore":
+        """The store in a place; raises `BadSetting` for one that can't be used."""
         place = str(location)
         if place.startswith("s3://"):
             from shared.policy_store_s3 import S3Files
 
-            return cls(S3Files.connect(place))
+            return cls(S3Files.connect(place), key)
         if "://" in place:
             raise BadSetting(
                 f"AUTOPILOT_POLICY_STORE={place} is no policy store: give the path of a folder, "
                 "or s3://bucket/prefix"
             )
-        return cls(FolderFiles(Path(place)))
+        return cls(FolderFiles(Path(place)), key)
 
     def fleets(self) -> list[str]:
         """Fleets that have a folder here."""
-        return self.files.folders()
+        return [name for name in self.files.folders() if is_name(name)]
 
     def versions(self, fleet: str) -> list[str]:
         """Complete versions of a fleet, oldest first."""
-        return self.files.complete(fleet, MANIFEST)
+        return self.files.complete(folder_of(fleet), MANIFEST)
 
     def manifest(self, fleet: str, version: str) -> PolicyManifest:
         """Read a version's `policy.json`; raises `PolicyMissing` or `PolicyCorrupt`."""
-        name = f"{fleet}/{version}/{MANIFEST}"
-        try:
-            content = self.files.read(name)
-        except FileNotFoundError:
-            raise PolicyMissing(f"fleet {fleet!r} has no policy version {version!r}") from None
-        return _manifest_of(content, f"{self.files}/{name}")
+        return self._manifest(fleet, version, self.key)
 
     def read(self, manifest: PolicyManifest, name: str) -> bytes:
         """A file of an artefact, checked against its sha256; raises `PolicyCorrupt`."""
-        version = f"{manifest.fleet}/{manifest.version}"
-        return _checked(manifest, name, lambda: self.files.read(f"{version}/{name}"))
+        folder = folder_of(manifest.fleet, manifest.version)
+        return checked(manifest, _what(manifest), name, lambda: self.files.read(f"{folder}/{name}"))
 
     @contextmanager
     def fetched(self, fleet: str, version: str, part: str = "") -> Iterator[Path]:
-        """A version's folder, or a part of it, on this machine while the block runs; read only.
+        """A version's files, or a part of them, checked and copied for the block.
 
-        Empty, or not there, where the version has no such part.
+        Empty where the version has no such part. Raises `PolicyMissing` or `PolicyCorrupt`.
         """
-        with self.files.fetched(f"{fleet}/{version}/{part}".rstrip("/")) as folder:
-            yield folder
+        manifest = self.manifest(fleet, version)
+        folder = folder_of(fleet, version)
+        what = _what(manifest)
+        with checked_copy(self.files, folder, manifest, MANIFEST, what, part) as copy:
+            yield copy
+
+    def sign(self, fleet: str, version: str) -> bool:
+        """Sign a version with the key, after checking every file; say whether it was signed.
+
+        For one that was published without a key, or with another: that is for who asks to judge.
+        """
+        if self.key is None:
+            raise BadSetting(f"{SETTING} is not set: it names the file of the key to sign with")
+        folder = folder_of(fleet, version)
+        manifest = self._manifest(fleet, version, None)
+        with checked_copy(self.files, folder, manifest, MANIFEST, _what(manifest)):
+            now_signed = signed(manifest, self.key)
+        if now_signed == manifest:
+            return False
+
+        def put(content: bytes | None) -> bytes:
+            if content is None:
+                raise PolicyMissing(f"{version} of fleet {fleet!r} was deleted meanwhile")
+            return content_of(now_signed)
+
+        self.files.change(f"{folder}/{MANIFEST}", put)
+        return True
 
     @contextmanager
     def writing(self, fleet: str, version: str) -> Iterator[Path]:
         """A hidden folder to write an artefact in; what is left in it goes when the block ends."""
-        with self.files.drafting(f"{fleet}/{version}") as folder:
+        with self.files.drafting(folder_of(fleet, version)) as folder:
             yield folder
 
     def retire(self, fleet: str, version: str) -> None:
         """Delete a version; raises `PolicyMissing`, or `BadInput` for the one that serves."""
-        self.manifest(fleet, version)
+        self._manifest(fleet, version, None)
         champion = self.champion(fleet)
         if champion is not None and champion.version == version:
             raise BadInput(f"{version} serves fleet {fleet!r}: promote another version first")
-        self.files.remove(f"{fleet}/{version}", MANIFEST)
+        self.files.remove(folder_of(fleet, version), MANIFEST)
 
     def sweep(self, fleet: str) -> None:
         """Remove what killed writers of a fleet left; only while nobody else writes for it."""
-        self.files.sweep(fleet, MANIFEST)
+        self.files.sweep(folder_of(fleet), MANIFEST)
 
     def publish(self, draft: PolicyManifest, folder: Path) -> PolicyManifest:
-        """Make a written folder a version: digests, manifest, one step. Not yet champion.
+        """Make a written folder a version: digests, signature, one step. Not yet champion.
 
         Raises `FileExistsError` if the version is there already.
         """
-        manifest = _sealed(draft, folder)
-        self.files.add(folder, f"{draft.fleet}/{draft.version}", MANIFEST)
+        manifest = sealed(draft, folder, MANIFEST, self.key)
+        self.files.add(folder, folder_of(draft.fleet, draft.version), MANIFEST)
         return manifest
 
     def champion(self, fleet: str) -> Champion | None:
         """The version that serves, or None; raises `PolicyCorrupt` for a broken pointer."""
         try:
-            content = self.files.read(f"{fleet}/{_CHAMPION}")
+            content = self.files.read(f"{folder_of(fleet)}/{_CHAMPION}")
         except FileNotFoundError:
             return None
         return _champion_of(content, f"{self.files}/{fleet}/{_CHAMPION}")
@@ -172,66 +214,50 @@ class PolicyStore:
             )
             return pointers[-1].model_dump_json().encode()
 
-        self.files.change(f"{fleet}/{_CHAMPION}", move)
+        self.files.change(f"{folder_of(fleet)}/{_CHAMPION}", move)
         return pointers[-1]
 
+    def _manifest(self, fleet: str, version: str, key: SigningKey | None) -> PolicyManifest:
+        name = f"{folder_of(fleet, version)}/{MANIFEST}"
+        try:
+            content = self.files.read(name)
+        except FileNotFoundError:
+            raise PolicyMissing(f"fleet {fleet!r} has no policy version {version!r}") from None
+        manifest = opened(PolicyManifest, content, f"{self.files}/{name}", key)
+        if (manifest.fleet, manifest.version) != (fleet, version):
+            raise PolicyCorrupt(
+                f"policy {version} of fleet {fleet!r} has the manifest of {manifest.version} of "
+                f"fleet {manifest.fleet!r}: publish it under its own name"
+            )
+        return manifest
 
-def read_manifest(folder: Path) -> PolicyManifest:
+
+def read_manifest(folder: Path, key: SigningKey | None = None) -> PolicyManifest:
     """`policy.json` of the artefact in a folder; raises `PolicyMissing` or `PolicyCorrupt`."""
     path = folder / MANIFEST
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise PolicyMissing(f"there is no policy in {folder}: it has no {MANIFEST}") from None
-    return _manifest_of(content, str(path))
+    return opened(PolicyManifest, content, str(path), key)
 
 
 def read_checked(folder: Path, manifest: PolicyManifest, name: str) -> bytes:
     """A file of the artefact in a folder; raises `PolicyCorrupt` when its sha256 is another."""
-    return _checked(manifest, name, (folder / name).read_bytes)
+    return checked(manifest, _what(manifest), name, (folder / name).read_bytes)
 
 
-def seal(draft: PolicyManifest, folder: Path, destination: Path) -> PolicyManifest:
+def seal(
+    draft: PolicyManifest, folder: Path, destination: Path, key: SigningKey | None = None
+) -> PolicyManifest:
     """Add digests and manifest to a written folder, and give it its name in one step."""
-    manifest = _sealed(draft, folder)
+    manifest = sealed(draft, folder, MANIFEST, key)
     folder.rename(destination)
     return manifest
 
 
-def _checked(manifest: PolicyManifest, name: str, read: Callable[[], bytes]) -> bytes:
-    expected = manifest.sha256.get(name)
-    if expected is None:
-        raise PolicyCorrupt(f"policy {manifest.version} does not list {name} in its manifest")
-    try:
-        content = read()
-    except OSError as error:
-        raise PolicyCorrupt(f"policy {manifest.version}: can't read {name}: {error}") from error
-    if hashlib.sha256(content).hexdigest() != expected:
-        raise PolicyCorrupt(
-            f"policy {manifest.version}: {name} does not match its sha256; publish it again"
-        )
-    return content
-
-
-def _sealed(draft: PolicyManifest, folder: Path) -> PolicyManifest:
-    """Write the manifest, with the digest of every file, into an artefact's folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
-    manifest = draft.model_copy(update={"sha256": digests})
-    write_to_disk(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
-    return manifest
-
-
-def _manifest_of(content: bytes, where: str) -> PolicyManifest:
-    try:
-        return PolicyManifest.model_validate_json(content)
-    except ValidationError as error:
-        raise PolicyCorrupt(
-            f"{where} is not a policy manifest: {error.errors()[0]['msg']}"
-        ) from error
+def _what(manifest: PolicyManifest) -> str:
+    return f"policy {manifest.version}"
 
 
 def _champion_of(content: bytes, where: str) -> Champion:

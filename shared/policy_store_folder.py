@@ -4,18 +4,25 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.errors import PolicyCorrupt
+
 _PARTIAL = ".partial"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
 class FolderFiles:
-    """Files by name under one folder; a folder appears, and a file changes, by one rename."""
+    """Files by name under one folder; a folder appears, and a file changes, by one rename.
+
+    Raises `PolicyCorrupt` where a link leads out of that folder.
+    """
 
     root: Path
 
@@ -39,18 +46,37 @@ class FolderFiles:
     def read(self, name: str) -> bytes:
         """A file's content; raises `FileNotFoundError`."""
         try:
-            return (self.root / name).read_bytes()
+            return self._path(name).read_bytes()
         except NotADirectoryError as error:
             raise FileNotFoundError(*error.args) from None
+
+    def names(self, within: str) -> list[str]:
+        """Every file in a folder and below, by its path from there; but for locks of `change`.
+
+        Raises `PolicyCorrupt` for a link, and for what is no file.
+        """
+        top = self._path(within)
+        found = []
+        for folder, folders, files in os.walk(top):
+            for name in (*folders, *files):
+                path = Path(folder, name)
+                mode = path.lstat().st_mode
+                if stat.S_ISLNK(mode) or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                    raise PolicyCorrupt(
+                        f"{path} is a link, or no regular file: put the file itself there"
+                    )
+                if stat.S_ISREG(mode) and not (name.startswith(".") and name.endswith(_LOCK)):
+                    found.append(path.relative_to(top).as_posix())
+        return sorted(found)
 
     def change(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
         """Replace a file (None before the first) in one step, on disk before it has its name.
 
         Of writers at once each sees what the one before has left.
         """
-        path = self.root / name
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f".{path.name}.lock")):
+        with _locked(path.with_name(f".{path.name}{_LOCK}")):
             try:
                 before = path.read_bytes()
             except FileNotFoundError:
@@ -72,30 +98,33 @@ class FolderFiles:
     def add(self, draft: Path, name: str, mark: str) -> None:  # noqa: ARG002 - one rename needs none
         """Give a drafted folder its name; raises `FileExistsError` if it is taken."""
         try:
-            draft.rename(self.root / name)
+            draft.rename(self._path(name))
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 raise FileExistsError(f"{name} is there already in {self}") from None
             raise
 
-    @contextmanager
-    def fetched(self, name: str) -> Iterator[Path]:
-        """The folder of that name, to read from; not there if there is none."""
-        yield self.root / name
-
     def remove(self, name: str, mark: str) -> None:  # noqa: ARG002 - one rename needs none
         """Delete a folder: gone in one step for those who look for it."""
         hidden = self._hidden(f"{name}.removed")
-        (self.root / name).rename(hidden)
+        self._path(name).rename(hidden)
         shutil.rmtree(hidden)
 
     def sweep(self, within: str, mark: str) -> None:  # noqa: ARG002 - hidden is not complete
         """Remove what killed writers left in a folder; only while nobody else writes there."""
-        for folder in (self.root / within).glob(f".*{_PARTIAL}"):
+        for folder in self._path(within).glob(f".*{_PARTIAL}"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _hidden(self, name: str) -> Path:
+    def _path(self, name: str) -> Path:
         path = self.root / name
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root)):
+            raise PolicyCorrupt(
+                f"{path} is behind a link that leads out of {self}: put the files themselves there"
+            )
+        return path
+
+    def _hidden(self, name: str) -> Path:
+        path = self._path(name)
         return path.with_name(f".{path.name}{_PARTIAL}")
 
 

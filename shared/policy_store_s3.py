@@ -105,13 +105,24 @@ class S3Files:
         """Names of the folders in the folder `within` that hold the file `mark`, in order."""
         return sorted(
             parts[0]
-            for name in self._names(within)
+            for name in self.names(within)
             if len(parts := name.split("/")) == 2 and parts[1] == mark
         )
 
     def read(self, name: str) -> bytes:
         """A file's content; raises `FileNotFoundError`."""
         return self._read(name)[0]
+
+    def names(self, within: str) -> list[str]:
+        """Every file in a folder and below, by its path from there, whatever it says."""
+        prefix = f"{self._prefix}{within}/"
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=prefix
+        )
+        with self._asking():
+            return [
+                each["Key"][len(prefix) :] for page in pages for each in page.get("Contents", ())
+            ]
 
     def change(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
         """Replace a file (None before the first); done again where another writer was first."""
@@ -143,24 +154,14 @@ class S3Files:
             if file != mark:
                 self._put_new(f"{name}/{file}", path.read_bytes())
         # Whoever was away for long may have been swept meanwhile.
-        if {*self._names(name), mark} != set(names):
+        if {*self.names(name), mark} != set(names):
             raise FileNotFoundError(f"{name} in {self} was swept while it was uploaded")
         self._put_new(f"{name}/{mark}", (draft / mark).read_bytes())
-
-    @contextmanager
-    def fetched(self, name: str) -> Iterator[Path]:
-        """A copy of the folder of that name, to read from; empty if there is none."""
-        with tempfile.TemporaryDirectory(prefix="autopilot-") as folder:
-            for file in self._names(name):
-                path = Path(folder, file)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self.read(f"{name}/{file}"))
-            yield Path(folder)
 
     def remove(self, name: str, mark: str) -> None:
         """Delete a folder: gone in one step for those who look for it."""
         self._delete([f"{name}/{mark}"])
-        self._delete([f"{name}/{file}" for file in self._names(name)])
+        self._delete([f"{name}/{file}" for file in self.names(name)])
 
     def sweep(self, within: str, mark: str) -> None:
         """Remove what killed writers left in a folder; only while nobody else writes there."""
@@ -168,21 +169,10 @@ class S3Files:
         self._delete(
             [
                 f"{within}/{name}"
-                for name in self._names(within)
+                for name in self.names(within)
                 if "/" in name and not name.startswith(".") and name.split("/")[0] not in whole
             ]
         )
-
-    def _names(self, within: str) -> list[str]:
-        """Every file in a folder and below, by its path from there."""
-        prefix = f"{self._prefix}{within}/"
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=prefix
-        )
-        with self._asking():
-            return [
-                each["Key"][len(prefix) :] for page in pages for each in page.get("Contents", ())
-            ]
 
     def _read(self, name: str) -> tuple[bytes, str]:
         with self._asking():

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from shared.errors import (
+    QUOTED,
     AutopilotError,
     BadInput,
     BusAway,
@@ -24,10 +25,16 @@ from shared.errors import (
     PredictionStale,
     StoreAway,
     UnknownFleet,
+    quoted,
 )
+from shared.redaction import redact
 
 MEDIA_TYPE = "application/problem+json"
 ERRORS_SHOWN = 3
+DETAIL_LIMIT = 2_000
+"""Characters of an answer's detail: what came from outside may be repeated in it."""
+PATH_SHOWN = 200
+"""Characters of a path in the log."""
 
 _RETRY = {"Retry-After": "1"}
 _STATUS: dict[type[AutopilotError], int] = {
@@ -68,7 +75,7 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
-        "detail": detail,
+        "detail": detail if len(detail) <= DETAIL_LIMIT else f"{detail[:DETAIL_LIMIT]}...",
     }
     return Response(orjson.dumps(content), status, headers, MEDIA_TYPE)
 
@@ -95,16 +102,16 @@ def problem_of(error: Exception, path: str) -> Response:
     if isinstance(error, AutopilotError):
         status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
         headers = _RETRY if isinstance(error, BusAway | StoreAway) else None
-        return problem(status, str(error), headers)
+        return problem(status, redact(str(error)), headers)
     if isinstance(error, RequestValidationError):
-        return problem(422, _sentence(error.errors()))
+        return problem(422, redact(_sentence(error.errors())))
     if isinstance(error, HTTPException):
         plain = error.detail == HTTPStatus(error.status_code).phrase
         detail = _DETAIL.get(error.status_code, error.detail) if plain else error.detail
-        return problem(error.status_code, detail, error.headers)
+        return problem(error.status_code, redact(detail), error.headers)
     if isinstance(error, ClientDisconnect):
         return problem(400, "the body did not come whole")
-    _log.error("request_failed", path=path, exc_info=error)
+    _log.error("request_failed", path=path[:PATH_SHOWN], exc_info=error)
     return problem(500, "the service failed on this request: its log has the reason")
 
 
@@ -128,6 +135,8 @@ def _sentence(errors: Sequence[Any]) -> str:
 
 def _described(error: Any) -> str:
     field = ".".join(str(part) for part in error["loc"]) or "body"
+    if len(field) > QUOTED:
+        field = quoted(field)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = "there is no such field; GET /docs lists them"

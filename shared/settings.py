@@ -12,21 +12,39 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from shared.access_settings import AccessSettings
 from shared.core.guards import Guards
 from shared.core.parameters import FleetParameters, ObservationName, RewardName
 from shared.core.schedule import ScheduledFloor
 from shared.errors import BadSetting, UnknownFleet
+from shared.known_names import PREFIX, check_names, is_service_address
 from shared.messages import MAX_SERVERS_EVER, FleetId
+from shared.redaction import keep_password_of, keep_secret, redact
+from shared.redis_address import kept_url, with_password_of
 
-PREFIX = "AUTOPILOT_"
 REGION_OF_AN_ENDPOINT = "us-east-1"
 """For signatures, where an AWS endpoint is set and no region."""
+SECRETS_OF_AWS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 LOCAL_DEMAND = "local"
 """The `gs_inventory_url` that means the notebook's own sine."""
 SHORTEST_TTL_SECONDS = 5.0
 """A demo may step faster than a busy machine delays."""
 LONGEST_DELAY_STEPS = 1_000
 """A fleet's record keeps an ask for each."""
+SHORTEST_STEP_SECONDS, LONGEST_STEP_SECONDS = 0.001, 86_400.0
+"""`autopilot up` plays a thousand steps a second at most; over a day apart nothing is followed."""
+LONGEST_TTL_SECONDS = 366 * 86_400.0
+"""A year: what is older counts for nothing, and times stay far from the last that a clock knows."""
+LONGEST_TRAINING_SECONDS = 7 * 86_400.0
+"""A week of learning in one job, which holds its trainer meanwhile; the notebook's was 8 hours."""
+MOST_SERVERS_PER_TICKET = 1_000.0
+"""Tickets are of players, and a server takes several of them."""
+MOST_OVER_PROV_FACTOR = 1_000_000.0
+"""Beyond it a reward of float32 no longer sees idle servers beside missing ones."""
+MOST_BATCH = 1_000_000
+"""Transitions of one job: two years of a fleet at 65 s, and far more than are kept of it."""
+MOST_ACTORS = 1_000
+"""Ray actors of one training job: each is a process, mostly with a core of its own."""
 LAST_SEED = 2**32 - 1
 """NumPy's older generators, which RLlib seeds, take no more."""
 
@@ -39,7 +57,10 @@ _WRITE_INSTEAD = {
 }
 """What to do, by the type of pydantic's error, where its message does not say it."""
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+TtlSeconds = Annotated[float, Field(gt=0, le=LONGEST_TTL_SECONDS, allow_inf_nan=False)]
+MoveLimit = Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)]
+"""Servers in a step; no target moves further than through all of them."""
+Actors = Annotated[int, Field(ge=0, le=MOST_ACTORS)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -49,20 +70,22 @@ class FleetSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     # Limits, in game servers.
-    min_servers: Annotated[int, Field(ge=0)] = 10
+    min_servers: Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)] = 10
     max_servers: Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)] = 100
-    action_factor: Annotated[int, Field(gt=0)] = 100
+    action_factor: Annotated[int, Field(gt=0, le=MAX_SERVERS_EVER)] = 100
 
     # Guards between what a policy asks for and what is told; 0 is off.
-    max_step_up: Annotated[int, Field(ge=0)] = 0
+    max_step_up: MoveLimit = 0
     """Servers that the target may rise in a step."""
-    max_step_down: Annotated[int, Field(ge=0)] = 0
+    max_step_down: MoveLimit = 0
     """Servers that the target may fall in a step."""
     scale_down_delay: Annotated[int, Field(ge=0, le=LONGEST_DELAY_STEPS)] = 0
     """Steps for which less has to be asked before less is told."""
     floor_at_allocated: bool = False
     """Never tell less than allocated servers and waiting tickets, where they are reported."""
-    servers_per_ticket: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1
+    servers_per_ticket: Annotated[
+        float, Field(ge=0, le=MOST_SERVERS_PER_TICKET, allow_inf_nan=False)
+    ] = 1
     """Servers that a waiting ticket adds to that floor; 0 leaves tickets out."""
     scheduled_floors: tuple[ScheduledFloor, ...] = ()
     """Known events and the servers that they need: in a fleet file an array of tables, in the
@@ -72,7 +95,9 @@ class FleetSettings(BaseSettings):
     fleets live` and `shadow` say which."""
 
     # What is good, and how far ahead to look.
-    over_prov_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
+    over_prov_factor: Annotated[
+        float, Field(ge=0, le=MOST_OVER_PROV_FACTOR, allow_inf_nan=False)
+    ] = 5
     reward: RewardName = "asymmetric"
     gamma: Annotated[float, Field(ge=0, lt=1)] = 0.9
     history_len: Annotated[int, Field(ge=2, le=100)] = 5
@@ -80,23 +105,27 @@ class FleetSettings(BaseSettings):
     """What a new policy sees: `calendar`, or only the `notebook`'s numbers."""
 
     # The clock, and where demand comes from; `{fleet}` in the URL becomes the fleet's name.
-    learning_freq: Seconds = 65
+    learning_freq: Annotated[
+        float, Field(ge=SHORTEST_STEP_SECONDS, le=LONGEST_STEP_SECONDS, allow_inf_nan=False)
+    ] = 65
     matchmaking_url: str = "http://127.0.0.1:8001"
     """Base address of the matchmaking service."""
     gs_inventory_url: str = Field(
         default_factory=lambda given: f"{given['matchmaking_url']}/demand?fleet={{fleet}}"
     )
-    demand_ttl: Seconds | None = None
+    demand_ttl: TtlSeconds | None = None
     """Seconds after which a demand is stale; three steps, at least five seconds, unless set."""
-    decision_ttl: Seconds | None = None
+    decision_ttl: TtlSeconds | None = None
     """Seconds after which a decision is stale; three steps, at least five seconds, unless set."""
 
     # Learning.
     learning: Literal["replay", "on_policy"] = "replay"
     """Learn on replayed demand, or as the notebook does, on the live transitions alone."""
-    train_batch_size: Annotated[int, Field(ge=1)] = 128
+    train_batch_size: Annotated[int, Field(ge=1, le=MOST_BATCH)] = 128
     """New transitions after which a training job is queued, and of one `on_policy` update."""
-    time_total_s: Seconds = 60
+    time_total_s: Annotated[
+        float, Field(gt=0, le=LONGEST_TRAINING_SECONDS, allow_inf_nan=False)
+    ] = 60
     """Seconds of learning in one training job."""
 
     @model_validator(mode="after")
@@ -156,7 +185,7 @@ class FleetSettings(BaseSettings):
         return self.decision_ttl or max(3 * self.learning_freq, SHORTEST_TTL_SECONDS)
 
 
-class Settings(BaseSettings):
+class Settings(AccessSettings):
     """What is the same for every fleet."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
@@ -165,11 +194,15 @@ class Settings(BaseSettings):
     redis_port: Port = 6380
     """Port of the Redis that `autopilot up` embeds."""
     redis_url: str = Field(
-        default_factory=lambda given: f"redis://127.0.0.1:{given['redis_port']}/0"
+        default_factory=lambda given: kept_url() or f"redis://127.0.0.1:{given['redis_port']}/0"
     )
-    """Set it to use a Redis of your own."""
+    """Set it to use a Redis of your own; else it is the one that `autopilot up` embeds here."""
+    redis_password_file: Path | None = None
+    """Holds the password of the Redis at `redis_url`, which then has none in it."""
     policy_store: str = ".autopilot/policies"
     """A folder that all services share, or s3://bucket/prefix."""
+    signing_key_file: Path | None = None
+    """A mounted key, which manifests of policies are signed with: no others are read."""
     fleets: Path | None = None
     """A TOML file, a table a fleet. Without one there is one fleet, `default`."""
 
@@ -178,11 +211,7 @@ class Settings(BaseSettings):
     prediction_port: Port = 8000
     matchmaking_port: Port = 8001
     metrics_port: Port = 8003
-
-    # Access: a bearer token for everything but health and metrics, if set.
-    api_token: str | None = None
-    agones_token: str | None = None
-    """The password in the URL of the Agones webhook, instead of the bearer token; opens no more."""
+    console_port: Port = 8002
 
     # TLS of the prediction service: a mounted certificate, read again when it is renewed.
     tls_cert_file: Path | None = None
@@ -190,15 +219,17 @@ class Settings(BaseSettings):
     tls_key_file: Path | None = None
 
     # Metrics in CloudWatch, put where AWS is configured (AWS_REGION or AWS_DEFAULT_REGION).
-    cloudwatch_namespace: str = "rl-game-server-autopilot"
+    cloudwatch_namespace: Annotated[str, Field(min_length=1, max_length=255)] = (
+        "rl-game-server-autopilot"
+    )
 
     # Training.
     save_model: bool = True
     """Keep the RLlib checkpoint in the policy artefact, to resume from."""
     seed: Annotated[int, Field(ge=0, le=LAST_SEED)] = 0
-    num_env_runners: Annotated[int, Field(ge=0)] = 0
+    num_env_runners: Actors = 0
     """Ray actors that replay demand; 0 for none but the trainer itself."""
-    num_learners: Annotated[int, Field(ge=0)] = 0
+    num_learners: Actors = 0
     """Ray actors that learn; 0 for none but the trainer itself."""
 
     # Health: a worker without an address touches this file while it is well (`shared/probe.py`).
@@ -207,6 +238,16 @@ class Settings(BaseSettings):
     # Logs: `json`, `console`, or `auto` (console on a terminal).
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_service_addresses(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Kubernetes sets a port's variable to an address where a Service has its name."""
+        return {
+            name: value
+            for name, value in given.items()
+            if not (name.endswith("_port") and is_service_address(value))
+        }
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:
@@ -244,12 +285,32 @@ class Fleets:
         return tuple(self.by_name)
 
 
+NAMES = frozenset({*Settings.model_fields, *FleetSettings.model_fields, "model_dir"})
+"""Of all settings, in lower case and without the prefix."""
+
+
 def load_settings() -> Settings:
     """Settings of this process; raises `BadSetting` with the variable's name and the reason."""
+    check_names(os.environ, NAMES)
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         raise BadSetting(_reason(error, PREFIX, str.upper)) from error
+    settings = _with_password(settings)
+    keep_secret(*(os.environ.get(name, "") for name in SECRETS_OF_AWS))
+    keep_password_of(settings.redis_url)
+    return settings
+
+
+def _with_password(settings: Settings) -> Settings:
+    file = settings.redis_password_file
+    if file is None:
+        return settings
+    if "redis_url" not in settings.model_fields_set:
+        raise BadSetting(
+            f"AUTOPILOT_REDIS_PASSWORD_FILE={file} goes with AUTOPILOT_REDIS_URL: set both, or none"
+        )
+    return settings.model_copy(update={"redis_url": with_password_of(settings.redis_url, file)})
 
 
 def load_hosting_settings() -> HostingSettings:
@@ -265,7 +326,11 @@ def load_fleets(settings: Settings) -> Fleets:
     tables: dict[str, Any] = {"default": {}}
     if settings.fleets is not None:
         tables = _tables(settings.fleets)
-    return Fleets({name: _fleet(name, table) for name, table in tables.items()})
+    fleets = Fleets({name: _fleet(name, table) for name, table in tables.items()})
+    for fleet in fleets.by_name.values():
+        keep_password_of(fleet.matchmaking_url)
+        keep_password_of(fleet.gs_inventory_url)
+    return fleets
 
 
 def aws_endpoint(service: str) -> str | None:
@@ -316,4 +381,6 @@ def _reason(error: ValidationError, prefix: str, case: Any) -> str:
     name = prefix + case(str(first["loc"][0])) if first["loc"] else ""
     within = "".join(f"[{at!r}]" for at in first["loc"][1:])
     message = _WRITE_INSTEAD.get(first["type"], first["msg"].removeprefix("Value error, "))
-    return f"{name}{within}={first['input']!r}: {message}" if name else message
+    if name.endswith("_TOKEN"):
+        return f"{name}: {message}"
+    return redact(f"{name}{within}={first['input']!r}: {message}" if name else message)

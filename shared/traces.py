@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import BadInput
+from shared.errors import BadInput, quoted
+
+MAX_DEMAND = 1e15
+"""In the source's own unit, players or requests: a float does not count by one above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,8 @@ def read_trace(path: Path) -> Trace:
             if missing:
                 raise BadInput(
                     f"{path}: column {' and '.join(sorted(missing))} is missing: the first line "
-                    f"must name the columns timestamp and demand, and names {found[:10]}"
+                    f"must name the columns timestamp and demand, and names "
+                    f"{quoted(found[:10])}"
                 )
             for row in rows:
                 where = f"{path}, line {rows.line_num}"
@@ -66,7 +70,7 @@ def _timestamp(text: str | None, where: str) -> datetime:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):  # the first and last hours of time are no UTC elsewhere
         raise BadInput(
-            f"{where}: {text!r} is no time: write it like 2024-06-12T16:50:00Z"
+            f"{where}: {quoted(text)} is no time: write it like 2024-06-12T16:50:00Z"
         ) from None
 
 
@@ -74,7 +78,10 @@ def _demand(text: str | None, where: str) -> float:
     try:
         demand = float(text or "")
     except ValueError:
-        raise BadInput(f"{where}: demand {text!r} is no number") from None
-    if not (math.isfinite(demand) and demand >= 0):
-        raise BadInput(f"{where}: demand {text} can't be: it must be finite and not negative")
+        raise BadInput(f"{where}: demand {quoted(text)} is no number") from None
+    if not (math.isfinite(demand) and 0 <= demand <= MAX_DEMAND):
+        raise BadInput(
+            f"{where}: demand {quoted(text)} can't be: it must be finite and not negative, "
+            f"at most {MAX_DEMAND:g}"
+        )
     return demand

@@ -1,6 +1,7 @@
 """Fixtures that every layer shares: a real Redis, and HTTP clients of apps."""
 
 import csv
+import json
 import os
 import shutil
 import socket
@@ -17,13 +18,14 @@ import redis
 from fastapi import FastAPI
 from hypothesis import settings
 
-from services.cli.supervision import redis_command
+from services.cli.embedded_redis import redis_command
 from shared.bus import wait_for_redis
 from shared.core.guards import Move
 from shared.core.parameters import FleetParameters
 from shared.messages import (
     Champion,
     Decision,
+    Demand,
     Explanation,
     FleetRecord,
     PolicyManifest,
@@ -39,6 +41,7 @@ settings.register_profile("tests", deadline=None, max_examples=50)
 settings.load_profile("tests")
 
 START_SECONDS = 10.0
+REDIS_PASSWORD = "of-the-tests"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,12 +61,12 @@ class RedisServer:
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://:{REDIS_PASSWORD}@127.0.0.1:{self.port}/0"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._process = subprocess.Popen(redis_command(self.port, self._folder))
+        self._process = subprocess.Popen(redis_command(self.url, self._folder))
         wait_for_redis(self.url, START_SECONDS)
 
     def stop(self) -> None:
@@ -232,6 +235,12 @@ def publish_policy() -> PublishPolicy:
         return store.set_champion(fleet, version, now)
 
     return publish
+
+
+def poisoned(message: Demand | Transition) -> str:
+    """A message with a count in it that no float holds, as a release without bounds stored it."""
+    supply = {"allocated": 10**400, "ready": 1}
+    return json.dumps(json.loads(message.model_dump_json()) | {"supply": supply})
 
 
 NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)

@@ -15,6 +15,7 @@ class OneByOne:
     exploration = 0.0
     reads_targets = True
     fields: tuple[str, ...] = notebook_fields(5)
+    lead_steps = 6
     experts: Mapping[str, float] = {}
 
     def answers(self, observation: Sequence[float]) -> tuple[float, ...]:

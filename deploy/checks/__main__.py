@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from deploy.checks.access import unauthenticated, unprotected
 from deploy.checks.pods import insecurities, negligences, pods_of
 from deploy.checks.references import mismatches, wrong_address
 from deploy.checks.rendering import (
@@ -25,7 +26,7 @@ from deploy.checks.schemas import CustomKinds, built_in_findings, is_built_in
 ROOT = Path(__file__).parents[2]
 CUSTOM_KINDS = ROOT.parent / "shared/crds"
 """There on some machines only."""
-MUST_RUN = "AUTOPILOT_MANIFESTS_MUST_RUN"
+MUST_RUN = "MANIFESTS_MUST_RUN"
 """Set to 1 where a missing kustomize is no excuse."""
 
 
@@ -58,6 +59,9 @@ class Checks:
             return
         yield from mismatches(resources)
         yield from self._repository.contradictions(resources)
+        yield from unprotected(resources)
+        for resource in resources:
+            yield from unauthenticated(resource)
         for pod in pods_of(resources):
             yield from insecurities(pod)
             yield from negligences(pod)
@@ -66,6 +70,7 @@ class Checks:
         """A file for the user's own namespace: its fields, and the addresses of ours."""
         yield from self.of_fields(resources)
         for resource in resources:
+            yield from unauthenticated(resource)
             for trigger in resource["spec"].get("triggers", ()):
                 url = trigger["metadata"].get("url", "")
                 yield from wrong_address(name_of(resource), url, base)

@@ -8,7 +8,7 @@ from deploy.checks.pods import Pod, pods_of
 from deploy.checks.rendering import Resource, name_of
 
 NAMESPACE = "gameserver-autopilot"
-SECRETS = frozenset({"api-token", "redis", "prediction-tls", "agones-token"})
+SECRETS = frozenset({"tokens", "redis", "prediction-tls", "keda-token"})
 """Made by hand, as deploy/eks/README.md says."""
 CLUSTER_WIDE = ("Namespace", "StorageClass")
 
@@ -112,8 +112,18 @@ def _scaled(resource: Resource, _: Any, resources: Sequence[Resource]) -> Iterat
         yield f"{name}: there is no {wanted} to scale"
     if any("replicas" in each["spec"] for each in found):
         yield f"{name}: {wanted} sets replicas, so that applying it takes KEDA's number back"
+    authentications = _named(resources, "TriggerAuthentication")
     for trigger in spec["triggers"]:
+        authentication = trigger.get("authenticationRef", {}).get("name")
+        if authentication is not None and authentication not in authentications:
+            yield f"{name}: there is no TriggerAuthentication {authentication}"
         yield from wrong_address(name, trigger["metadata"].get("url", ""), resources)
+
+
+def _authentication(resource: Resource, _: Any, resources: Sequence[Resource]) -> Iterator[str]:
+    for each in resource["spec"].get("secretTargetRef", ()):
+        if each["name"] not in SECRETS | _named(resources, "Secret"):
+            yield f"{name_of(resource)}: there is no Secret {each['name']}"
 
 
 def wrong_address(name: str, url: str, resources: Sequence[Resource]) -> Iterator[str]:
@@ -178,4 +188,5 @@ _CHECKS = {
     "ScaledObject": _scaled,
     "Service": _service,
     "StatefulSet": _workload,
+    "TriggerAuthentication": _authentication,
 }

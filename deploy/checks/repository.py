@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from deploy.checks.pods import Pod, pods_of
 from deploy.checks.rendering import Resource, name_of
-from shared.settings import PREFIX, FleetSettings, Settings
+from shared.known_names import PREFIX
+from shared.settings import NAMES, FleetSettings
 
-KNOWN = {PREFIX + name.upper() for name in {**Settings.model_fields, **FleetSettings.model_fields}}
+KNOWN = {PREFIX + name.upper() for name in NAMES}
 UNITS = {"m": 1e-3, "Mi": 2**20, "Gi": 2**30, "M": 2**20, "G": 2**30}
 """Compose writes M for what Kubernetes writes Mi."""
 

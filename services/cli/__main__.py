@@ -9,16 +9,21 @@ import typer
 from rich.console import Console
 
 from services.cli import learning_commands
+from services.cli.dead_letters import list_dead_letters
 from services.cli.export import export_policy
 from services.cli.fleets import list_fleets, set_mode
 from services.cli.interrupts import Interrupted
 from services.cli.play import Matchmaker, sine_demands, trace_demands
-from services.cli.policies import list_policies, promote, retire, rollback, show_policy
+from services.cli.policies import list_policies, promote, retire, rollback, show_policy, sign
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
+from shared.access import tokens_of
+from shared.bus import DEAD_LETTERS_LENGTH, RECORDED_STEPS
 from shared.entry import EXIT_BAD_INPUT
 from shared.errors import AutopilotError, BadInput, PolicyMissing, UnknownFleet
-from shared.logs import configure_logs
+from shared.logs import configure_logs, tell_uncaught_errors
 from shared.messages import utc_now
+from shared.redaction import redact, traceback_of
+from shared.redis_address import URL_FILE
 from shared.settings import load_fleets, load_settings
 
 app = typer.Typer(
@@ -31,7 +36,7 @@ app.add_typer(policies, name="policies")
 fleets = typer.Typer(help="Fleets in shadow, fleets that are live.", no_args_is_help=True)
 app.add_typer(fleets, name="fleets")
 
-STATE = Path(".autopilot")
+STATE = URL_FILE.parent
 USERS_MISTAKES = (BadInput, UnknownFleet, PolicyMissing)
 
 TraceOption = Annotated[
@@ -64,6 +69,19 @@ def up(
     elif trace is not None or speed is not None:
         raise BadInput("--no-play goes without --trace and --speed: nothing is played")
     raise typer.Exit(Platform(settings, fleets, playing, STATE, Console()).run())
+
+
+@app.command("dead-letters")
+def dead_letters(
+    newest: Annotated[
+        int, typer.Option(help="How many, the newest.", min=1, max=DEAD_LETTERS_LENGTH)
+    ] = 20,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON, with what each entry holds.")
+    ] = False,
+) -> None:
+    """Entries of Redis that no service could use, and why."""
+    list_dead_letters(load_settings(), newest, Console(), as_json=as_json)
 
 
 @app.command()
@@ -99,8 +117,9 @@ def play(
         raise BadInput("name either a TRACE or --demand sine1h")
     address = url or f"http://{settings.host}:{settings.matchmaking_port}"
     give_way_s = fleets[fleet].demand_ttl_s / 2 if give_way else 0.0
-    accepted = Matchmaker(address, fleet, settings.api_token, give_way_s).play(demands, pace)
-    Console().print(f"{accepted} demands accepted by {address}", markup=False, soft_wrap=True)
+    accepted = Matchmaker(address, fleet, tokens_of(settings), give_way_s).play(demands, pace)
+    told = redact(f"{accepted} demands accepted by {address}")
+    Console().print(told, markup=False, soft_wrap=True)
 
 
 app.command()(learning_commands.train)
@@ -144,6 +163,15 @@ def policies_retire(version: str, fleet: FleetOption = "default") -> None:
     retire(load_settings(), fleet, version, Console())
 
 
+@policies.command("sign")
+def policies_sign(version: str, fleet: FleetOption = "default") -> None:
+    """Sign a version with AUTOPILOT_SIGNING_KEY_FILE: only if you know where it comes from.
+
+    Its files are checked against its manifest before.
+    """
+    sign(load_settings(), fleet, version, Console())
+
+
 @policies.command("export")
 def policies_export(
     out: Annotated[
@@ -164,11 +192,14 @@ def policies_export(
 
 @fleets.command("list")
 def fleets_list(
-    steps: Annotated[int, typer.Option(help="Newest steps that costs are of.", min=1)] = 300,
+    steps: Annotated[
+        int, typer.Option(help="Newest steps that costs are of.", min=1, max=RECORDED_STEPS)
+    ] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Every fleet: shadow or live, policy, demand, what is told, and what that has cost."""
     settings = load_settings()
+    configure_logs("fleets", settings.log_format, settings.log_level)
     list_fleets(settings, load_fleets(settings), steps, utc_now(), Console(), as_json=as_json)
 
 
@@ -188,25 +219,31 @@ def fleets_shadow(fleet: str) -> None:
 
 def main() -> None:
     """Run a command; what the user got wrong is one line, and exit code 2."""
+    tell_uncaught_errors()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except typer.TyperException as error:
         # Without a command it is empty: the help has been printed.
         if message := " ".join(error.format_message().split()):
-            sys.stderr.write(f"autopilot: {message} (--help says more).\n")
+            _tell(f"{message} (--help says more).")
         sys.exit(error.exit_code)
     except AutopilotError as error:
-        sys.stderr.write(f"autopilot: {error}\n")
+        _tell(str(error))
         sys.exit(EXIT_BAD_INPUT if isinstance(error, USERS_MISTAKES) else 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(
-            f"autopilot: {where}{error.strerror or error}: look at that place, and try again\n"
-        )
+        _tell(f"{where}{error.strerror or error}: look at that place, and try again")
         sys.exit(EXIT_BAD_INPUT)
     except Interrupted as stopped:
-        sys.stderr.write(f"autopilot: {stopped}\n")
+        _tell(str(stopped))
         sys.exit(stopped.exit_code)
+    except Exception as error:  # noqa: BLE001 - typer's own hook would tell it with its secrets
+        sys.stderr.write(traceback_of(error, error.__traceback__))
+        sys.exit(1)
+
+
+def _tell(sentence: str) -> None:
+    sys.stderr.write(redact(f"autopilot: {sentence}\n"))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ from shared.errors import BadInput, PolicyError, PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policies import GENERAL, GENERAL_STORE, LearntPolicy
 from shared.policy_store import LITERT_MODEL, PolicyStore
+from shared.policy_store_seal import SigningKey
 from shared.settings import Settings
 
 
-def load_artefact(folder: Path) -> LearntPolicy:
-    """The policy in a folder; raises `BadInput` when it is none, or is damaged."""
+def load_artefact(folder: Path, settings: Settings) -> LearntPolicy:
+    """The policy in a folder; raises `BadInput` when it is none, is damaged, or is not signed."""
+    key = SigningKey.of(settings.signing_key_file)
     try:
-        return policies.load_artefact(folder)
+        return policies.load_artefact(folder, key)
     except PolicyError as error:
         raise BadInput(f"--policy {folder}: {error}") from error
 
@@ -21,7 +23,7 @@ def load_artefact(folder: Path) -> LearntPolicy:
 def find_artefact(name: str, fleet: str, settings: Settings) -> LearntPolicy:
     """The policy that DIR or VERSION names: a folder first, else a version in the store."""
     if Path(name).exists():
-        return load_artefact(Path(name))
+        return load_artefact(Path(name), settings)
     try:
         store, manifest = find_version(name, fleet, settings)
         return LearntPolicy(store.read(manifest, LITERT_MODEL), manifest)
@@ -37,10 +39,13 @@ def find_artefact(name: str, fleet: str, settings: Settings) -> LearntPolicy:
 def find_version(
     version: str, fleet: str, settings: Settings
 ) -> tuple[PolicyStore, PolicyManifest]:
-    """A fleet's version, or the general policy's, and where it is; raises `PolicyError`."""
+    """A fleet's version, or the general policy's, and where it is; raises `PolicyError`.
+
+    The general policy is not signed: it comes with the package, and is code like the rest.
+    """
     if version in GENERAL_STORE.versions(GENERAL):
         return GENERAL_STORE, GENERAL_STORE.manifest(GENERAL, version)
-    store = PolicyStore.at(settings.policy_store)
+    store = PolicyStore.of(settings)
     return store, store.manifest(fleet, version)
 
 

@@ -23,7 +23,8 @@ from shared.core.parameters import FleetParameters
 from shared.core.tuning import LIVE_RULE, RULES, tune
 from shared.errors import BadInput
 from shared.messages import PolicyManifest
-from shared.settings import FleetSettings
+from shared.policies import FleetPolicy
+from shared.settings import FleetSettings, Settings
 
 AUTOPILOT = "autopilot"
 ORACLE = "oracle"
@@ -180,9 +181,12 @@ def what_serves(outcome: Outcome) -> list[str]:
     return [] if kind == "learnt" else [f"{AUTOPILOT} is {kind}: {worse}"]
 
 
-def replayed(case: Case, folder: Path, history_len: int | None) -> tuple[Case, Outcome]:
+def replayed(
+    case: Case, folder: Path, history_len: int | None, settings: Settings
+) -> tuple[Case, Outcome]:
     """A policy artefact over the whole series, and the case as the policy needs it."""
-    policy = load_artefact(folder)
+    policy = load_artefact(folder, settings)
     case = for_policy(case, policy.manifest, history_len)
-    decisions = decide(policy, case.history, case.parameters, since=case.in_charge)
+    served = FleetPolicy(policy.manifest, case.parameters, lambda: policy)
+    decisions = decide(served, case.history, case.parameters, since=case.in_charge)
     return case, case.outcome(decisions, version=policy.version)

@@ -1,6 +1,5 @@
 """RecordedDemand demand in servers, from a trace or a curve, and what limits it suggests."""
 
-import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,13 +13,17 @@ from shared.core.parameters import FleetParameters
 from shared.errors import BadInput
 from shared.messages import MAX_SERVERS_EVER
 from shared.settings import FleetSettings, Settings, load_fleets
-from shared.traces import read_trace
+from shared.traces import MAX_DEMAND, read_trace
 
 PEAK_PERCENTILE = 99.9
 """What `--peak-servers` calls the peak: one wild minute is none."""
 CURVE_STEPS = 3_000
 """Steps of a curve: fifty arches of `sine1h`."""
 CURVE_START = datetime(2024, 1, 1, tzinfo=UTC)
+LEAST_PER_SERVER, MOST_PER_SERVER = 1e-6, MAX_DEMAND
+"""Demand that one server takes, in the trace's own unit."""
+LEAST_PEAK = 1e-3
+"""Servers."""
 DEFAULT_STEP_SECONDS = 60.0
 """The notebook's minute, where there is only one row to tell from."""
 
@@ -81,9 +84,8 @@ class Source:
 
     def _players_per_server(self, learnt: FloatArray) -> float:
         if self.peak_servers is None:
-            return positive(
-                1.0 if self.players_per_server is None else self.players_per_server,
-                "--players-per-server",
+            return players_per_server(
+                1.0 if self.players_per_server is None else self.players_per_server
             )
         if self.players_per_server is not None:
             raise BadInput("give --players-per-server or --peak-servers, not both")
@@ -93,7 +95,7 @@ class Source:
                 "the learning part has no demand, so --peak-servers can't scale it: "
                 "use --players-per-server, or a trace with demand in it"
             )
-        return peak / positive(self.peak_servers, "--peak-servers")
+        return peak / _within(self.peak_servers, "--peak-servers", LEAST_PEAK, MAX_SERVERS_EVER)
 
 
 def fleet_settings(settings: Settings) -> FleetSettings:
@@ -123,8 +125,12 @@ def parameters_for(
     return parameters if history_len is None else replace(parameters, history_len=history_len)
 
 
-def positive(number: float, option: str) -> float:
-    """The number; raises `BadInput` unless it is finite and above 0."""
-    if not (math.isfinite(number) and number > 0):
-        raise BadInput(f"{option} is {number:g}: give a finite number above 0")
+def players_per_server(number: float) -> float:
+    """The option of that name; raises `BadInput` for what can't be."""
+    return _within(number, "--players-per-server", LEAST_PER_SERVER, MOST_PER_SERVER)
+
+
+def _within(number: float, option: str, least: float, most: float) -> float:
+    if not least <= number <= most:  # NaN is within nothing
+        raise BadInput(f"{option} is {number:g}: give a number from {least:g} to {most:g}")
     return number

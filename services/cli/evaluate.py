@@ -1,5 +1,7 @@
 """`autopilot evaluate`: the notebook's evaluation, a policy's reward by episode."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +16,11 @@ from services.trainer.quiet import quiet_libraries
 from shared.core.backtest import BatchPolicy, FloatArray, decide, later
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.core.rewards import reward_of
-from shared.errors import BadInput, PolicyError
+from shared.errors import BadInput, PolicyError, PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policy_store import MANIFEST, read_manifest
+from shared.policy_store_folder import FolderFiles
+from shared.policy_store_seal import CHECKPOINT_MANIFEST, SigningKey, checked_copy, open_checkpoint
 
 if TYPE_CHECKING:
     from services.trainer.module import ResidualModule
@@ -34,23 +38,52 @@ def learnt_for(manifest: PolicyManifest, parameters: FleetParameters) -> FleetPa
 
 
 def find_checkpoint(
-    folder: Path, parameters: FleetParameters
+    folder: Path, parameters: FleetParameters, key: SigningKey | None, *, trust: bool
 ) -> tuple["ResidualModule", FleetParameters]:
     """The policy of a checkpoint's folder, and what it is evaluated with; raises `BadInput`.
 
     An artefact's checkpoint has the artefact's limits, one of a working folder those that are set.
+    Without a manifest that lists its files it is taken only with `trust`.
     """
     check_trainer("--checkpoint")
     quiet_libraries()
-    from services.trainer.checkpoints import load_policy_module, parameters_for
+    from services.trainer.checkpoints import LEARNER_GROUP, load_policy_module, parameters_for
 
     try:
-        found = load_policy_module(folder)
-        if (folder.absolute().parent / MANIFEST).exists():
-            parameters = learnt_for(read_manifest(folder.absolute().parent), parameters)
+        if not (folder / LEARNER_GROUP).is_dir():
+            raise PolicyMissing(
+                f"it has no {LEARNER_GROUP}: name the folder that has one; a policy's is "
+                "checkpoint/, where it was trained with AUTOPILOT_SAVE_MODEL=1"
+            )
+        with _checked(folder.resolve(), key, trust=trust) as (copy, manifest):
+            found = load_policy_module(copy)
     except PolicyError as error:
         raise BadInput(f"--checkpoint {folder}: {error}") from error
+    if manifest is not None:
+        parameters = learnt_for(manifest, parameters)
     return found, parameters_for(found, parameters)
+
+
+@contextmanager
+def _checked(
+    folder: Path, key: SigningKey | None, *, trust: bool
+) -> Iterator[tuple[Path, PolicyManifest | None]]:
+    """A checked copy of a checkpoint's folder, and the manifest of the artefact that it is of."""
+    if (folder / CHECKPOINT_MANIFEST).exists():
+        with open_checkpoint(FolderFiles(folder), "", key) as copy:
+            yield copy, None
+    elif (folder.parent / MANIFEST).exists():
+        manifest = read_manifest(folder.parent, key)
+        files, what = FolderFiles(folder.parent), f"policy {manifest.version}"
+        with checked_copy(files, "", manifest, MANIFEST, what, folder.name) as copy:
+            yield copy, manifest
+    elif trust:
+        yield folder, None
+    else:
+        raise PolicyMissing(
+            "it has no manifest, neither its own nor that of the policy around it, to check its "
+            "files by, and a checkpoint is code: give --trust if you know who wrote it"
+        )
 
 
 def episode_rewards(

@@ -3,14 +3,15 @@
 import tarfile
 from datetime import datetime
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from rich.console import Console
 
 from services.cli.files import check_new_file, check_new_folder, hidden_folder, write_whole
-from shared.errors import PolicyCorrupt, PolicyMissing
+from shared.errors import PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, SAVED_MODEL, PolicyStore
+from shared.policy_store_seal import content_of, signed
 from shared.settings import Settings
 
 OPTION = "--out"
@@ -31,7 +32,7 @@ def export_policy(
     checked against its sha256.
     """
     (check_new_file if sagemaker else check_new_folder)(out, OPTION)
-    store = PolicyStore.at(settings.policy_store)
+    store = PolicyStore.of(settings)
     if version is None:
         champion = store.champion(fleet)
         if champion is None:
@@ -48,11 +49,12 @@ def export_policy(
 
 
 def _write_artefact(store: PolicyStore, manifest: PolicyManifest, folder: Path) -> None:
-    for name in _names(manifest):
+    for name in manifest.sha256:
+        content = store.read(manifest, name)
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(store.read(manifest, name))
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
+        path.write_bytes(content)
+    (folder / MANIFEST).write_bytes(content_of(manifest))
 
 
 def _write_model(store: PolicyStore, manifest: PolicyManifest, path: Path) -> None:
@@ -61,17 +63,18 @@ def _write_model(store: PolicyStore, manifest: PolicyManifest, path: Path) -> No
     Ours reads `policy.json` and `policy.tflite`; TensorFlow's looks for
     `<any name>/<number>/saved_model.pb`, so that the model's name there is `tf-model`.
     """
-    names = [name for name in _names(manifest) if not name.startswith(f"{CHECKPOINT}/")]
+    names = [name for name in manifest.sha256 if not name.startswith(f"{CHECKPOINT}/")]
     for needed in (LITERT_MODEL, f"{SAVED_MODEL}/saved_model.pb"):
         if needed not in names:
             raise PolicyMissing(
                 f"policy {manifest.version} has no {needed}: export another version"
             )
-    served = manifest.model_copy(update={"sha256": {name: manifest.sha256[name] for name in names}})
+    digests = {name: manifest.sha256[name] for name in names}
+    served = signed(manifest.model_copy(update={"sha256": digests}), store.key)
     with tarfile.open(path, "w:gz") as archive:
         for name in names:
             _add(archive, name, store.read(manifest, name), manifest.created_at)
-        _add(archive, MANIFEST, served.model_dump_json(indent=2).encode(), manifest.created_at)
+        _add(archive, MANIFEST, content_of(served), manifest.created_at)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes, made: datetime) -> None:
@@ -79,12 +82,3 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes, made: datetime) ->
     member.size = len(content)
     member.mtime = int(made.timestamp())
     archive.addfile(member, BytesIO(content))
-
-
-def _names(manifest: PolicyManifest) -> list[str]:
-    """The artefact's files; raises `PolicyCorrupt` where one would not stay in its folder."""
-    for name in manifest.sha256:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            raise PolicyCorrupt(f"policy {manifest.version} names a file outside of it: {name}")
-    return list(manifest.sha256)

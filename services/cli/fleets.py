@@ -6,14 +6,18 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+import structlog
 from rich.console import Console
 from rich.table import Table
 
-from services.cli.live_costs import live_costs
+from services.cli.live_costs import LiveCosts, live_costs
 from services.prediction.board import Board
-from shared.bus import DECISIONS, DEMANDS, MODES, Bus, Feed
-from shared.messages import FleetMode, RecordedStep
+from shared.bus import DECISIONS, DEMANDS, MODES, Bus, Feed, reason_of
+from shared.errors import BusAway
+from shared.messages import FleetMode
 from shared.settings import Fleets, Settings
+
+_log = structlog.get_logger(__name__)
 
 HEADINGS = ("fleet", "mode", "policy", "demand", "told", "cost a step", "instead")
 
@@ -73,7 +77,7 @@ async def _shown(
         for feed in feeds:
             for message in (await bus.latest(feed)).values():
                 board.hear(message)
-        steps = {name: await bus.recorded_steps(name, newest) for name in fleets.names}
+        costs = {name: await _live_costs(bus, name, newest, fleets) for name in fleets.names}
     finally:
         await bus.close()
     answers, reasons = board.all_encoded(now, shadow=True)
@@ -83,11 +87,21 @@ async def _shown(
             board.in_shadow(name),
             json.loads(answers[name]) if name in answers else None,
             reasons.get(name),
-            fleets,
-            steps[name],
+            costs[name],
         )
         for name in fleets.names
     ]
+
+
+async def _live_costs(bus: Bus, name: str, newest: int, fleets: Fleets) -> LiveCosts | None:
+    """None where there are none to tell: what one fleet has recorded must not hide the others."""
+    try:
+        return live_costs(await bus.recorded_steps(name, newest), fleets[name])
+    except BusAway:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever stands in Redis
+        _log.error("fleet_costs_unknown", fleet=name, reason=reason_of(error))
+        return None
 
 
 def _fleet(
@@ -95,10 +109,8 @@ def _fleet(
     shadow: bool,
     answer: dict[str, Any] | None,
     reason: str | None,
-    fleets: Fleets,
-    steps: list[RecordedStep],
+    costs: LiveCosts | None,
 ) -> dict[str, Any]:
-    costs = live_costs(steps, fleets[name])
     prediction = {} if answer is None else answer["Prediction"]
     return {
         "fleet": name,

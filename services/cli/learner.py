@@ -21,6 +21,7 @@ from shared.errors import BadInput
 from shared.messages import PolicyManifest
 from shared.policies import GENERAL
 from shared.policy_store import CHECKPOINT, new_version, seal
+from shared.policy_store_seal import SigningKey
 
 if TYPE_CHECKING:
     from services.trainer.from_trace import FromTrace
@@ -84,8 +85,12 @@ def write_artefact(
     tell: Told,
     *,
     save_model: bool,
+    key: SigningKey | None = None,
 ) -> PolicyManifest:
-    """Learn, export, check, and put the artefact at `folder`, whole or not at all."""
+    """Learn, export, check, and put the artefact at `folder`, whole or not at all.
+
+    It is signed with the key, if there is one.
+    """
     from services.trainer.export import check_agreement, export
     from services.trainer.from_trace import LEARNT
 
@@ -105,11 +110,16 @@ def write_artefact(
             "scores": draft.scores | costs,
             "trained_on_steps": len(history.demands),
         }
-        return seal(draft.model_copy(update=chosen), hidden, folder)
+        return seal(draft.model_copy(update=chosen), hidden, folder, key)
 
 
 def write_general(
-    folder: Path, history_len: int, seed: int, now: datetime, tell: Told
+    folder: Path,
+    history_len: int,
+    seed: int,
+    now: datetime,
+    tell: Told,
+    key: SigningKey | None = None,
 ) -> PolicyManifest:
     """Learn the general policy from made-up demand, and put its artefact at `folder`, whole."""
     check_trainer()
@@ -132,7 +142,7 @@ def write_general(
             "kind": GENERAL,
             "trained_on_steps": pretraining.SERIES * pretraining.OF_EACH,
         }
-        return seal(draft.model_copy(update=made_up), hidden, folder)
+        return seal(draft.model_copy(update=made_up), hidden, folder, key)
 
 
 def _draft(

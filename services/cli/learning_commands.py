@@ -29,6 +29,7 @@ from shared.core.backtest import BatchPolicy
 from shared.errors import BadInput, BadSetting
 from shared.logs import configure_logs
 from shared.messages import PolicyManifest, utc_now
+from shared.policy_store_seal import SigningKey
 from shared.settings import LAST_SEED, FleetSettings, Settings, load_settings
 
 SYNTHETIC = "synthetic"
@@ -101,7 +102,7 @@ def backtest(
     source = Source(trace, demand, players_per_server, peak_servers)
     case = prepare(source, fleet, train_fraction, history_len)
     if policy is not None:
-        case, outcome = replayed(case, policy, history_len)
+        case, outcome = replayed(case, policy, history_len, settings)
     else:
         with learner.trainer(), learner.progress_bar() as tell:
             outcome = learnt(case, options, tell)
@@ -134,6 +135,7 @@ def train(
     """
     settings, fleet = _settings("train")
     check_new_folder(out, "--out")
+    key = SigningKey.of(settings.signing_key_file)
     if demand == SYNTHETIC:
         others = (trace, players_per_server, peak_servers, seconds, steps)
         if any(option is not None for option in others):
@@ -145,6 +147,7 @@ def train(
                 settings.seed if seed is None else seed,
                 utc_now(),
                 tell,
+                key,
             )
         _print_scores(manifest, out)
         return
@@ -168,6 +171,7 @@ def train(
             utc_now(),
             tell,
             save_model=settings.save_model,
+            key=key,
         )
     _print_scores(manifest, out)
 
@@ -180,9 +184,17 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Instead, a folder with an RLlib checkpoint: a policy's checkpoint/, or a "
-            "batch of .on_policy/."
+            "batch of .on_policy/. It is code: its files have to be those of its manifest."
         ),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Take a checkpoint that has no manifest. A checkpoint is code, which runs as you: "
+            "only if you know who wrote it.",
+        ),
+    ] = False,
     episodes: Annotated[int, typer.Option(help="Episodes of 301 steps.")] = 10,
     trace: Trace = None,
     demand: Curve = None,
@@ -196,10 +208,13 @@ def evaluate(
     recorded = Source(trace, curve, players_per_server).read(own)
     if (policy is None) == (checkpoint is None):
         raise BadInput("name either --policy DIR-OR-VERSION or --checkpoint DIR")
+    if trust and checkpoint is None:
+        raise BadInput("--trust is for --checkpoint: a policy's own files are checked")
     found: BatchPolicy
     if checkpoint is not None:
         name = f"checkpoint {checkpoint}"
-        found, parameters = find_checkpoint(checkpoint, own.parameters)
+        key = SigningKey.of(settings.signing_key_file)
+        found, parameters = find_checkpoint(checkpoint, own.parameters, key, trust=trust)
     else:
         assert policy is not None
         found = artefact = find_artefact(policy, fleet, settings)

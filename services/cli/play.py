@@ -10,10 +10,12 @@ from pathlib import Path
 import httpx
 import structlog
 
-from services.cli.demand import positive
+from services.cli.demand import players_per_server as checked
+from shared.bearer import Bearer, bearer_for
 from shared.core.curves import PEAK_FRACTION, sine1h
 from shared.errors import BadInput
 from shared.messages import MAX_SERVERS_EVER, utc_now
+from shared.tokens import REPORTERS, Tokens
 from shared.traces import read_trace
 
 REQUEST_TIMEOUT_SECONDS = 5.0
@@ -30,7 +32,7 @@ class Matchmaker:
     url: str
     """Base address of the matchmaking service."""
     fleet: str
-    token: str | None
+    tokens: Tokens
     give_way_s: float = 0.0
     """Reports say that they were observed so long ago: anyone else's newer one counts meanwhile."""
     sleep: Callable[[float], None] = time.sleep
@@ -42,9 +44,8 @@ class Matchmaker:
         A service that is away is waited for: demand that could not be told in time is skipped,
         as a real matchmaker would. Raises `BadInput` when it refuses a demand, or took none.
         """
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         accepted, away = 0, False
-        with httpx.Client(timeout=REQUEST_TIMEOUT_SECONDS, headers=headers) as client:
+        with httpx.Client(timeout=REQUEST_TIMEOUT_SECONDS, auth=self._auth()) as client:
             start = self.clock()
             for number, demand in enumerate(demands):
                 behind = self.clock() - start - number / steps_per_second
@@ -67,6 +68,12 @@ class Matchmaker:
             )
         return accepted
 
+    def _auth(self) -> Bearer | None:
+        try:
+            return bearer_for(self.url, self.tokens, REPORTERS)
+        except httpx.InvalidURL as error:
+            raise BadInput(f"{self.url} is no address ({error}): write http://host:port") from error
+
     def _post(self, client: httpx.Client, demand: float) -> bool:
         report = {"fleet": self.fleet, "num_of_gameservers": demand, "source": "autopilot play"}
         if self.give_way_s:
@@ -75,17 +82,14 @@ class Matchmaker:
             response = client.post(f"{self.url}/demand", json=report)
         except httpx.TransportError:
             return False
-        except httpx.InvalidURL as error:
-            raise BadInput(f"{self.url} is no address ({error}): write http://host:port") from error
-        if response.status_code in (401, 404, 422):
+        if response.status_code in (401, 403, 404, 421, 422):
             raise BadInput(f"{self.url} refuses demand: {response.json().get('detail')}")
         return response.is_success
 
 
 def trace_demands(path: Path, players_per_server: float, *, repeat: bool) -> Iterator[float]:
     """Demand in servers, a row a step; from the start again for ever if `repeat`."""
-    positive(players_per_server, "--players-per-server")
-    servers = read_trace(path).demand / players_per_server
+    servers = read_trace(path).demand / checked(players_per_server)
     if servers.max() > MAX_SERVERS_EVER:
         raise BadInput(
             f"{path}: demand goes up to {servers.max():g} servers: raise --players-per-server"

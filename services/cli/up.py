@@ -12,17 +12,22 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from services.cli.embedded_redis import redis_command
 from services.cli.play import trace_demands
 from services.cli.supervision import (
     GAVE_UP,
     Program,
     Supervisor,
     check_port_free,
-    redis_command,
     service_command,
 )
+from shared.access import access_of
+from shared.bearer import Bearer
+from shared.redaction import redact
+from shared.redis_address import keep_url
 from shared.settings import Fleets, Settings
 from shared.tls import of_this_machine
+from shared.tokens import READERS
 
 DEMO_STEPS_PER_SECOND = 5.0
 """Pace of the demo: a policy is learnt within minutes, where 65 s a step would take hours."""
@@ -71,13 +76,14 @@ class Platform:
         self._playing = playing
         self._folder = folder
         self._console = console
+        self._tokens = access_of(settings).tokens
         self._failed = False
         self._ended = threading.Event()
 
     def run(self) -> int:
         """Run until Ctrl-C or SIGTERM, or until a process can't be kept up; the exit code."""
         self._check_ports()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._console.print("starting; Ctrl-C stops everything", style="bold")
         supervisor = Supervisor(list(self._programs()), self._folder, self._environment())
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -92,7 +98,7 @@ class Platform:
         return int(self._failed)
 
     def _pass_on(self, line: str, supervisor: Supervisor) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(redact(line), markup=False, highlight=False, soft_wrap=True)
         if GAVE_UP in line:
             self._failed = True
             self._console.print("a service can't be kept up; stopping", style="bold red")
@@ -121,9 +127,8 @@ class Platform:
 
     def _programs(self) -> Iterator[Program]:
         if self._embeds_redis:
-            redis = self._folder / "redis"
-            redis.mkdir(exist_ok=True)
-            yield Program("redis", redis_command(self._settings.redis_port, redis.resolve()))
+            url = keep_url("127.0.0.1", self._settings.redis_port)
+            yield Program("redis", redis_command(url, self._folder / "redis"))
         for name in ("matchmaking", "prediction", "environment"):
             yield Program(name, service_command(f"services.{name}"))
         if self._playing is not None:
@@ -132,21 +137,20 @@ class Platform:
             yield Program(name, service_command(f"services.{name}"))
 
     def _environment(self) -> dict[str, str]:
-        """Settings of the services: ours, and the demo's pace where nothing else was set."""
+        """Settings of the services: ours, and the demo's pace where nothing else was set.
+
+        The address of an embedded Redis is not among them: they read it from its file, as we do.
+        """
         default = next(iter(self._fleets.by_name.values()))
         given = default.model_fields_set
         environment = {
-            "AUTOPILOT_REDIS_URL": self._settings.redis_url,
             "AUTOPILOT_POLICY_STORE": self._settings.policy_store,
+            "AUTOPILOT_MATCHMAKING_URL": self._matchmaking,
             "AUTOPILOT_LOG_FORMAT": "console"
             if self._settings.log_format == "auto"
             else self._settings.log_format,
             "PYTHONUNBUFFERED": "1",
         }
-        if "gs_inventory_url" not in given:
-            environment["AUTOPILOT_GS_INVENTORY_URL"] = (
-                f"{self._matchmaking}/demand?fleet={{fleet}}"
-            )
         if self._playing is not None:
             pace = {
                 "learning_freq": 1 / self._playing.steps_per_second,
@@ -163,9 +167,8 @@ class Platform:
         """Print the table when the platform answers, when a policy changes, and now and then."""
         shown: list[Any] = []
         shown_at = 0.0
-        with httpx.Client(
-            timeout=2.0, headers=self._authorization(), verify=of_this_machine()
-        ) as client:
+        auth = Bearer(self._tokens, READERS)
+        with httpx.Client(timeout=2.0, auth=auth, verify=of_this_machine()) as client:
             while not self._ended.wait(POLL_SECONDS):
                 answers = [self._ask(client, name) for name in self._fleets.names[:SHOWN_FLEETS]]
                 if all(answer is None for answer in answers):
@@ -174,10 +177,6 @@ class Platform:
                 if versions != shown or time.monotonic() - shown_at > TABLE_EVERY_SECONDS:
                     shown, shown_at = versions, time.monotonic()
                     self._console.print(self._table(answers))
-
-    def _authorization(self) -> dict[str, str]:
-        token = self._settings.api_token
-        return {} if token is None else {"Authorization": f"Bearer {token}"}
 
     def _ask(self, client: httpx.Client, fleet: str) -> dict[str, Any] | None:
         try:

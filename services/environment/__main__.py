@@ -11,12 +11,15 @@ from services.environment.demand_source import DemandSource, HttpDemand, LocalSi
 from services.environment.sharing import step_fleets
 from services.environment.supply import Supplies
 from services.environment.worker import FleetStepper
+from shared.access import tokens_of
+from shared.bearer import bearer_for, is_under
 from shared.bus import Bus, TrainingQueue
 from shared.champions import Champions
 from shared.entry import run_service
 from shared.messages import utc_now
 from shared.policy_store import PolicyStore
 from shared.settings import LOCAL_DEMAND, Fleets, FleetSettings, Settings
+from shared.tokens import READERS, Tokens
 
 REQUESTS_AT_ONCE = 16
 """Demand requests under way, over all fleets."""
@@ -32,9 +35,10 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     bus = Bus.connect(settings.redis_url)
     queue = TrainingQueue(settings.redis_url)
-    champions = Champions(PolicyStore.at(settings.policy_store), fleets)
+    champions = Champions(PolicyStore.of(settings), fleets)
     shortest_step_s = min(each.learning_freq for each in fleets.by_name.values())
     supplies = Supplies(bus, fleets.names, shortest_step_s)
+    tokens = tokens_of(settings)
     turns = asyncio.Semaphore(REQUESTS_AT_ONCE)
     limits = httpx.Limits(max_keepalive_connections=REQUESTS_AT_ONCE)
     async with httpx.AsyncClient(limits=limits) as client:
@@ -43,7 +47,7 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
                 fleet,
                 fleets[fleet],
                 index / len(fleets.names),
-                _source(client, turns, fleet, fleets[fleet]),
+                _source(client, turns, fleet, fleets[fleet], tokens),
                 champions,
                 bus,
                 queue,
@@ -63,11 +67,17 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
 
 
 def _source(
-    client: httpx.AsyncClient, turns: asyncio.Semaphore, fleet: str, settings: FleetSettings
+    client: httpx.AsyncClient,
+    turns: asyncio.Semaphore,
+    fleet: str,
+    settings: FleetSettings,
+    tokens: Tokens,
 ) -> DemandSource:
     if settings.gs_inventory_url == LOCAL_DEMAND:
         return LocalSine(settings.max_servers)
-    return HttpDemand(client, turns, settings.gs_inventory_url, fleet, settings.learning_freq)
+    url = settings.gs_inventory_url
+    auth = bearer_for(url, tokens, READERS) if is_under(settings.matchmaking_url, url) else None
+    return HttpDemand(client, turns, url, fleet, settings.learning_freq, auth)
 
 
 if __name__ == "__main__":

@@ -84,12 +84,16 @@ def _seen_by(
     history: History,
     parameters: FleetParameters,
 ) -> Sequence[float]:
-    """The policy's own fields; without any history, what the notebook's numbers tell of them."""
-    if policy.fields == notebook_fields(parameters.history_len):
+    """The policy's own fields, for the lead time that it plans for.
+
+    Without any history, what the notebook's numbers tell of them.
+    """
+    told = notebook_fields(parameters.history_len)
+    if policy.fields == told:
         return observation
-    if not len(history.times):
+    if not len(history.times) or set(policy.fields) <= set(told):
         return from_notebook(observation, policy.fields)
-    encoder = encoder_of(policy.fields, parameters.lead_steps)
+    encoder = encoder_of(policy.fields, policy.lead_steps)
     newest = np.array([len(history.times) - 1])
     targets = np.array([observation[parameters.history_len :]])
     seen: list[float] = encoder.observations(encoder.encode(history, newest), targets)[0].tolist()

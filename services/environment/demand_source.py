@@ -1,6 +1,7 @@
 """Where the worker reads demand: a URL, or the notebook's own sine."""
 
 import asyncio
+import json
 import math
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +17,7 @@ from tenacity import (
 
 from shared.core.curves import PEAK_FRACTION, sine1h
 from shared.errors import DemandMissing
-from shared.messages import MAX_SERVERS_EVER, Supply
+from shared.messages import MAX_PLAYERS_EVER, MAX_SERVERS_EVER, Supply
 
 ATTEMPTS = 3
 LONGEST_TIMEOUT_SECONDS = 2.0
@@ -24,6 +25,8 @@ SHORTEST_TIMEOUT_SECONDS = 0.25
 """Steps may be faster than this in a demo; an answer that a busy machine delays is still one."""
 FIRST_WAIT_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 0.5
+ANSWER_LIMIT = 64 * 1024
+"""Bytes of an answer, which may come from anywhere; ours has some hundred."""
 
 
 class Reading(NamedTuple):
@@ -65,6 +68,7 @@ class HttpDemand:
         url: str,
         fleet: str,
         period_s: float,
+        auth: httpx.Auth | None = None,
     ) -> None:
         """`{fleet}` in the URL becomes the fleet's name; no try begins after half a period.
 
@@ -73,6 +77,7 @@ class HttpDemand:
         """
         self._client = client
         self._turns = turns
+        self._auth = auth
         self._url = url.replace("{fleet}", fleet)
         timeout = max(SHORTEST_TIMEOUT_SECONDS, min(LONGEST_TIMEOUT_SECONDS, period_s / 2))
         self._request = client.build_request("GET", self._url, timeout=timeout)
@@ -91,39 +96,66 @@ class HttpDemand:
     async def _once(self) -> Reading:
         try:
             async with self._turns:
-                response = await self._client.send(self._request)
+                response = await self._client.send(self._request, auth=self._auth, stream=True)
+                try:
+                    content = await self._content(response)
+                finally:
+                    await response.aclose()
         except httpx.HTTPError as error:
             raise _Transient(f"{self._url} does not answer: {error!r}") from error
         if response.status_code in (500, 502, 504):
             raise _Transient(f"{self._url} answers {response.status_code}")
         if response.status_code != httpx.codes.OK:
-            raise DemandMissing(f"{self._url} answers {response.status_code}: {response.text:.200}")
-        return _reading(self._url, response)
+            raise DemandMissing(
+                f"{self._url} answers {response.status_code}: {_start_of(content, 200)}"
+            )
+        return _reading(self._url, content)
+
+    async def _content(self, response: httpx.Response) -> bytes:
+        content = b""
+        async for part in response.aiter_bytes():
+            content += part
+            if len(content) > ANSWER_LIMIT:
+                raise DemandMissing(
+                    f"{self._url} answers more than {ANSWER_LIMIT} bytes: it must answer "
+                    '{"Prediction": {"num_of_gameservers": x}}'
+                )
+        return content
 
 
 class _Transient(DemandMissing):
     """Worth another try at once."""
 
 
-def _reading(url: str, response: httpx.Response) -> Reading:
+def _start_of(content: bytes, characters: int) -> str:
+    return content[: 4 * characters].decode(errors="replace")[:characters]
+
+
+def _reading(url: str, content: bytes) -> Reading:
     try:
-        answer: Any = response.json()
+        answer: Any = json.loads(content)
         demand = float(answer["Prediction"]["num_of_gameservers"])
-    except (ValueError, KeyError, TypeError) as error:
+    # Whole numbers of JSON have no end (OverflowError), and neither has its depth.
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DemandMissing(
             f'{url} must answer {{"Prediction": {{"num_of_gameservers": x}}}}, '
-            f"but says {response.text:.100}"
+            f"but says {_start_of(content, 100)}"
         ) from error
     if not (math.isfinite(demand) and 0 <= demand <= MAX_SERVERS_EVER):
         raise DemandMissing(f"{url} answers {demand:g} servers, which can't be")
-    tickets, observed_at = answer.get("tickets_waiting"), answer.get("observed_at")
-    return Reading(demand, _supply(answer.get("supply")), _count(tickets), _time(observed_at))
+    return Reading(
+        demand,
+        _supply(answer.get("supply")),
+        _count(answer.get("tickets_waiting"), MAX_PLAYERS_EVER),
+        _time(answer.get("observed_at")),
+    )
 
 
 def _supply(told: object) -> Supply | None:
     counts = told if isinstance(told, dict) else {}
     allocated, ready, reserved, starting = (
-        _count(counts.get(name)) for name in ("allocated", "ready", "reserved", "starting")
+        _count(counts.get(name), MAX_SERVERS_EVER)
+        for name in ("allocated", "ready", "reserved", "starting")
     )
     if allocated is None:
         return None
@@ -139,8 +171,8 @@ def _time(value: object) -> datetime | None:
         return None
 
 
-def _count(value: object) -> int | None:
-    """What any URL may have under the name of ours, if it is a count."""
+def _count(value: object, most: int) -> int | None:
+    """What any URL may have under the name of ours, if it is a count of that size."""
     if isinstance(value, bool) or not isinstance(value, int):
         return None
-    return value if value >= 0 else None
+    return value if 0 <= value <= most else None

@@ -8,7 +8,7 @@ import numpy as np
 
 from services.environment.choice import Choice, decide
 from services.environment.history import empty_history, with_row
-from shared.core.adaptation import FRESH, unanswered, weights
+from shared.core.adaptation import FRESH, rescaled, unanswered, weights
 from shared.core.dynamics import (
     FleetState,
     FloatArray,
@@ -95,6 +95,8 @@ def step_fleet(
     """
     if demand is None and record is None:
         return None
+    if record is not None:
+        record = _by_present_settings(record, parameters)
     before = initial_state(parameters) if record is None else _state(record, parameters)
     observation = _floats(observe(before))
     before_this = empty_history(0.0) if history is None else history
@@ -166,7 +168,8 @@ def step_fleet(
             next_action=then.action,
             next_policy_version=then.version,
             next_behaviour=then.behaviour,
-            next_target=told.target if told.target != target_of(then.action, parameters) else None,
+            next_target=told.target,
+            action_factor=parameters.action_factor,
             asks=told.asks,
             adaptation=then.adaptation,
             untrained_steps=(0 if record is None else record.untrained_steps) + (not stale),
@@ -197,6 +200,7 @@ def step_fleet(
             done=number % EPISODE_STEPS == 0,
             policy_version=chosen.version,
             behaviour=chosen.behaviour,
+            action_factor=parameters.action_factor,
             stale=stale,
             gap_steps=due.gap_steps,
             floor=floor,
@@ -241,6 +245,28 @@ def step_fleet(
     )
 
 
+def _by_present_settings(record: FleetRecord, parameters: FleetParameters) -> FleetRecord:
+    """The record with its actions by the fleet's present `action_factor`.
+
+    Answers that wait for their outcome were given for the lead time of then: with another
+    `history_len` they are forgotten.
+    """
+    factor, other_lead = parameters.action_factor, len(record.demands) != parameters.history_len
+    scale = (record.action_factor or factor) / factor
+    if scale == 1 and not other_lead:
+        return record
+    known = rescaled(record.adaptation, scale)
+    behaviour = record.next_behaviour
+    return record.model_copy(
+        update={
+            "next_action": scale * record.next_action,
+            "next_behaviour": behaviour and (scale * behaviour[0], scale * behaviour[1]),
+            "adaptation": known._replace(waiting=()) if other_lead else known,
+            "action_factor": factor,
+        }
+    )
+
+
 def _state(record: FleetRecord, parameters: FleetParameters) -> FleetState:
     """The histories as committed, fitted to the fleet's present history_len and limits."""
     return FleetState(
@@ -251,7 +277,7 @@ def _state(record: FleetRecord, parameters: FleetParameters) -> FleetState:
 def _asked_for(
     record: FleetRecord | None, chosen: Choice, parameters: FleetParameters
 ) -> FloatArray:
-    """The target of this step, as it was told after the one before."""
+    """The target of this step, as it was told after the one before; within the present limits."""
     if record is None or record.next_target is None:
         return target_of(chosen.action, parameters)
     target = np.asarray(record.next_target, dtype=np.float64)

@@ -177,7 +177,8 @@ class FleetStepper:
 
     async def _resume(self) -> None:
         """Read the last committed step, and the history that a policy of this fleet may see."""
-        self._record = await self._patiently(lambda: self._bus.fleet_record(self.fleet))
+        record = await self._patiently(lambda: self._bus.fleet_record(self.fleet))
+        self._record = None if record is None else self._for_present_lead(record)
         if not self._sees_history:
             return
         rows = self._encoder.reach_seconds / self._settings.learning_freq
@@ -185,6 +186,25 @@ class FleetStepper:
         steps = await self._patiently(lambda: self._bus.recorded_steps(self.fleet, newest))
         history = history_of(steps, self._parameters, self._settings.learning_freq)
         self._history = within_reach(history, self._encoder)
+
+    def _for_present_lead(self, record: FleetRecord) -> FleetRecord:
+        """The record; where HISTORY_LEN has changed since, its next step asks for training.
+
+        Recorded demand teaches another lead time at once; live transitions of another don't.
+        """
+        if len(record.demands) == self._parameters.history_len:
+            return record
+        _log.warning(
+            "history_len_changed",
+            fleet=self.fleet,
+            before=len(record.demands),
+            now=self._parameters.history_len,
+            kept="recorded demand, the fleet's state and its measured lead time",
+        )
+        if self._settings.learning != "replay":
+            return record
+        soon = max(record.untrained_steps, self._settings.train_batch_size - 1)
+        return record.model_copy(update={"untrained_steps": soon})
 
     @property
     def _sees_history(self) -> bool:

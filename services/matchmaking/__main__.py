@@ -1,10 +1,11 @@
 """`python -m services.matchmaking`: wiring."""
 
 from services.matchmaking.app import create_app
+from shared.access import access_of
 from shared.bus import Bus
 from shared.entry import run_service
-from shared.http import serve
 from shared.messages import utc_now
+from shared.server import serve
 from shared.settings import Fleets, Settings
 
 
@@ -13,7 +14,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
         bus=Bus.connect(settings.redis_url),
         fleets=fleets,
         clock=utc_now,
-        token=settings.api_token,
+        access=access_of(settings),
     )
     serve(app, settings.host, settings.matchmaking_port)
 

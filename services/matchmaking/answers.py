@@ -1,11 +1,13 @@
 """What matchmaking answers, and how a report becomes a demand."""
 
+import hashlib
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, Field
 
+from shared.bus import DemandReceipt, IdempotencyKey
 from shared.errors import BadInput, DemandMissing
-from shared.messages import Demand, DemandReport, Supply
+from shared.messages import MAX_TEXT, Demand, DemandReport, Supply
 from shared.settings import FleetSettings
 
 AHEAD_LIMIT = timedelta(minutes=5)
@@ -16,7 +18,9 @@ class Accepted(BaseModel):
     """The report is in Redis."""
 
     accepted: bool = True
-    duplicate: bool = Field(description="this idempotency key was seen within a day: no change")
+    duplicate: bool = Field(
+        description="this report was sent with this idempotency key within ten minutes: no change"
+    )
     superseded: bool = Field(description="a newer `observed_at` is known: recorded, not served")
     fleet: str
     id: str = Field(description="of the report on the demand stream; a duplicate has the first's")
@@ -59,7 +63,7 @@ def demand_of(report: DemandReport, now: datetime) -> Demand:
     )
 
 
-def idempotency_key_of(report: DemandReport, header: str | None) -> str | None:
+def idempotency_key_of(report: DemandReport, header: str | None) -> IdempotencyKey | None:
     """The key from the body or the header; raises `BadInput` when they contradict each other."""
     field = report.idempotency_key
     if header is not None and field is not None and header != field:
@@ -67,9 +71,33 @@ def idempotency_key_of(report: DemandReport, header: str | None) -> str | None:
             "idempotency_key and the header Idempotency-Key differ: send one, or both the same"
         )
     key = field if field is not None else header
-    if key is not None and not 1 <= len(key) <= 200:
-        raise BadInput("Idempotency-Key: use 1 to 200 characters")
-    return key
+    if key is None:
+        return None
+    if not 1 <= len(key) <= MAX_TEXT:
+        raise BadInput(f"Idempotency-Key: use 1 to {MAX_TEXT} characters")
+    return IdempotencyKey(key, _digest(report))
+
+
+def _digest(report: DemandReport) -> str:
+    """Of what is reported, however it was written: 84 and 84.0 are the same."""
+    payload = report.model_dump_json(exclude={"idempotency_key"}, exclude_none=True)
+    return hashlib.sha256(payload.encode()).hexdigest()
+
+
+def accepted(report: DemandReport, receipt: DemandReceipt) -> Accepted:
+    """The answer to a report; raises `BadInput` where its key was used for another one."""
+    if receipt.conflict:
+        raise BadInput(
+            "idempotency_key: it was used within ten minutes for another report "
+            f"({receipt.id}), so nothing is recorded: use a new key for each report, and the "
+            "same one only to send the same report again"
+        )
+    return Accepted(
+        duplicate=receipt.duplicate,
+        superseded=receipt.superseded,
+        fleet=report.fleet,
+        id=receipt.id,
+    )
 
 
 def demand_answer(demand: Demand, now: datetime) -> bytes:

@@ -12,13 +12,14 @@ from starlette.requests import Request
 from services.matchmaking.answers import (
     Accepted,
     DemandAnswer,
+    accepted,
     demand_answer,
     demand_of,
     fresh,
     idempotency_key_of,
 )
 from services.matchmaking.intake import Intake
-from shared.access import OPEN_PATHS
+from shared.access import Access
 from shared.bus import Bus
 from shared.core.curves import SIMULATOR_PEAK, sine1h, sine24h
 from shared.health import add_health_routes
@@ -26,23 +27,23 @@ from shared.http import (
     FLEET_PARAMETER,
     HttpService,
     JsonBytes,
+    check_json,
     fleet_of,
     read_body,
 )
-from shared.messages import Demand, DemandReport
+from shared.messages import MAX_TEXT, Demand, DemandReport
 from shared.problems import parse, problems
 from shared.settings import Fleets
-
-READ_PATHS = frozenset({("GET", "/demand"), ("GET", "/currsine1h"), ("GET", "/currsine24h")})
-"""Open as the notebook's simulators are: the environment and its like read them."""
+from shared.tokens import REPORTERS
 
 _DEMAND_BODY: dict[str, Any] = {
     "parameters": [
         {
             "name": "Idempotency-Key",
             "in": "header",
-            "description": "like `idempotency_key`: a repeat within a day changes nothing",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+            "description": "like `idempotency_key`: a repeat within ten minutes changes nothing, "
+            "and the same key with another report is 422",
+            "schema": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
         }
     ],
     "requestBody": {
@@ -54,7 +55,7 @@ _READ: dict[str, Any] = {"parameters": [FLEET_PARAMETER]}
 
 
 def create_app(
-    *, bus: Bus, fleets: Fleets, clock: Callable[[], datetime], token: str | None = None
+    *, bus: Bus, fleets: Fleets, clock: Callable[[], datetime], access: Access | None = None
 ) -> HttpService:
     """The matchmaking service over a bus, which it closes at its end."""
 
@@ -69,25 +70,19 @@ def create_app(
         description="Demand in, the newest demand out.",
         lifespan=lifespan,
         registry=registry,
-        token=token,
-        open_paths=OPEN_PATHS | READ_PATHS,
+        access=access or Access(),
         messages=[DemandReport],
     )
     intake = Intake(bus)
 
     async def report_demand(request: Request) -> JsonBytes:
         """Report game servers needed now; 202 means that it is in Redis."""
+        check_json(request)
         report = parse(DemandReport, await read_body(request))
         _ = fleets[report.fleet]
         key = idempotency_key_of(report, request.headers.get("idempotency-key"))
         receipt = await intake.record(demand_of(report, clock()), key)
-        accepted = Accepted(
-            duplicate=receipt.duplicate,
-            superseded=receipt.superseded,
-            fleet=report.fleet,
-            id=receipt.id,
-        )
-        return JsonBytes(accepted.model_dump_json().encode(), 202)
+        return JsonBytes(accepted(report, receipt).model_dump_json().encode(), 202)
 
     async def read_demand(request: Request) -> JsonBytes:
         """The newest demand of a fleet."""
@@ -112,9 +107,10 @@ def create_app(
         "/demand",
         report_demand,
         methods=["POST"],
+        roles=REPORTERS,
         status_code=202,
         response_model=Accepted,
-        responses=problems(401, 404, 413, 422, 503),
+        responses=problems(404, 413, 415, 422, 503),
         openapi_extra=_DEMAND_BODY,
         tags=["demand"],
     )

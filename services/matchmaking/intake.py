@@ -3,7 +3,8 @@
 import asyncio
 from typing import NamedTuple
 
-from shared.bus import Bus, DemandReceipt
+from shared.bus import Bus, DemandReceipt, IdempotencyKey
+from shared.errors import BusAway
 from shared.messages import Demand
 
 BATCH = 500
@@ -12,7 +13,7 @@ BATCH = 500
 
 class _Waiting(NamedTuple):
     demand: Demand
-    idempotency_key: str | None
+    idempotency_key: IdempotencyKey | None
     receipt: asyncio.Future[DemandReceipt]
 
 
@@ -28,8 +29,12 @@ class Intake:
         self._gathering: list[_Waiting] = []
         self._sending: asyncio.Task[None] | None = None
 
-    async def record(self, demand: Demand, idempotency_key: str | None) -> DemandReceipt:
-        """Record one demand; raises `BusAway`, as every caller of its batch does."""
+    async def record(self, demand: Demand, idempotency_key: IdempotencyKey | None) -> DemandReceipt:
+        """Record one demand; raises `BusAway`, as every caller of its batch does.
+
+        Whatever else a batch fails with, its reports are recorded one by one: only the caller whose
+        report it is gets the error.
+        """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(demand, idempotency_key, loop.create_future())
         self._gathering.append(waiting)
@@ -53,7 +58,11 @@ class Intake:
                 [waiting.demand for waiting in batch],
                 [waiting.idempotency_key for waiting in batch],
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the callers have to hear it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers have to be told
+            if len(batch) > 1 and not isinstance(error, BusAway):
+                for waiting in batch:
+                    await self._send([waiting])
+                return
             for waiting in batch:
                 if not waiting.receipt.done():
                     waiting.receipt.set_exception(error)

@@ -6,10 +6,11 @@ from services.metrics.app import create_app
 from services.metrics.consumer import Handle
 from services.metrics.fleet_metrics import FleetMetrics
 from services.metrics.workload import Workload
+from shared.access import access_of
 from shared.bus import Bus
 from shared.entry import run_service
-from shared.http import serve
 from shared.messages import utc_now
+from shared.server import serve
 from shared.settings import Fleets, Settings, aws_region
 
 
@@ -20,6 +21,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
         registry=registry,
         fleet_metrics=FleetMetrics(registry, fleets, utc_now()),
         workload=Workload(registry, len(fleets.names)),
+        access=access_of(settings),
         put_to_cloudwatch=_cloudwatch(settings.cloudwatch_namespace, registry),
     )
     serve(app, settings.host, settings.metrics_port)

@@ -10,18 +10,30 @@ import structlog
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter
 
-from services.metrics.consumer import Consumer, Handle
+from services.metrics.consumer import BATCH, Consumer, Handle
 from services.metrics.fleet_metrics import FleetMetrics
 from services.metrics.turn import Turn
 from services.metrics.workload import Workload
-from shared.bus import DECISIONS, ENDED_TRAININGS, MODES, TRAININGS, TRANSITIONS, Bus, Log
+from shared.access import Access
+from shared.bus import (
+    DECISIONS,
+    ENDED_TRAININGS,
+    MODES,
+    TRAININGS,
+    TRANSITIONS,
+    Bus,
+    Log,
+    reason_of,
+)
 from shared.health import add_health_routes
 from shared.http import HttpService
-from shared.messages import Decision, FleetMode, TrainingOutcome
+from shared.messages import Decision, FleetMode, Message, TrainingOutcome
 
 PROMETHEUS_GROUP = "metrics-prometheus"
 CLOUDWATCH_GROUP = "metrics-cloudwatch"
 """A group of its own, so that Prometheus does not wait while CloudWatch is away."""
+ONE_AT_A_TIME = 1
+"""Counters can't be taken back: of several steps those before a bad one would count twice."""
 RESTART_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
@@ -34,6 +46,7 @@ def create_app(
     fleet_metrics: FleetMetrics,
     workload: Workload,
     put_to_cloudwatch: Handle | None,
+    access: Access | None = None,
 ) -> HttpService:
     """The sidecar over a bus, which it closes at its end; None where AWS is not configured."""
     unreadable = Counter(
@@ -42,14 +55,23 @@ def create_app(
         ("group",),
         registry=registry,
     )
+    dead_letters = Counter(
+        "autopilot_dead_letters",
+        "Entries of the streams that could not be used; `autopilot dead-letters` shows them",
+        ("group",),
+        registry=registry,
+    )
 
     def consumer(
-        group: str, handle: Handle, log: Log[Any] = TRANSITIONS
+        group: str, handle: Handle, log: Log[Any] = TRANSITIONS, at_once: int = BATCH
     ) -> Callable[[], Awaitable[None]]:
-        return Consumer(bus, group, handle, unreadable.labels(group), log).run
+        counters = unreadable.labels(group), dead_letters.labels(group)
+        return Consumer(bus, group, handle, *counters, log, at_once).run
 
     alone = {
-        "prometheus": consumer(PROMETHEUS_GROUP, fleet_metrics.record_transitions),
+        "prometheus": consumer(
+            PROMETHEUS_GROUP, fleet_metrics.record_transitions, at_once=ONE_AT_A_TIME
+        ),
         "decisions_and_trainings": lambda: _follow(bus, fleet_metrics),
     }
     if put_to_cloudwatch is not None:
@@ -83,7 +105,7 @@ def create_app(
         description="What the fleets do, for Prometheus.",
         lifespan=lifespan,
         registry=registry,
-        token=None,
+        access=access or Access(),
     )
     add_health_routes(app, bus.ping, registry)
     return app
@@ -91,12 +113,20 @@ def create_app(
 
 async def _follow(bus: Bus, fleet_metrics: FleetMetrics) -> None:
     async for change in bus.follow(MODES, DECISIONS, TRAININGS):
-        if isinstance(change, Decision):
-            fleet_metrics.record_decision(change)
-        elif isinstance(change, TrainingOutcome):
-            fleet_metrics.record_training(change)
-        elif isinstance(change, FleetMode):
-            fleet_metrics.record_mode(change)
+        try:
+            _record(change, fleet_metrics)
+        except Exception as error:  # noqa: BLE001 - one fleet's must not stop the others'
+            kind = type(change).__name__
+            _log.error("change_not_recorded", kind=kind, reason=reason_of(error))
+
+
+def _record(change: Message, fleet_metrics: FleetMetrics) -> None:
+    if isinstance(change, Decision):
+        fleet_metrics.record_decision(change)
+    elif isinstance(change, TrainingOutcome):
+        fleet_metrics.record_training(change)
+    elif isinstance(change, FleetMode):
+        fleet_metrics.record_mode(change)
 
 
 async def _keep_going(name: str, run: Callable[[], Awaitable[None]]) -> None:

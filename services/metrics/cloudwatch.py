@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import boto3
 import structlog
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from prometheus_client import CollectorRegistry, Counter
 
 from services.metrics.cloudwatch_values import VALUES_PER_STEP, step_values, training_values
@@ -49,6 +49,8 @@ REFUSALS = frozenset(
 """Error codes of values that CloudWatch will never take; everything else is tried again."""
 
 Told = Transition | TrainingOutcome
+if TYPE_CHECKING:
+    Valued = tuple[Told, list[MetricDatumTypeDef]]
 
 _log = structlog.get_logger(__name__)
 
@@ -91,18 +93,23 @@ class CloudWatch:
         )
 
     async def put(self, messages: Sequence[Told]) -> None:
-        """Put these metrics, oldest first; returns when CloudWatch has taken or refused them."""
+        """Put these metrics, oldest first; returns when CloudWatch has taken or refused them.
+
+        Raises before anything is put, where a message has no values that can be told.
+        """
         now = self._clock()
         taken = [told for told in messages if now - OLDEST < told.at < now + NEWEST]
+        valued = [(told, _values(told)) for told in taken]
         if len(taken) < len(messages):
             _log.warning("cloudwatch_takes_no_such_time", dropped=len(messages) - len(taken))
             self._refused.inc(_steps(messages) - _steps(taken))
         per_call = VALUES_PER_CALL // VALUES_PER_STEP
-        for start in range(0, len(taken), per_call):
-            await self._put_call(taken[start : start + per_call])
+        for start in range(0, len(valued), per_call):
+            await self._put_call(valued[start : start + per_call])
 
-    async def _put_call(self, messages: Sequence[Told]) -> None:
-        values = [value for told in messages for value in _values(told)]
+    async def _put_call(self, valued: "Sequence[Valued]") -> None:
+        messages = [told for told, _ in valued]
+        values = [value for _, values in valued for value in values]
         wait_s, away = self._retry_s, False
         while True:
             try:
@@ -111,7 +118,7 @@ class CloudWatch:
                 )
             except (BotoCoreError, ClientError) as error:
                 if _refuses(error):
-                    await self._put_apart(messages, error)
+                    await self._put_apart(valued, error)
                     return
                 self._failed.inc()
                 if not away:
@@ -125,15 +132,16 @@ class CloudWatch:
                     _log.info("cloudwatch_is_back")
                 return
 
-    async def _put_apart(self, messages: Sequence[Told], error: Exception) -> None:
+    async def _put_apart(self, valued: "Sequence[Valued]", error: Exception) -> None:
         """CloudWatch refuses a call for one value in it: all but that one get in."""
-        half = len(messages) // 2
+        half = len(valued) // 2
         if half:
-            await self._put_call(messages[:half])
-            await self._put_call(messages[half:])
+            await self._put_call(valued[:half])
+            await self._put_call(valued[half:])
             return
-        _log.error("cloudwatch_refused", fleet=messages[0].fleet, reason=str(error))
-        self._refused.inc(_steps(messages))
+        ((told, _),) = valued
+        _log.error("cloudwatch_refused", fleet=told.fleet, reason=str(error))
+        self._refused.inc(_steps([told]))
 
 
 def _values(told: Told) -> "list[MetricDatumTypeDef]":
@@ -146,4 +154,6 @@ def _steps(messages: Sequence[Told]) -> int:
 
 
 def _refuses(error: BotoCoreError | ClientError) -> bool:
+    if isinstance(error, ParamValidationError):
+        return True  # boto3's own look at the values, before any call
     return isinstance(error, ClientError) and error.response["Error"]["Code"] in REFUSALS

@@ -67,12 +67,17 @@ class FleetMetrics:
             gauge.clear()
 
     async def record_transitions(self, transitions: Sequence[Transition]) -> None:
-        """Count steps, oldest first, and show the newest of each fleet."""
+        """Count steps, oldest first, and show the newest of each fleet.
+
+        Handed one at a time a step that raises has not been counted: what can raise comes first.
+        """
         for transition in transitions:
             self._record_step(transition)
 
     def _record_step(self, step: Transition) -> None:
         fleet = step.fleet
+        surplus = 0.0 if step.stale else step.allocation - step.reported_demand
+        self._show_supply(step)
         self._demand.labels(fleet).set(step.demand)
         self._reported.labels(fleet).set(step.reported_demand)
         self._target.labels(fleet).set(step.target)
@@ -82,10 +87,8 @@ class FleetMetrics:
         # A counter that is there from the first step on shows its first increase.
         self._stale.labels(fleet).inc(step.stale)
         self._gaps.labels(fleet).inc(step.gap_steps)
-        surplus = 0.0 if step.stale else step.allocation - step.reported_demand
         self._idle.labels(fleet).inc(max(surplus, 0.0))
         self._unserved.labels(fleet).inc(max(-surplus, 0.0))
-        self._show_supply(step)
 
     def _show_supply(self, step: Transition) -> None:
         """What is not told any more is not shown: an old count would look like a new one."""

@@ -1,11 +1,12 @@
 """`python -m services.prediction`: wiring."""
 
 from services.prediction.app import create_app
+from shared.access import access_of
 from shared.bus import Bus
 from shared.entry import run_service
-from shared.http import serve
 from shared.messages import utc_now
 from shared.policy_store import PolicyStore
+from shared.server import serve
 from shared.settings import Fleets, Settings
 from shared.tls import Certificate
 
@@ -14,10 +15,9 @@ def main(settings: Settings, fleets: Fleets) -> None:
     app = create_app(
         bus=Bus.connect(settings.redis_url),
         fleets=fleets,
-        store=PolicyStore.at(settings.policy_store),
+        store=PolicyStore.of(settings),
         clock=utc_now,
-        token=settings.api_token,
-        agones_token=settings.agones_token,
+        access=access_of(settings),
     )
     certificate = None
     if settings.tls_cert_file is not None and settings.tls_key_file is not None:

@@ -16,16 +16,17 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.requests import Request
 
 from services.prediction.board import Board
 from services.prediction.supplies import Supplies
-from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, fleet_named, read_body
-from shared.messages import FleetSupply, Supply
+from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, check_json, fleet_named, read_body
+from shared.messages import FleetSupply, ServerCount, Supply
 from shared.problems import parse, problems
 from shared.settings import Fleets
+from shared.tokens import WEBHOOKS
 
 PATH = "/agones/scale"
 FLEET_ANNOTATION = "autopilot.gameservers/fleet"
@@ -35,7 +36,24 @@ REVIEW_LIMIT = 640 * 1024
 """Bytes. Annotations may have 256 KiB, more than twice as much as JSON in JSON, and the one that
 `kubectl apply` leaves has the whole fleet in it."""
 
-Int32 = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+# The lengths that Kubernetes' API allows, in characters; annotations together in bytes.
+NAME_LENGTH = 253
+"""A DNS subdomain: names of objects. UIDs, which have no limit of their own, are 36."""
+NAMESPACE_LENGTH = 63
+KEY_LENGTH = 253 + 1 + 63
+"""Prefix, slash and name of a label or an annotation."""
+LABEL_LENGTH = 63
+ANNOTATIONS_LIMIT = 256 * 1024
+
+Name = Annotated[str, Field(max_length=NAME_LENGTH)]
+Key = Annotated[str, Field(max_length=KEY_LENGTH)]
+
+
+def _not_too_large(annotations: dict[str, str]) -> dict[str, str]:
+    size = sum(len(key.encode()) + len(text.encode()) for key, text in annotations.items())
+    if size > ANNOTATIONS_LIMIT:
+        raise ValueError(f"they have {size} bytes: Kubernetes allows {ANNOTATIONS_LIMIT}")
+    return annotations
 
 
 class _FromAgones(BaseModel):
@@ -47,29 +65,29 @@ class _FromAgones(BaseModel):
 class FleetStatus(_FromAgones):
     """Game servers as Agones counts them."""
 
-    replicas: Int32 = Field(description="all there are, in whatever state")
-    ready_replicas: Int32
-    reserved_replicas: Int32 = 0
-    allocated_replicas: Int32
+    replicas: ServerCount = Field(description="all there are, in whatever state")
+    ready_replicas: ServerCount
+    reserved_replicas: ServerCount = 0
+    allocated_replicas: ServerCount
 
 
 class FleetAutoscaleRequest(_FromAgones):
     """Which fleet, and how it stands."""
 
-    uid: str
-    name: str
-    namespace: str = ""
-    annotations: dict[str, str] | None = None
-    labels: dict[str, str] | None = None
+    uid: Name
+    name: Name
+    namespace: Annotated[str, Field(max_length=NAMESPACE_LENGTH)] = ""
+    annotations: Annotated[dict[Key, str], AfterValidator(_not_too_large)] | None = None
+    labels: dict[Key, Annotated[str, Field(max_length=LABEL_LENGTH)]] | None = None
     status: FleetStatus
 
 
 class FleetAutoscaleResponse(_FromAgones):
     """What to do."""
 
-    uid: str = Field(description="the request's")
+    uid: Name = Field(description="the request's")
     scale: bool = Field(description="always true: false would take back a scale-up under way")
-    replicas: Int32 = Field(description="servers to have")
+    replicas: ServerCount = Field(description="servers to have")
 
 
 class FleetAutoscaleReview(_FromAgones):
@@ -82,7 +100,8 @@ class FleetAutoscaleReview(_FromAgones):
 _DOCUMENTED: dict[str, Any] = {
     "methods": ["POST"],
     "response_model": FleetAutoscaleReview,
-    "responses": problems(401, 404, 413, 422, 503),
+    "roles": WEBHOOKS,
+    "responses": problems(404, 413, 415, 422, 503),
     "tags": ["autoscalers"],
 }
 _NAMED: dict[str, Any] = FLEET_PARAMETER | {
@@ -118,6 +137,7 @@ def _webhook(
 ) -> Callable[[Request], Awaitable[JsonBytes]]:
     async def scale(request: Request) -> JsonBytes:
         """How many servers an Agones fleet should have; 503 where its own policy should decide."""
+        check_json(request)
         review = parse(FleetAutoscaleReview, await read_body(request, REVIEW_LIMIT))
         fleet = _fleet_of(request, review.request)
         _ = fleets[fleet]

@@ -13,7 +13,6 @@ from prometheus_client.core import CounterMetricFamily
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from services.prediction.agones import PATH as AGONES_PATH
 from services.prediction.agones import FleetAutoscaleReview, add_agones_routes
 from services.prediction.board import Board
 from services.prediction.catalogue import Catalogue, catalogue
@@ -22,6 +21,7 @@ from services.prediction.follower import following
 from services.prediction.hosting import add_hosting_routes
 from services.prediction.outlook import PredictionAnswer
 from services.prediction.supplies import Supplies
+from shared.access import Access
 from shared.bus import Bus
 from shared.champions import Champions
 from shared.core.parameters import FleetParameters
@@ -74,8 +74,7 @@ def create_app(
     fleets: Fleets,
     store: PolicyStore,
     clock: Callable[[], datetime],
-    token: str | None = None,
-    agones_token: str | None = None,
+    access: Access | None = None,
 ) -> HttpService:
     """The prediction service over a bus, which it closes at its end, and a policy store."""
     board = Board(fleets)
@@ -102,9 +101,8 @@ def create_app(
         description="How many game servers to have.",
         lifespan=lifespan,
         registry=registry,
-        token=token,
+        access=access or Access(),
         messages=[FleetAutoscaleReview],
-        passwords={} if agones_token is None else {AGONES_PATH: agones_token},
     )
 
     async def prediction(request: Request) -> JsonBytes:
@@ -137,7 +135,7 @@ def create_app(
             path,
             prediction,
             response_model=PredictionAnswer,
-            responses=problems(401, 404, 422, 503),
+            responses=problems(404, 422, 503),
             openapi_extra={"parameters": [fleet, SHADOW_PARAMETER]},
             tags=["prediction"],
         )
@@ -145,7 +143,7 @@ def create_app(
         "/predictions",
         predictions,
         response_model=Predictions,
-        responses=problems(401, 422),
+        responses=problems(422),
         openapi_extra={"parameters": [SHADOW_PARAMETER]},
         tags=["prediction"],
     )
@@ -153,7 +151,7 @@ def create_app(
         "/policies",
         policies,
         response_model=Catalogue,
-        responses=problems(401, 404, 503),
+        responses=problems(404, 503),
         openapi_extra=_OF_FLEET,
         tags=["policies"],
     )

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
+
 from services.prediction.outlook import Outlook, Paced, PredictionAnswer, outlook
+from shared.bus import reason_of
 from shared.errors import DemandMissing, FleetInShadow, PredictionStale, UnknownFleet
 from shared.messages import (
     SUPPLY_SECONDS,
@@ -14,6 +17,8 @@ from shared.messages import (
     Message,
 )
 from shared.settings import Fleets, FleetSettings
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -48,6 +53,8 @@ class Board:
         self._known = {
             name: _Known(settings, settings.shadow) for name, settings in fleets.by_name.items()
         }
+        self._failing: set[str] = set()
+        """Fleets without an answer for a reason that nobody has foreseen, which is logged once."""
 
     def hear(self, message: Message) -> None:
         """Take news of a fleet in; of demands the newest by `observed_at` counts."""
@@ -113,14 +120,28 @@ class Board:
     def all_encoded(
         self, now: datetime, *, shadow: bool = False
     ) -> tuple[dict[str, bytes], dict[str, str]]:
-        """Answers by fleet, encoded, and the reasons of those that have none."""
+        """Answers by fleet, encoded, and the reasons of those that have none. Nothing raises."""
         answers, missing = {}, {}
         for fleet in self._fleets.names:
             try:
                 answers[fleet] = self.encoded(fleet, now, shadow=shadow)
             except (DemandMissing, FleetInShadow) as error:
                 missing[fleet] = str(error)
+            except Exception as error:  # noqa: BLE001 - one fleet's must not take the others' answers
+                missing[fleet] = self._failed(fleet, error)
+            else:
+                self._failing.discard(fleet)
         return answers, missing
+
+    def _failed(self, fleet: str, error: Exception) -> str:
+        if fleet not in self._failing:
+            self._failing.add(fleet)
+            # Whoever asks for this fleet alone gets the traceback into the log.
+            _log.error("fleet_has_no_answer", fleet=fleet, reason=reason_of(error))
+        return (
+            f"the service failed on fleet {fleet!r} ({type(error).__name__}): use your own "
+            "fallback; its log has the reason"
+        )
 
     def in_shadow(self, fleet: str) -> bool:
         """Whether callers are not to follow a fleet; raises `UnknownFleet`."""

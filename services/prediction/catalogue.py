@@ -15,6 +15,9 @@ class PolicySummary(BaseModel):
     version: str
     created_at: datetime | None = None
     trained_on_steps: int | None = None
+    history_len: int | None = Field(
+        None, description="the fleet's HISTORY_LEN that it was made for; it plans one step further"
+    )
     scores: dict[str, float] = Field(default={}, description="costs in servers per step")
     error: str | None = None
 
@@ -51,5 +54,6 @@ def _summary(store: PolicyStore, fleet: str, version: str) -> PolicySummary:
         version=manifest.version,
         created_at=manifest.created_at,
         trained_on_steps=manifest.trained_on_steps,
+        history_len=manifest.history_len,
         scores=manifest.scores,
     )

@@ -56,7 +56,7 @@ def add_explain_route(
         "/explain",
         explain,
         response_model=Explanation,
-        responses=problems(401, 404, 503),
+        responses=problems(404, 503),
         openapi_extra={"parameters": [FLEET_PARAMETER]},
         tags=["prediction"],
     )

@@ -8,7 +8,7 @@ import structlog
 
 from services.prediction.board import Board
 from services.prediction.supplies import Supplies
-from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, MODES, Bus
+from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, MODES, Bus, reason_of
 from shared.champions import Champions
 from shared.messages import Champion
 
@@ -27,10 +27,14 @@ async def following(
     async def follow() -> None:
         # Modes first: a fleet that was put in shadow is in it before any decision is heard.
         async for message in bus.follow(MODES, DECISIONS, DEMANDS, CHAMPIONS):
-            if isinstance(message, Champion):
-                await champions.apply(message)
-            else:
-                board.hear(message)
+            try:
+                if isinstance(message, Champion):
+                    await champions.apply(message)
+                else:
+                    board.hear(message)
+            except Exception as error:  # noqa: BLE001 - one fleet's must not stop the others'
+                kind = type(message).__name__
+                _log.error("message_not_taken", kind=kind, reason=reason_of(error))
 
     await champions.load_all()
     tasks = [

@@ -18,6 +18,7 @@ from shared.health import Health
 from shared.http import HttpService, JsonBytes, read_body
 from shared.policies import Policy
 from shared.problems import problems
+from shared.tokens import READERS
 
 Serving = Callable[[Request], tuple[Policy, FleetParameters]]
 """The policy that answers a request, and the parameters of its fleet."""
@@ -44,8 +45,9 @@ def add_hosting_routes(
         "/invocations",
         invocations,
         methods=["POST"],
+        roles=READERS,
         response_model=Invocation,
-        responses=problems(401, 404, 413, 415, 422, 503),
+        responses=problems(404, 413, 415, 422, 503),
         openapi_extra={
             "parameters": list(parameters),
             "requestBody": {"required": True, "content": content},

@@ -12,17 +12,20 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from services.prediction.hosting import add_hosting_routes
+from shared.access import Access, access_of
 from shared.entry import run_service
 from shared.errors import BadSetting, PolicyError
 from shared.health import add_health_routes
-from shared.http import HttpService, serve
+from shared.http import HttpService
 from shared.policies import LearntPolicy, load_artefact
+from shared.policy_store_seal import SigningKey
+from shared.server import serve
 from shared.settings import Fleets, Settings, load_hosting_settings
 
 _log = structlog.get_logger(__name__)
 
 
-def create_app(policy: LearntPolicy, token: str | None = None) -> HttpService:
+def create_app(policy: LearntPolicy, access: Access | None = None) -> HttpService:
     """The service over one loaded policy, which answers whatever fleet is asked for."""
     parameters = policy.manifest.parameters
 
@@ -39,17 +42,17 @@ def create_app(policy: LearntPolicy, token: str | None = None) -> HttpService:
         description="One policy: observations in, actions out.",
         lifespan=lifespan,
         registry=registry,
-        token=token,
+        access=access or Access(),
     )
     add_hosting_routes(app, lambda _: (policy, parameters))
     add_health_routes(app, ready, registry)
     return app
 
 
-def load(model_dir: Path) -> LearntPolicy:
+def load(model_dir: Path, key: SigningKey | None = None) -> LearntPolicy:
     """The policy in a folder; raises `BadSetting`, since by itself it won't come right."""
     try:
-        return load_artefact(model_dir)
+        return load_artefact(model_dir, key)
     except (PolicyError, OSError) as error:
         raise BadSetting(
             f"AUTOPILOT_MODEL_DIR={model_dir}: {error}; put there what "
@@ -59,9 +62,10 @@ def load(model_dir: Path) -> LearntPolicy:
 
 def main(settings: Settings, _: Fleets) -> None:
     hosting = load_hosting_settings()
-    policy = load(hosting.model_dir)
+    access = access_of(settings)
+    policy = load(hosting.model_dir, SigningKey.of(settings.signing_key_file))
     _log.info("policy_loaded", fleet=policy.manifest.fleet, version=policy.version)
-    serve(create_app(policy, settings.api_token), settings.host, hosting.port)
+    serve(create_app(policy, access), settings.host, hosting.port)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 def main(settings: Settings, fleets: Fleets) -> None:
     """Warm up, then work until a signal; wait while Redis is away."""
-    store = PolicyStore.at(settings.policy_store)
+    store = PolicyStore.of(settings)
     queue = TrainingQueue(settings.redis_url)
     _exit_on_signals()
     os.nice(NICENESS)

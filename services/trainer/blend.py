@@ -41,6 +41,11 @@ class Blend:
         """Names of the observation's numbers."""
         return self.module.fields
 
+    @property
+    def lead_steps(self) -> int:
+        """Steps from the newest demand to the one that it plans for."""
+        return self.module.lead_steps
+
     reads_targets = False
 
     def actions(self, observations: NDArray[Any]) -> NDArray[np.floating[Any]]:

@@ -1,4 +1,4 @@
-"""A policy from its RLlib checkpoint."""
+"""A policy from its RLlib checkpoint: pickles, so only of a folder whose files were checked."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -78,15 +78,32 @@ class Episodes(Message):
 
 
 def usable(transitions: Sequence[Transition], parameters: FleetParameters) -> list[Transition]:
-    """Those that may be learnt from: not stale, no gap before them, of the fleet's observation."""
+    """Those that may be learnt from: not stale, no gap before them, of the fleet's observation.
+
+    Their actions are by the fleet's present `action_factor`, whatever it was.
+    """
     size = len(parameters.observation_fields)
     return [
-        transition
+        _by(parameters.action_factor, transition)
         for transition in transitions
         if not transition.stale
         and transition.gap_steps == 0
         and len(transition.observation) == len(transition.next_observation) == size
     ]
+
+
+def _by(factor: float, transition: Transition) -> Transition:
+    scale = (transition.action_factor or factor) / factor
+    if scale == 1:
+        return transition
+    behaviour = transition.behaviour
+    return transition.model_copy(
+        update={
+            "action": scale * transition.action,
+            "behaviour": behaviour and (scale * behaviour[0], scale * behaviour[1]),
+            "action_factor": factor,
+        }
+    )
 
 
 def runs_of(transitions: Sequence[Transition]) -> list[Run]:

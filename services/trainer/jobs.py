@@ -8,7 +8,6 @@ import numpy as np
 import structlog
 from rq import get_current_job
 from rq.exceptions import AbandonedJobError, NoSuchJobError
-from rq.job import Job
 
 from services.trainer.contenders import GENERAL, Deployed
 from services.trainer.context import Context
@@ -41,7 +40,7 @@ _contexts: list[Context] = []
 
 
 def set_context(context: Context) -> None:
-    """Wire the jobs of this process: RQ calls `train` by its name and can't hand it anything."""
+    """Wire the jobs of this process: all that RQ hands `train` is the job's payload."""
     _contexts[:] = [context]
 
 
@@ -70,7 +69,7 @@ def tell_abandoned(job: Any, kind: type[BaseException], *_: Any) -> None:
     """Make it visible that a job's worker has died; an exception handler of RQ."""
     if issubclass(kind, AbandonedJobError):
         (context,) = _contexts
-        fleet = TrainingJob.model_validate_json(job.args[0]).fleet
+        fleet = TrainingJob.model_validate_json(job.payload).fleet
         error = AutopilotError("the worker of the training job died; the job is tried again")
         _tell_failure(context, fleet, error, 0.0)
 
@@ -123,7 +122,7 @@ def _check_own() -> None:
     if own is None:
         return
     try:
-        now = Job.fetch(own.id, connection=own.connection, serializer=own.serializer)
+        now = own.fetch(own.id, own.connection, own.serializer)
     except NoSuchJobError:
         raise JobLost from None
     if now.worker_name != own.worker_name or not now.is_started:

@@ -27,7 +27,7 @@ from shared.core.guards import Guards
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError
 from shared.messages import Champion, TrainingOutcome, Transition
-from shared.policies import LearntPolicy, load_policy
+from shared.policies import FleetPolicy, load_policy
 from shared.recorded_demand import Recorded, hold_out, recorded_of
 from shared.settings import FleetSettings
 
@@ -49,7 +49,7 @@ class Rivals:
     """Who serves a fleet, who did before, and what came of it."""
 
     champion: Champion | None
-    policies: Mapping[str, LearntPolicy]
+    policies: Mapping[str, FleetPolicy]
     """The champion and the runner-up, of those that can serve, by version."""
     transitions: Sequence[Transition]
     """What the fleet has done live since the champion serves."""
@@ -111,7 +111,7 @@ def rivals_of(
 
     verdicts, transitions = context.on_bus(read)
     demoted = {verdict.champion for verdict in verdicts if verdict.outcome == "demoted"}
-    policies: dict[str, LearntPolicy] = {}
+    policies: dict[str, FleetPolicy] = {}
     if champion is not None:
         runner_up = None if champion.runner_up in demoted else champion.runner_up
         for version in filter(None, (champion.version, runner_up)):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from services.trainer.layout import layout_of
 from services.trainer.rllib import Columns, RLModuleSpec, TorchRLModule, ValueFunctionAPI
-from services.trainer.spaces import action_space, highest_action, observation_space
+from services.trainer.spaces import action_space, observation_space
 from shared.core.parameters import FleetParameters
 
 MEMBERS = 4
@@ -52,7 +52,7 @@ class PolicyShape:
             lead_steps=parameters.lead_steps,
             action_factor=parameters.action_factor,
             lowest_action=0.0,
-            highest_action=highest_action(parameters),
+            highest_action=parameters.highest_action,
         )
 
 
@@ -110,6 +110,11 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
     def fields(self) -> tuple[str, ...]:
         """Names of the observation's numbers."""
         return self.shape.fields
+
+    @property
+    def lead_steps(self) -> int:
+        """Steps from the newest demand to the one that it plans for."""
+        return self.shape.lead_steps
 
     reads_targets = False
 

@@ -13,7 +13,7 @@ drawn from. So servers come and go by a few for the sake of learning, and by les
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ from services.trainer.progress import Stages
 from services.trainer.rllib import DEFAULT_MODULE_ID, LearnerGroup, PPOConfig
 from services.trainer.working_folder import WorkingFolder, WorkingState
 from shared.core.parameters import FleetParameters
-from shared.errors import PolicyError
+from shared.errors import PolicyError, PolicyMissing
 from shared.messages import Transition
 from shared.policy_store import CHECKPOINT, PolicyStore
 from shared.recorded_demand import TooLittleHistory
@@ -143,7 +143,7 @@ class _Start:
     module: ResidualModule | None
     """Weights to begin with; None for fresh ones."""
     checkpoint: Path | None
-    """The learner group's, to restore whole: weights, optimiser, KL coefficient; may be a copy
+    """The learner group's, to restore whole: weights, optimiser, KL coefficient; a checked copy
     that goes with the block."""
     unpublished: bool
     """Whether a job has died between an update and publishing."""
@@ -238,13 +238,13 @@ def _start(job: Job, store: PolicyStore, working: WorkingFolder) -> Iterator[_St
         own, mine, theirs = None, None, None
         published = of_champion = False
         if state is not None:
-            own = fetched.enter_context(working.checkpoint(state))
-            mine = _fitting(own, job)
+            own = _entered(fetched, working.checkpoint(state), job)
+            mine = None if own is None else _fitting(own, job)
             published = state.version in store.versions(job.fleet)
             of_champion = champion == (state.version if published else state.began_from)
         if champion is not None and not (mine is not None and of_champion):
-            with store.fetched(job.fleet, champion, CHECKPOINT) as checkpoint:
-                theirs = _fitting(checkpoint / LEARNER_GROUP, job)
+            checkpoint = _entered(fetched, store.fetched(job.fleet, champion, CHECKPOINT), job)
+            theirs = None if checkpoint is None else _fitting(checkpoint / LEARNER_GROUP, job)
         if mine is None or theirs is not None:
             yield _Start(champion, state, theirs, None, unpublished=False)
         else:
@@ -252,14 +252,36 @@ def _start(job: Job, store: PolicyStore, working: WorkingFolder) -> Iterator[_St
             yield _Start(champion, state, mine, own, unpublished=of_champion and not published)
 
 
-def _fitting(learner_group: Path, job: Job) -> ResidualModule | None:
-    """A checkpoint's module, or None if there is none for this fleet's observation and limits."""
+def _entered(stack: ExitStack, copy: AbstractContextManager[Path], job: Job) -> Path | None:
+    """A checked copy of a checkpoint, until the stack ends; None for one that is refused."""
     try:
-        module = load_module(learner_group)
+        return stack.enter_context(copy)
     except PolicyError as error:
-        _log.info("checkpoint_not_used", fleet=job.fleet, reason=str(error))
+        _tell_unused(job, error)
         return None
-    return module if module.shape == PolicyShape.of(job.parameters) else None
+
+
+def _fitting(learner_group: Path, job: Job) -> ResidualModule | None:
+    """A checkpoint's module with the fleet's present limits; None if it sees other fields."""
+    try:
+        saved = load_module(learner_group)
+    except PolicyError as error:
+        _tell_unused(job, error)
+        return None
+    module = module_of(job.parameters, job.seed)
+    if saved.shape.fields != module.shape.fields:
+        return None
+    # Nothing in the weights is of the limits or the action factor: they are in local units.
+    module.set_state(saved.get_state())
+    return module
+
+
+def _tell_unused(job: Job, error: PolicyError) -> None:
+    """One that is not there is no error; one that is not what its manifest says is."""
+    if isinstance(error, PolicyMissing):
+        _log.info("checkpoint_not_used", fleet=job.fleet, reason=str(error))
+    else:
+        _log.error("checkpoint_refused", fleet=job.fleet, reason=str(error))
 
 
 def _reward_scale(shape: PolicyShape) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from services.trainer.decisions import Array32, Decisions, drawn
 from services.trainer.synthetic import synthetic_history
-from shared.core.observation import History
+from shared.core.observation import History, in_servers
 from shared.core.parameters import FleetParameters
 
 SERIES = 40
@@ -32,7 +32,7 @@ def with_rehearsal(decisions: Decisions, level: float, parameters: FleetParamete
     unlimited = replace(parameters, min_servers=0.0, max_servers=MOST_SERVERS)
     seen, met = _made_up(unlimited)
     scale = np.float32(max(level, SMALLEST_LEVEL))
-    servers = np.array([not name.startswith("time_") for name in parameters.observation_fields])
+    servers = in_servers(parameters.observation_fields)
     return Decisions(
         np.concatenate((decisions.observations, np.where(servers, scale * seen, seen))),
         np.concatenate((decisions.outcomes, scale * met)),

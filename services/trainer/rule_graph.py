@@ -6,7 +6,6 @@ import numpy as np
 import tensorflow as tf
 
 from services.trainer.rules import ServedRule
-from services.trainer.spaces import highest_action
 
 
 class RuleGraph(tf.Module):  # type: ignore[misc]
@@ -37,4 +36,4 @@ class RuleGraph(tf.Module):  # type: ignore[misc]
         for after, before in reversed(rule.shifts):
             shift = known(field(after) - field(before), shift)
         action = (target + rule.shift_weight * shift) / rule.parameters.action_factor
-        return tf.clip_by_value(action, 0.0, highest_action(rule.parameters))
+        return tf.clip_by_value(action, 0.0, rule.parameters.highest_action)

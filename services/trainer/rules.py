@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from services.trainer.spaces import highest_action
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import (
     BUFFER,
@@ -97,7 +96,7 @@ class ServedRule:
             went_on = observations[:, at[after]] - observations[:, at[before]]
             shift = np.where(np.isnan(went_on), shift, went_on)
         action = (target + self.shift_weight * shift) / self.parameters.action_factor
-        clipped: FloatArray = np.clip(action, 0.0, highest_action(self.parameters))[:, np.newaxis]
+        clipped: FloatArray = np.clip(action, 0.0, self.parameters.highest_action)[:, np.newaxis]
         return clipped
 
     @property
@@ -109,6 +108,11 @@ class ServedRule:
     def fields(self) -> tuple[str, ...]:
         """Names of the observation's numbers."""
         return self.parameters.observation_fields
+
+    @property
+    def lead_steps(self) -> int:
+        """Steps from the newest demand to the one that it plans for."""
+        return self.parameters.lead_steps
 
     @property
     def positions(self) -> dict[str, int]:

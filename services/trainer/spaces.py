@@ -15,10 +15,5 @@ def observation_space(parameters: FleetParameters) -> gym.spaces.Box:
 
 
 def action_space(parameters: FleetParameters) -> gym.spaces.Box:
-    """Actions of a fleet, shape ``(1,)``; see `highest_action`."""
-    return gym.spaces.Box(0.0, highest_action(parameters), (1,), np.float32)
-
-
-def highest_action(parameters: FleetParameters) -> float:
-    """The notebook's 1.0, or what it takes to ask for `max_servers` where that is more."""
-    return max(1.0, parameters.max_servers / parameters.action_factor)
+    """Actions of a fleet, shape ``(1,)``."""
+    return gym.spaces.Box(0.0, parameters.highest_action, (1,), np.float32)

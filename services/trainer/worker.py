@@ -10,13 +10,15 @@ from typing import Any
 import structlog
 from rq.exceptions import NoSuchJobError
 from rq.executions import ExecutionRegistry
-from rq.registry import ScheduledJobRegistry
+from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
+from rq.utils import now
 from rq.worker import SimpleWorker
+from rq.worker_registration import clean_worker_registry
 
-from services.trainer.jobs import tell_abandoned
+from services.trainer.jobs import tell_abandoned, train
 from services.trainer.stop import JobLost, Stop, TrainingStopped
-from shared.bus import TrainingQueue
+from shared.bus import QueuedTraining, TrainingQueue
 from shared.errors import BusAway
 from shared.probe import beat
 
@@ -31,6 +33,24 @@ WORKER_TTL_SECONDS = 20
 LONGEST_RECONNECT_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
+
+
+class RunnableTraining(QueuedTraining):
+    """A training job that runs `train`: the function is ours, whatever Redis says."""
+
+    def _execute(self) -> str | None:
+        return train(self.payload)
+
+
+class StartedTrainings(StartedJobRegistry):  # type: ignore[misc]
+    """The jobs that run; RQ's own reads what depends on them as plain jobs, of any size."""
+
+    def __init__(self, queue: Any) -> None:
+        super().__init__(queue=queue, job_class=queue.job_class)
+        self._queue = queue
+
+    def get_queue(self) -> Any:
+        return self._queue
 
 
 class TrainingWorker(SimpleWorker):  # type: ignore[misc]
@@ -52,6 +72,7 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
         super().__init__(
             [queue.queue],
             connection=queue.connection,
+            job_class=RunnableTraining,
             serializer=JSONSerializer,
             exception_handlers=[tell_abandoned],
             maintenance_interval=UPKEEP_SECONDS,
@@ -101,14 +122,28 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
         else:
             _log.error("training_job_raised", job=job.id, error=f"{kind.__name__}: {error}")
 
+    def subscribe(self) -> None:
+        """RQ's commands by Redis, such as `shutdown`, are not listened to: nobody gives any."""
+
     def run_maintenance_tasks(self) -> None:
-        super().run_maintenance_tasks()
+        self.clean_registries()
         for queue in self.queues:
             self._enqueue_due_retries(queue)
 
+    def clean_registries(self) -> None:
+        """RQ's upkeep without what our jobs don't have: dependencies, groups and rate limits."""
+        for queue in self.queues:
+            if queue.acquire_maintenance_lock():
+                StartedTrainings(queue).cleanup(exception_handlers=self._exc_handlers)
+                FailedJobRegistry(queue=queue, job_class=queue.job_class).cleanup()
+                clean_worker_registry(queue)
+                queue.intermediate_queue.cleanup(self, queue)
+                queue.release_maintenance_lock()
+        self.last_cleaned_at = now()
+
     def _enqueue_due_retries(self, queue: Any) -> None:
         """Put back the retries whose time has come; of several workers one gets each."""
-        registry = ScheduledJobRegistry(queue=queue)
+        registry = ScheduledJobRegistry(queue=queue, job_class=queue.job_class)
         for job_id in registry.get_jobs_to_schedule():
             try:
                 registry.requeue(job_id)

@@ -5,6 +5,7 @@
   results.jsonl       a line a batch; a batch done again after a crash has two, the later counts
   batch-000012/       after the newest batch, complete or not there at all
     state.json        `WorkingState`
+    manifest.json     `CheckpointManifest`: the digests of all its files
     learner_group/    the RLlib checkpoint: weights, optimiser, KL coefficient
 ```
 """
@@ -21,8 +22,9 @@ from pydantic import Field, ValidationError
 
 from services.trainer.checkpoints import LEARNER_GROUP
 from services.trainer.episodes import Episodes
-from shared.messages import Count, Label, Message, Utc
+from shared.messages import CheckpointManifest, Count, Label, Message, Utc
 from shared.policy_store import PolicyStore
+from shared.policy_store_seal import CHECKPOINT_MANIFEST, open_checkpoint, sealed
 
 _FOLDER = ".on_policy"
 _STATE = "state.json"
@@ -53,6 +55,7 @@ class WorkingFolder:
 
     def __init__(self, store: PolicyStore, fleet: str) -> None:
         self._files = store.files
+        self._key = store.key
         self._folder = f"{fleet}/{_FOLDER}"
         self._files.sweep(self._folder, _STATE)
 
@@ -71,8 +74,11 @@ class WorkingFolder:
 
     @contextmanager
     def checkpoint(self, state: WorkingState) -> Iterator[Path]:
-        """The learner group's checkpoint that was kept with a state, while the block runs."""
-        with self._files.fetched(self._name(state)) as folder:
+        """The learner group's checkpoint that was kept with a state: a checked copy for the block.
+
+        Raises `PolicyMissing` where it has no manifest, or `PolicyCorrupt`.
+        """
+        with open_checkpoint(self._files, self._name(state), self._key) as folder:
             yield folder / LEARNER_GROUP
 
     def keep(self, state: WorkingState, save: Callable[[Path], None]) -> None:
@@ -83,6 +89,7 @@ class WorkingFolder:
         with self._files.drafting(name) as draft:
             save(draft / LEARNER_GROUP)
             (draft / _STATE).write_text(state.model_dump_json(indent=2))
+            sealed(CheckpointManifest(sha256={}), draft, CHECKPOINT_MANIFEST, self._key)
             if name in older:  # its state can't be read
                 older.remove(name)
                 self._files.remove(name, _STATE)

@@ -1,14 +1,18 @@
 """Redis, all of it: the only package that imports redis. `keys` names what it holds."""
 
 from shared.bus.connection import wait_for_redis
-from shared.bus.demands import DemandReceipt, Demands
+from shared.bus.dead_letters import DeadLetter
+from shared.bus.demands import DemandReceipt, Demands, IdempotencyKey
+from shared.bus.entries import Unreadable, reason_of
 from shared.bus.groups import Groups
 from shared.bus.keys import (
     CHAMPIONS,
+    DEAD_LETTERS_LENGTH,
     DECISIONS,
     DEMANDS,
     ENDED_TRAININGS,
     MODES,
+    RECORDED_STEPS,
     TRAININGS,
     TRANSITIONS,
     TRANSITIONS_LENGTH,
@@ -16,6 +20,7 @@ from shared.bus.keys import (
     Log,
 )
 from shared.bus.leases import Lease, Leases
+from shared.bus.queued_training import QueuedTraining
 from shared.bus.steps import Steps
 from shared.bus.supplies import Supplies
 from shared.bus.training import TRAINING_RETRIES, TrainingQueue, Trainings
@@ -23,20 +28,27 @@ from shared.bus.turns import Turns
 
 __all__ = [
     "CHAMPIONS",
+    "DEAD_LETTERS_LENGTH",
     "DECISIONS",
     "DEMANDS",
     "ENDED_TRAININGS",
     "MODES",
+    "RECORDED_STEPS",
     "TRAININGS",
     "TRAINING_RETRIES",
     "TRANSITIONS",
     "TRANSITIONS_LENGTH",
     "Bus",
+    "DeadLetter",
     "DemandReceipt",
     "Feed",
+    "IdempotencyKey",
     "Lease",
     "Log",
+    "QueuedTraining",
     "TrainingQueue",
+    "Unreadable",
+    "reason_of",
     "wait_for_redis",
 ]
 

@@ -5,19 +5,23 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import NoPermissionError, OutOfMemoryError
 
 from shared.errors import BadSetting, BusAway
 
 SOCKET_TIMEOUT_SECONDS = 5.0
 CONNECTIONS = 32
 """Of one process; a call beyond waits for its turn."""
+SETTINGS = (
+    "look at AUTOPILOT_REDIS_URL and AUTOPILOT_REDIS_PASSWORD_FILE; without both, .autopilot/redis.url "
+    "of the folder where `autopilot up` runs has the password"
+)
 
 
 class Connection:
@@ -29,7 +33,7 @@ class Connection:
     @classmethod
     def connect(cls, url: str) -> Self:
         """A bus at a Redis URL; connects with its first call. Raises `BadSetting` for a bad URL."""
-        try:
+        with _reading(url):
             pool = redis.asyncio.BlockingConnectionPool.from_url(
                 url,
                 max_connections=CONNECTIONS,
@@ -38,9 +42,6 @@ class Connection:
                 socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
                 retry=AsyncRetry(NoBackoff(), 1),
             )
-        except ValueError as error:
-            shown = re.sub("//[^/]*@", "//...@", url)  # it may have a password
-            raise BadSetting(f"AUTOPILOT_REDIS_URL={shown}: {error}") from error
         return cls(redis.asyncio.Redis.from_pool(pool))
 
     async def close(self) -> None:
@@ -52,20 +53,43 @@ class Connection:
             await self._client.ping()
 
 
+def connect_blocking(url: str, **options: Any) -> redis.Redis:
+    """A client that is not for asyncio; connects with its first call. Raises `BadSetting`."""
+    with _reading(url):
+        return redis.Redis.from_url(url, **options)
+
+
 def wait_for_redis(url: str, seconds: float) -> None:
     """Return when Redis answers; raises `BusAway` after `seconds`."""
-    client = redis.Redis.from_url(url, socket_connect_timeout=1)
+    client = connect_blocking(url, socket_connect_timeout=1)
     deadline = time.monotonic() + seconds
     while True:
         try:
-            client.ping()
+            with away():
+                client.ping()
             return
-        except redis.RedisError as error:
+        except BusAway as error:
             if time.monotonic() > deadline:
-                raise BusAway(f"Redis does not answer within {seconds:g} s: {error}") from error
+                raise BusAway(f"{error} (not within {seconds:g} s)") from error
             time.sleep(0.05)
         finally:
             client.close()
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """An address that redis-py can't read, as `BadSetting`; neither shows its password.
+
+    What redis-py says is left out, since it may quote a part of the password.
+    """
+    try:
+        yield
+    except ValueError:
+        shown = re.sub("//.*@", "//...@", url).partition("?")[0]
+        raise BadSetting(
+            f"AUTOPILOT_REDIS_URL={shown}: write redis://HOST:PORT/0, or rediss:// for TLS, and the "
+            "signs : / ? # [ ] @ of a password as %3A %2F %3F %23 %5B %5D %40"
+        ) from None
 
 
 @contextmanager
@@ -85,6 +109,13 @@ def away() -> Iterator[None]:
     """Redis's ways of not serving, as one error."""
     try:
         yield
+    except redis.AuthenticationError as error:
+        raise BusAway(f"Redis refuses the password, or wants one: {SETTINGS}") from error
+    except NoPermissionError as error:
+        raise BusAway(
+            f"Redis allows its user in AUTOPILOT_REDIS_URL too little: {error}; give it all commands "
+            "on the keys autopilot:* and rq:*"
+        ) from error
     except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, OSError) as error:
         raise BusAway(f"Redis does not answer: {error}; check AUTOPILOT_REDIS_URL") from error
     except redis.ResponseError as error:

@@ -12,33 +12,51 @@ from shared.bus.keys import DEMANDS
 from shared.messages import Demand
 
 
+class IdempotencyKey(NamedTuple):
+    """What a sender names a report by, and a digest of what it has sent under that name."""
+
+    key: str
+    digest: str
+
+
 class DemandReceipt(NamedTuple):
     """What became of a demand report."""
 
     id: str
+    """Of the report on the stream; of a duplicate and of a conflict, the first's."""
     duplicate: bool
     superseded: bool
+    conflict: bool = False
+    """Its key was used for another payload: nothing is recorded."""
 
+
+_DUPLICATE, _CONFLICT = 1, 2
+"""What the script says of a key that was seen."""
 
 _RECORD_DEMANDS = """
 -- KEYS: stream, newest, newest-at, then a seen key for each report ('' for none)
--- ARGV: stream length, seen expiry, then for each report: fleet, message, observed_at in us
+-- ARGV: stream length, seen expiry, then for each report: fleet, message, observed_at in us, digest
+-- A seen key holds "<id> <digest>"; the release before has written the id alone.
 local receipts = {}
 for i = 4, #KEYS do
-  local at = 3 + (i - 4) * 3
-  local fleet, message, observed = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local seen = KEYS[i] ~= '' and redis.call('GET', KEYS[i])
+  local at = 3 + (i - 4) * 4
+  local fleet, message, observed, digest = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local seen = KEYS[i] ~= '' and redis.pcall('GET', KEYS[i])
+  -- No report fails alone: those before it would be recorded, and told that they were not.
+  if type(seen) == 'table' then seen = false end
   if seen then
-    receipts[#receipts + 1] = {seen, 1, 0}
+    local id, first = string.match(seen, '^(%S*) ?(.*)$')
+    local conflict = first ~= '' and first ~= digest
+    receipts[#receipts + 1] = {id, conflict and 2 or 1, 0}
   else
-    local newest = redis.call('HGET', KEYS[3], fleet)
-    local superseded = newest and tonumber(newest) > tonumber(observed)
+    local newest = tonumber(redis.call('HGET', KEYS[3], fleet) or '')
+    local superseded = newest and newest > tonumber(observed)
     local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'fleet', fleet, 'message', message)
     if not superseded then
       redis.call('HSET', KEYS[2], fleet, message)
       redis.call('HSET', KEYS[3], fleet, observed)
     end
-    if KEYS[i] ~= '' then redis.call('SET', KEYS[i], id, 'EX', ARGV[2]) end
+    if KEYS[i] ~= '' then redis.call('SET', KEYS[i], id .. ' ' .. digest, 'EX', ARGV[2]) end
     receipts[#receipts + 1] = {id, 0, superseded and 1 or 0}
   end
 end
@@ -54,18 +72,30 @@ class Demands(Feeds):
         self._record_demands = client.register_script(_RECORD_DEMANDS)
 
     async def record_demands(
-        self, demands: Sequence[Demand], idempotency_keys: Sequence[str | None]
+        self, demands: Sequence[Demand], idempotency_keys: Sequence[IdempotencyKey | None]
     ) -> list[DemandReceipt]:
-        """Record reports in one round trip, in order; a repeated idempotency key changes nothing."""
+        """Record reports in one round trip, in order; a repeated idempotency key changes nothing.
+
+        Within `IDEMPOTENCY_SECONDS`, that is: with the same digest the report is a duplicate, with
+        another one a conflict.
+        """
         names = [DEMANDS.changes, DEMANDS.state, keys.NEWEST_AT]
         arguments: list[Any] = [keys.DEMAND_LENGTH, keys.IDEMPOTENCY_SECONDS]
-        for demand, key in zip(demands, idempotency_keys, strict=True):
-            names.append(keys.SEEN.format(fleet=demand.fleet, key=key) if key is not None else "")
+        for demand, sent in zip(demands, idempotency_keys, strict=True):
+            fleet, digest = demand.fleet, ""
+            if sent is None:
+                names.append("")
+            else:
+                names.append(keys.SEEN.format(fleet=fleet, key=sent.key))
+                digest = sent.digest
             observed_us = int(demand.observed_at.timestamp() * 1e6)
-            arguments += (demand.fleet, demand.model_dump_json(exclude_none=True), observed_us)
+            arguments += (fleet, demand.model_dump_json(exclude_none=True), observed_us, digest)
         with asking():
             receipts = await self._record_demands(keys=names, args=arguments)
-        return [DemandReceipt(id.decode(), bool(dup), bool(late)) for id, dup, late in receipts]
+        return [
+            DemandReceipt(id.decode(), seen == _DUPLICATE, bool(late), seen == _CONFLICT)
+            for id, seen, late in receipts
+        ]
 
     async def newest_demand(self, fleet: str) -> Demand | None:
         """The demand with the newest `observed_at`."""

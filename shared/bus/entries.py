@@ -1,6 +1,7 @@
-"""What stands on a stream, read."""
+"""What stands in Redis, read: messages, and what is none."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -8,21 +9,51 @@ from pydantic import ValidationError
 
 from shared.bus.keys import M
 
+REASON_LENGTH = 200
+"""Characters of why an entry can't be used, in a log and in a dead letter."""
+
 _log = structlog.get_logger(__name__)
 
 
-def readable(message: type[M], content: bytes) -> M | None:
-    """A message, or None for what is none: one bad entry must not stop those who read."""
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An entry that is no message, and why."""
+
+    reason: str
+    content: bytes
+
+
+def read(message: type[M], content: bytes) -> M | Unreadable:
+    """A message, or what can't be read as one: a bad entry must not stop those who read."""
     try:
         return message.model_validate_json(content)
     except ValidationError as error:
-        reason = error.errors(include_input=False, include_url=False)[0]["msg"]
-        _log.error("message_unreadable", kind=message.__name__, reason=reason)
-        return None
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = "".join(f"{part}: " for part in first["loc"])
+        return Unreadable(f"{field}{first['msg']}"[:REASON_LENGTH], content)
+    except Exception as error:  # noqa: BLE001 - whatever a validator trips over
+        return Unreadable(reason_of(error), content)
 
 
-def entries_of(answer: Any) -> Iterator[tuple[str, str, bytes]]:
-    """Stream, id and message of what XREAD and XREADGROUP return, in RESP2 and RESP3."""
+def readable(message: type[M], content: bytes) -> M | None:
+    """A message, or None for what is none, which is logged."""
+    found = read(message, content)
+    if not isinstance(found, Unreadable):
+        return found
+    _log.error("message_unreadable", kind=message.__name__, reason=found.reason)
+    return None
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one line of bounded length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_LENGTH]
+
+
+def entries_of(answer: Any) -> Iterator[tuple[str, str, dict[bytes, bytes]]]:
+    """Stream, id and fields of what XREAD and XREADGROUP return, in RESP2 and RESP3.
+
+    An entry that was trimmed while a group held it has no fields.
+    """
     streams = answer.items() if isinstance(answer, dict) else answer or ()
     for stream, batches in streams:
         # RESP3 wraps a stream's entries once more.
@@ -32,5 +63,4 @@ def entries_of(answer: Any) -> Iterator[tuple[str, str, bytes]]:
             else batches
         )
         for id, fields in entries:
-            # An entry that was trimmed while a group held it has no fields.
-            yield stream.decode(), id.decode(), fields.get(b"message", b"")
+            yield stream.decode(), id.decode(), fields

@@ -48,7 +48,7 @@ class Feeds(Connection):
         """The latest message of every fleet."""
         with asking():
             state: dict[Any, Any] = await self._client.hgetall(feed.state)
-        messages = {k.decode(): readable(feed.message, v) for k, v in state.items()}
+        messages = {k.decode(errors="replace"): readable(feed.message, v) for k, v in state.items()}
         return {fleet: message for fleet, message in messages.items() if message is not None}
 
     async def newest_changes(self, feed: Feed[M], fleet: str, count: int | None = None) -> list[M]:
@@ -62,8 +62,8 @@ class Feeds(Connection):
 
     async def _latest(self, feed: Feed[M], fleet: str) -> M | None:
         with asking():
-            content = await self._client.hget(feed.state, fleet)
-        return None if content is None else feed.message.model_validate_json(content)
+            content: Any = await self._client.hget(feed.state, fleet)
+        return None if content is None else readable(feed.message, content)
 
     async def follow(self, *feeds: Feed[Any]) -> AsyncIterator[Message]:
         """The latest message of every fleet in each feed, then every change, for ever.
@@ -89,8 +89,9 @@ class Feeds(Connection):
                         answer = await self._client.xread(
                             positions, count=FOLLOW_BATCH, block=FOLLOW_BLOCK_MS
                         )
-                    for stream, id, content in entries_of(answer):
+                    for stream, id, fields in entries_of(answer):
                         positions[stream] = id
+                        content = fields.get(b"message", b"")
                         message = readable(by_stream[stream].message, content)
                         if message is not None:
                             yield message

@@ -5,12 +5,14 @@ from typing import Any
 
 import redis
 
-from shared.bus.connection import Connection, asking
-from shared.bus.entries import entries_of, readable
+from shared.bus.connection import asking
+from shared.bus.dead_letters import DeadLetters
+from shared.bus.entries import Unreadable, entries_of, read
 from shared.bus.keys import TRANSITIONS, Log
+from shared.messages import Message
 
 
-class Groups(Connection):
+class Groups(DeadLetters):
     """Transitions and ended trainings, for those who must see every one."""
 
     async def open_group(self, group: str, log: Log[Any] = TRANSITIONS) -> None:
@@ -34,8 +36,8 @@ class Groups(Connection):
     ) -> list[tuple[str, Any]]:
         """Messages for a consumer, with their ids: new ones, or its own not yet acknowledged.
 
-        None is an entry that is no such message, or was trimmed before it was acknowledged. A group
-        that went with Redis's data is made again.
+        `Unreadable` is an entry that is no such message, or was trimmed before it was acknowledged.
+        A group that went with Redis's data is made again.
         """
         position = "0" if pending else ">"
         with asking():
@@ -48,7 +50,7 @@ class Groups(Connection):
                     raise
                 await self.open_group(group, log)
                 return []
-        return [(id, readable(log.message, content)) for _, id, content in entries_of(answer)]
+        return [(id, _message(log.message, fields)) for _, id, fields in entries_of(answer)]
 
     async def acknowledge(
         self, group: str, ids: Sequence[str], log: Log[Any] = TRANSITIONS
@@ -57,3 +59,11 @@ class Groups(Connection):
         if ids:
             with asking():
                 await self._client.xack(log.stream, group, *ids)
+
+
+def _message(kind: type[Message], fields: dict[bytes, bytes]) -> Message | Unreadable:
+    if not fields:
+        return Unreadable("it was trimmed from the stream before it was acknowledged", b"")
+    if b"message" not in fields:
+        return Unreadable("it has no field `message`", repr(fields).encode())
+    return read(kind, fields[b"message"])

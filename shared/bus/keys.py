@@ -5,7 +5,7 @@
 | ``autopilot:demand`` | stream | every demand report | about `DEMAND_LENGTH` |
 | ``autopilot:demand:newest`` | hash | fleet -> newest `Demand` by `observed_at` | fleets |
 | ``autopilot:demand:newest-at`` | hash | fleet -> its `observed_at`, microseconds | fleets |
-| ``autopilot:demand:seen:<fleet>:<key>`` | string | id of the report with that idempotency key | a day |
+| ``autopilot:demand:seen:<fleet>:<key>`` | string | id and payload digest of the report with that idempotency key | ten minutes |
 | ``autopilot:fleet:<fleet>`` | hash | ``step`` and ``state`` (`FleetRecord`) after the last commit | fleets |
 | ``autopilot:workers`` | sorted set | environment worker -> when it counts as gone, milliseconds | workers |
 | ``autopilot:leases`` | hash | fleet -> `Lease`: fencing token and worker | fleets |
@@ -13,6 +13,7 @@
 | ``autopilot:supply:<fleet>`` | string | newest `FleetSupply` that the fleet's controller told | `SUPPLY_SECONDS` |
 | ``autopilot:recorded:<fleet>`` | list | `RecordedStep`, oldest first: what the trainer replays | `RECORDED_STEPS` |
 | ``autopilot:transitions`` | stream | `Transition`, by consumer group | about `TRANSITIONS_LENGTH` |
+| ``autopilot:dead-letters`` | stream | entries that a consumer group could not use, and why | about `DEAD_LETTERS_LENGTH` |
 | ``autopilot:decisions`` | hash | fleet -> newest `Decision` | fleets |
 | ``autopilot:decisions:changes`` | stream | `Decision`, as they are made | about `CHANGES_LENGTH` |
 | ``autopilot:explanations`` | hash | fleet -> `Explanation` of its newest decision | fleets |
@@ -47,7 +48,12 @@ TRANSITIONS_LENGTH = 200_000
 RECORDED_STEPS = 20_000
 """Two weeks at 65 s; about 1.7 MB a fleet."""
 CHANGES_LENGTH = 10_000
-IDEMPOTENCY_SECONDS = 86_400
+DEAD_LETTERS_LENGTH = 1_000
+"""For somebody to look at; how many there were is counted elsewhere."""
+DEAD_LETTER_BYTES = 4_096
+"""Of an entry's content, five times a transition: all dead letters take 4 MB at most."""
+IDEMPOTENCY_SECONDS = 600
+"""Ten minutes: longer than anybody tries to send one report again."""
 TRAINING_QUEUE = "training"
 
 SEEN = "autopilot:demand:seen:{fleet}:{key}"
@@ -61,6 +67,7 @@ RECORDED = "autopilot:recorded:{fleet}"
 TURN = "autopilot:turn:{work}"
 EXPLANATIONS = "autopilot:explanations"
 TRANSITIONS_STREAM = "autopilot:transitions"
+DEAD_LETTERS = "autopilot:dead-letters"
 
 M = TypeVar("M", bound=Message)
 

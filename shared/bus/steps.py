@@ -4,7 +4,8 @@ from datetime import datetime
 from typing import Any
 
 import redis.asyncio
-from pydantic import TypeAdapter
+import structlog
+from pydantic import TypeAdapter, ValidationError
 
 from shared.bus import keys
 from shared.bus.connection import asking
@@ -32,6 +33,8 @@ if ARGV[11] ~= '' then redis.call('HSET', KEYS[7], ARGV[1], ARGV[11]) end
 return -1
 """
 
+_log = structlog.get_logger(__name__)
+
 _RECORDED_STEP: TypeAdapter[RecordedStep] = TypeAdapter(RecordedStep)
 _RECORDED_STEPS: TypeAdapter[list[RecordedStep]] = TypeAdapter(list[RecordedStep])
 
@@ -42,6 +45,8 @@ class Steps(Feeds):
     def __init__(self, client: redis.asyncio.Redis) -> None:
         super().__init__(client)
         self._commit_step = client.register_script(_COMMIT_STEP)
+        self._logged: set[str] = set()
+        """Fleets with recorded steps that can't be read, which is said once."""
 
     async def fleet_record(self, fleet: str) -> FleetRecord | None:
         """A fleet's state after its last committed step, or None before the first."""
@@ -108,7 +113,28 @@ class Steps(Feeds):
         with asking():
             rows: Any = await self._client.lrange(keys.RECORDED.format(fleet=fleet), -newest, -1)
         # As one: a worker may take over thousands of fleets with thousands of rows.
-        return _RECORDED_STEPS.validate_json(b"[" + b",".join(rows) + b"]")
+        try:
+            return _RECORDED_STEPS.validate_json(b"[" + b",".join(rows) + b"]")
+        except ValidationError:
+            return self._readable_rows(fleet, rows)
+
+    def _readable_rows(self, fleet: str, rows: list[bytes]) -> list[RecordedStep]:
+        """The rows that can be read; those left out are gaps, so that no history reaches across."""
+        steps: list[RecordedStep] = []
+        left_out, since = 0, 0
+        for row in rows:
+            try:
+                step = _RECORDED_STEP.validate_json(row)
+            except ValidationError:
+                left_out += 1
+                since += 1
+            else:
+                steps.append(step._replace(gap_steps=step.gap_steps + since))
+                since = 0
+        if left_out and fleet not in self._logged:
+            self._logged.add(fleet)
+            _log.error("recorded_steps_unreadable", fleet=fleet, left_out=left_out, of=len(rows))
+        return steps
 
     async def newest_transitions(
         self, fleet: str, count: int, after: datetime | None = None

@@ -3,24 +3,26 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import redis
 import rq
 from rq.exceptions import DuplicateJobError, NoSuchJobError
-from rq.intermediate_queue import IntermediateQueue
-from rq.registry import ScheduledJobRegistry, StartedJobRegistry
+from rq.job import JobStatus
+from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from shared.bus.connection import SOCKET_TIMEOUT_SECONDS, Connection, asking, away
+from shared.bus.connection import SOCKET_TIMEOUT_SECONDS, Connection, asking, away, connect_blocking
 from shared.bus.keys import TRAINING_QUEUE
+from shared.bus.queued_training import (
+    QUEUED,
+    RETRIED,
+    TAKEN,
+    TRAINING_FUNCTION,
+    QueuedTraining,
+)
 from shared.messages import TrainingJob
 
-TRAINING_FUNCTION = "services.trainer.jobs.train"
 TRAINING_RETRIES = 3
-_QUEUED = rq.Queue.redis_queue_namespace_prefix + TRAINING_QUEUE
-_TAKEN = IntermediateQueue.get_intermediate_queue_key(_QUEUED)
-"""Where a job is between queued and started."""
 _STARTED = StartedJobRegistry.key_template.format(TRAINING_QUEUE)
-_RETRIED = ScheduledJobRegistry.key_template.format(TRAINING_QUEUE)
+_STATUSES = frozenset(status.value for status in JobStatus)
 
 
 class Trainings(Connection):
@@ -30,22 +32,28 @@ class Trainings(Connection):
         """Training jobs that are queued, running, or wait for a retry: none may go unnoticed."""
         with asking():
             async with self._client.pipeline(transaction=True) as pipeline:
-                pipeline.llen(_QUEUED)
-                pipeline.llen(_TAKEN)
+                pipeline.llen(QUEUED)
+                pipeline.llen(TAKEN)
                 pipeline.zcard(_STARTED)
-                pipeline.zcard(_RETRIED)
+                pipeline.zcard(RETRIED)
                 return sum(await pipeline.execute())
 
 
 class TrainingQueue:
-    """The RQ queue of training jobs: at most one a fleet, queued or running. Not for asyncio."""
+    """The RQ queue of training jobs: at most one a fleet, queued or running. Not for asyncio.
+
+    Raises `BadSetting` for a bad URL.
+    """
 
     def __init__(self, url: str) -> None:
-        self.connection = redis.Redis.from_url(
+        self.connection = connect_blocking(
             url, socket_connect_timeout=SOCKET_TIMEOUT_SECONDS, health_check_interval=30
         )
         self.queue = rq.Queue(
-            TRAINING_QUEUE, connection=self.connection, serializer=JSONSerializer, is_async=True
+            TRAINING_QUEUE,
+            connection=self.connection,
+            job_class=QueuedTraining,
+            serializer=JSONSerializer,
         )
 
     def enqueue(self, job: TrainingJob, timeout_s: float) -> bool:
@@ -53,7 +61,7 @@ class TrainingQueue:
 
         A job that has failed for good makes room for the next one.
         """
-        job_id = f"train-{job.fleet}"
+        job_id = QueuedTraining.id_for(job.fleet)
         with away():
             try:
                 before = self.queue.fetch_job(job_id)
@@ -81,5 +89,7 @@ class TrainingQueue:
     def status(self, fleet: str) -> str | None:
         """RQ's status of the fleet's job, such as `queued` or `failed`, or None without one."""
         with away():
-            job = self.queue.fetch_job(f"train-{fleet}")
-            return None if job is None else str(job.get_status().value)
+            key = QueuedTraining.key_for(QueuedTraining.id_for(fleet))
+            status = self.connection.hget(key, "status")
+        told = status.decode(errors="replace") if isinstance(status, bytes) else None
+        return told if told in _STATUSES else None

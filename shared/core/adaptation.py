@@ -107,6 +107,12 @@ def unanswered(state: Adaptation, parameters: FleetParameters) -> Adaptation:
     return _waits(state, (), parameters)
 
 
+def rescaled(state: Adaptation, scale: float) -> Adaptation:
+    """The same where an action that was 1.0 is `scale` now."""
+    waiting = tuple(tuple(scale * one for one in answers) for answers in state.waiting)
+    return state._replace(usual_miss=scale * state.usual_miss, waiting=waiting)
+
+
 def adapted_actions(
     answers: FloatArray,
     demands: FloatArray,

@@ -42,6 +42,11 @@ class BatchPolicy(Protocol):
         ...
 
     @property
+    def lead_steps(self) -> int:
+        """Steps from the newest demand to the one that it plans for; the fleet's, or fewer."""
+        ...
+
+    @property
     def experts(self) -> Mapping[str, float]:
         """Its experts, and what each counts for before outcomes are known; empty: it is one."""
         ...
@@ -71,13 +76,18 @@ def part(history: History, start: int, stop: int) -> History:
 
 
 def observations_after(
-    history: History, fields: tuple[str, ...], parameters: FleetParameters, rows: IntArray
+    history: History,
+    fields: tuple[str, ...],
+    parameters: FleetParameters,
+    rows: IntArray,
+    lead_steps: int | None = None,
 ) -> FloatArray:
     """What is seen after each row, NaN for targets, shape ``(len(rows), len(fields))``.
 
-    Before row 0 demand was `min_servers`, as for a live fleet's first observation.
+    Before row 0 demand was `min_servers`, as for a live fleet's first observation. `lead_steps` are
+    those that are planned for, the fleet's unless given.
     """
-    encoder = Encoder(fields, parameters.lead_steps)
+    encoder = Encoder(fields, lead_steps or parameters.lead_steps)
     no_targets = np.full((len(rows), parameters.history_len), np.nan)
     return encoder.observations(_encoded(encoder, history, parameters, rows), no_targets)
 
@@ -91,9 +101,9 @@ def decide(
 ) -> FloatArray:
     """A policy's decisions, in servers, after each of `rows` (ascending; all unless given).
 
-    It sees all of the history before a row, and adapts to what it meets from row `since` on
-    (`shared.core.adaptation`). One that reads targets is stepped from the first of `rows`, before
-    which the targets were `min_servers`; any other is asked for all rows at once.
+    It sees all of the history before a row, may be made for a shorter lead time, and adapts to what
+    it meets from row `since` on (`shared.core.adaptation`). One that reads targets is stepped from
+    the first of `rows`, before which the targets were `min_servers`; any other is asked at once.
     """
     rows = np.arange(len(history.demands)) if rows is None else rows
     if not len(rows):
@@ -102,7 +112,7 @@ def decide(
         first = int(rows[0])
         stepped = _stepped(policy, history, parameters, first, int(rows[-1]) + 1, since)
         return stepped[rows - first]
-    seen = observations_after(history, policy.fields, parameters, rows)
+    seen = observations_after(history, policy.fields, parameters, rows, policy.lead_steps)
     answers = policy.actions(seen).astype(np.float64)
     demands = np.clip(history.demands, parameters.min_servers, parameters.max_servers)
     actions = adapted_actions(answers, demands, rows, prior_of(policy), parameters, since)
@@ -157,7 +167,7 @@ def _stepped(
 ) -> FloatArray:
     """Decisions after each row from `first` up to `stop`, one after the other."""
     low, high = parameters.min_servers, parameters.max_servers
-    encoder = Encoder(policy.fields, parameters.lead_steps)
+    encoder = Encoder(policy.fields, policy.lead_steps)
     rows, prior, size = np.arange(first, stop), prior_of(policy), parameters.history_len
     seen = _encoded(encoder, history, parameters, rows)
     demands = np.clip(history.demands, low, high).tolist()

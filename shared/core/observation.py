@@ -34,6 +34,7 @@ _PERIODS = {"day_ago": DAY_SECONDS, "week_ago": WEEK_SECONDS}
 LAGS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 15, 18, 24, 30, 36, 48, 72)
 WINDOWS = (6, 12, 48)
 _TARGET = "target["
+_TIME = "time_"
 REACH_STEPS = 1.5
 """How far a row may be from the time looked for, in steps, to stand for it."""
 
@@ -63,6 +64,11 @@ def from_notebook(observation: Sequence[float], fields: Sequence[str]) -> list[f
     """Other fields, as far as the notebook's observation has them by name; NaN for the rest."""
     known = dict(zip(notebook_fields(len(observation) // 2), observation, strict=True))
     return [known.get(field, np.nan) for field in fields]
+
+
+def in_servers(fields: Sequence[str]) -> NDArray[np.bool_]:
+    """Which of the fields are servers, shape ``(fields,)``; the others are times."""
+    return np.array([not field.startswith(_TIME) for field in fields], dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,11 @@ class FleetParameters:
             )
 
     @property
+    def highest_action(self) -> float:
+        """The notebook's 1.0, or what it takes to ask for `max_servers` where that is more."""
+        return max(1.0, self.max_servers / self.action_factor)
+
+    @property
     def lead_steps(self) -> int:
         """Steps from the last demand that a decision has seen to the demand that it meets."""
         return self.history_len + 1

@@ -1,7 +1,9 @@
 """Every message that crosses a process: frozen, extra fields refused, times in UTC."""
 
 from shared.messages.base import (
+    MAX_PLAYERS_EVER,
     MAX_SERVERS_EVER,
+    MAX_TEXT,
     Behaviour,
     Count,
     Fallback,
@@ -9,19 +11,29 @@ from shared.messages.base import (
     FleetId,
     Label,
     Message,
+    ServerCount,
     Utc,
     utc_now,
 )
 from shared.messages.demands import SUPPLY_SECONDS, Demand, DemandReport, FleetSupply, Supply
 from shared.messages.fleets import Explanation, FleetMode
-from shared.messages.policies import Champion, PolicyManifest, TrainingJob, TrainingOutcome
+from shared.messages.policies import (
+    Champion,
+    CheckpointManifest,
+    PolicyManifest,
+    TrainingJob,
+    TrainingOutcome,
+)
 from shared.messages.steps import Decision, FleetRecord, LeadTimes, RecordedStep, Transition
 
 __all__ = [
+    "MAX_PLAYERS_EVER",
     "MAX_SERVERS_EVER",
+    "MAX_TEXT",
     "SUPPLY_SECONDS",
     "Behaviour",
     "Champion",
+    "CheckpointManifest",
     "Count",
     "Decision",
     "Demand",
@@ -38,6 +50,7 @@ __all__ = [
     "Message",
     "PolicyManifest",
     "RecordedStep",
+    "ServerCount",
     "Supply",
     "TrainingJob",
     "TrainingOutcome",

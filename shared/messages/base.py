@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 MAX_SERVERS_EVER = 1_000_000
-"""Above this a demand is a mistake, not a game."""
+"""Game servers. Above this a demand is a mistake, not a game."""
+MAX_PLAYERS_EVER = 1_000_000_000
+"""Players, or their tickets. The largest games have had a few million at once."""
+MAX_PLAYERS_PER_SERVER = 1_000_000
+"""Players. A server for more than this is a whole data centre."""
+MAX_AGE_SECONDS = 366 * 86_400.0
+"""A year: an age above it is a time, such as seconds since 1970, sent as an age."""
+MAX_SEQUENCE = 2**63 - 1
+"""The largest signed integer of 64 bits, which is what senders and databases count with."""
+MAX_TEXT = 200
+"""Characters of a name that somebody gives: a source, a version, an idempotency key."""
 
 
 def _written_out(moment: object) -> object:
@@ -26,14 +36,26 @@ def _in_utc(moment: datetime) -> datetime:
 FleetId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 """A pool of game servers; also a folder of the policy store and a part of Redis keys."""
 Servers = Annotated[float, Field(strict=True, ge=0, le=MAX_SERVERS_EVER, allow_inf_nan=False)]
+ServerCount = Annotated[int, Field(strict=True, ge=0, le=MAX_SERVERS_EVER)]
+"""Game servers in one state, as somebody counts them."""
+ServersUp = Annotated[int, Field(strict=True, ge=0, le=3 * MAX_SERVERS_EVER)]
+"""The sum of three `ServerCount`: allocated, ready and reserved."""
+Players = Annotated[float, Field(strict=True, ge=0, le=MAX_PLAYERS_EVER, allow_inf_nan=False)]
+PlayersPerServer = Annotated[
+    float, Field(strict=True, gt=0, le=MAX_PLAYERS_PER_SERVER, allow_inf_nan=False)
+]
+TicketCount = Annotated[int, Field(strict=True, ge=0, le=MAX_PLAYERS_EVER)]
+"""Matchmaking tickets; each is a player at least."""
+AgeSeconds = Annotated[float, Field(strict=True, ge=0, le=MAX_AGE_SECONDS, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=0, le=MAX_SEQUENCE)]
+"""Steps, or a sender's sequence number."""
 Utc = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 Behaviour = tuple[Finite, Positive]
 """Mean and standard deviation that an action was drawn with."""
-Label = Annotated[str, Field(min_length=1, max_length=200)]
+Label = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 
 Fallback = Literal["no_policy", "stale_decision", "stale_demand"]
 

@@ -6,13 +6,16 @@ from pydantic import model_validator
 
 from shared.messages.base import (
     MAX_SERVERS_EVER,
+    AgeSeconds,
     Count,
     FleetId,
     Label,
     Message,
-    NotNegative,
-    Positive,
+    Players,
+    PlayersPerServer,
+    ServerCount,
     Servers,
+    TicketCount,
     Utc,
 )
 
@@ -23,10 +26,10 @@ SUPPLY_SECONDS = 120
 class Supply(Message):
     """Game servers as the matchmaker or the fleet's controller counts them."""
 
-    allocated: Count | None = None
-    ready: Count | None = None
-    reserved: Count | None = None
-    starting: Count | None = None
+    allocated: ServerCount | None = None
+    ready: ServerCount | None = None
+    reserved: ServerCount | None = None
+    starting: ServerCount | None = None
 
     @property
     def up(self) -> int | None:
@@ -49,15 +52,15 @@ class DemandReport(Message):
 
     fleet: FleetId = "default"
     num_of_gameservers: Servers | None = None
-    ccu: NotNegative | None = None
+    ccu: Players | None = None
     """Players connected now."""
-    players_per_server: Positive | None = None
+    players_per_server: PlayersPerServer | None = None
     observed_at: Utc | None = None
     source: Label | None = None
     seq: Count | None = None
     idempotency_key: Label | None = None
-    tickets_waiting: Count | None = None
-    oldest_ticket_age_s: NotNegative | None = None
+    tickets_waiting: TicketCount | None = None
+    oldest_ticket_age_s: AgeSeconds | None = None
     supply: Supply | None = None
 
     @model_validator(mode="after")
@@ -92,6 +95,6 @@ class Demand(Message):
     observed_at: Utc
     source: Label | None = None
     seq: Count | None = None
-    tickets_waiting: Count | None = None
-    oldest_ticket_age_s: float | None = None
+    tickets_waiting: TicketCount | None = None
+    oldest_ticket_age_s: AgeSeconds | None = None
     supply: Supply | None = None

@@ -7,6 +7,9 @@ from pydantic import Field
 from shared.core.parameters import FleetParameters
 from shared.messages.base import Count, FleetId, Label, Message, NotNegative, Servers, Utc
 
+Signature = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""Hex HMAC-SHA256 of a manifest without it."""
+
 
 class Champion(Message):
     """The policy that serves a fleet."""
@@ -42,6 +45,8 @@ class PolicyManifest(Message):
     seed: int
     sha256: dict[str, str]
     """Hex digest of every other file of the artefact, by its path inside it."""
+    signature: Signature | None = None
+    """Where there is a key; left out of the file where not."""
 
     @classmethod
     def draft(cls, parameters: FleetParameters, **fields: Any) -> Self:
@@ -73,6 +78,14 @@ class PolicyManifest(Message):
             action_factor=self.action_factor,
             history_len=self.history_len,
         )
+
+
+class CheckpointManifest(Message):
+    """`manifest.json` of a checkpoint that is not part of an artefact."""
+
+    sha256: dict[str, str]
+    """Hex digest of every other file, by its path inside the folder."""
+    signature: Signature | None = None
 
 
 class TrainingJob(Message):

@@ -17,6 +17,7 @@ from shared.messages.base import (
     NotNegative,
     Positive,
     Servers,
+    ServersUp,
     Utc,
 )
 from shared.messages.demands import Supply
@@ -51,6 +52,8 @@ class Transition(Message):
     policy_version: str
     behaviour: Behaviour | None = None
     """What the action was drawn from, where the fleet explores; None: it was not drawn."""
+    action_factor: Positive | None = None
+    """Servers that an action of 1.0 meant; None: as now, an older version did not say."""
     stale: bool = False
     """No fresh demand: the last one was held. Never trained on."""
     gap_steps: Count = 0
@@ -100,7 +103,9 @@ class FleetRecord(Message):
     next_behaviour: Behaviour | None = None
     """What that action was drawn from, if it was."""
     next_target: Servers | None = None
-    """What the guards made of that action; None: what it says."""
+    """What was told, and will be asked for; None: what that action says (of an older version)."""
+    action_factor: Positive | None = None
+    """Servers that an action of 1.0 meant, here and in `adaptation`; None as in `Transition`."""
     asks: tuple[Finite, ...] = ()
     """In servers, oldest first, as many as the guards look back."""
     adaptation: Adaptation = FRESH
@@ -114,20 +119,20 @@ class FleetRecord(Message):
 class RecordedStep(NamedTuple):
     """A step's demand, as the trainer replays it; a row of a list in Redis."""
 
-    step: int
-    at: float
+    step: Count
+    at: Finite
     """When the step was due, seconds since 1970."""
-    demand: float
+    demand: Servers
     """As reported, in servers."""
     usable: bool
     """False for a held demand: never trained on."""
-    gap_steps: int
+    gap_steps: Count
     """Steps missing before this one: histories don't reach across."""
-    ask: float | None = None
+    ask: Finite | None = None
     """What the policy asked for at this step, in servers, before any guard."""
-    allocation: float | None = None
+    allocation: Servers | None = None
     """Servers up by this platform's decisions."""
-    up: int | None = None
+    up: ServersUp | None = None
     """Servers really up, ready and allocated, where they are reported."""
-    floor: float = 0.0
+    floor: NotNegative = 0.0
     """What was told after it was not to go below, as in `Transition`."""

@@ -37,6 +37,8 @@ class Target:
     def raw(self) -> bytes:
         method = "GET" if self.body is None else "POST"
         head = f"{method} {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+        if self.body is not None:
+            head += "Content-Type: application/json\r\n"
         body = self.body or ""
         return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
@@ -74,6 +76,7 @@ def _wrk_report(target: Target, seconds: float, connections: int) -> str:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         if target.body is not None:
             script.write(f"wrk.method = 'POST'\nwrk.body = '{target.body}'\n")
+            script.write("wrk.headers['Content-Type'] = 'application/json'\n")
         script.flush()
         load = ["-t1", f"-c{connections}", f"-d{int(seconds)}s", "--latency", "-s", script.name]
         report = subprocess.run(

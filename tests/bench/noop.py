@@ -4,7 +4,7 @@ import sys
 
 from fastapi import FastAPI
 
-from shared.http import serve
+from shared.server import serve
 
 app = FastAPI()
 

@@ -27,11 +27,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from services.cli.supervision import redis_command, service_command
+from services.cli.embedded_redis import redis_command
+from services.cli.supervision import service_command
 from shared.bus import Bus, keys, wait_for_redis
 from shared.messages import Demand, RecordedStep, Transition, utc_now
 
-REDIS_PORT, MATCHMAKING_PORT = 7391, 7392
+REDIS_URL, MATCHMAKING_PORT = "redis://:of-the-bench@127.0.0.1:7391/0", 7392
 GROUP = "bench"
 REPORT_SECONDS = 1.0
 START_SECONDS = 20
@@ -66,7 +67,7 @@ def _arguments() -> argparse.Namespace:
 def _measured(fleets: int, arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         environment = _environment(Path(folder), fleets, arguments.learning_freq)
-        processes = [psutil.Popen(redis_command(REDIS_PORT, Path(folder)))]
+        processes = [psutil.Popen(redis_command(REDIS_URL, Path(folder) / "redis"))]
 
         def start(module: str) -> psutil.Process:
             command = service_command(module)
@@ -87,7 +88,7 @@ def _environment(folder: Path, fleets: int, learning_freq: float) -> dict[str, s
     return {
         **os.environ,
         "AUTOPILOT_FLEETS": str(folder / "fleets.toml"),
-        "AUTOPILOT_REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0",
+        "AUTOPILOT_REDIS_URL": REDIS_URL,
         "AUTOPILOT_MATCHMAKING_PORT": str(MATCHMAKING_PORT),
         "AUTOPILOT_GS_INVENTORY_URL": f"http://127.0.0.1:{MATCHMAKING_PORT}/demand?fleet={{fleet}}",
         "AUTOPILOT_LEARNING_FREQ": str(learning_freq),

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from services.cli.supervision import redis_command
+from services.cli.embedded_redis import redis_command
 from shared.bus import DECISIONS, Bus, wait_for_redis
 from shared.core.parameters import FleetParameters
 from shared.messages import PolicyManifest, utc_now
@@ -188,8 +188,8 @@ def main() -> None:
         ports = {
             name: free_port() for name in ("redis", "noop", "matchmaking", "prediction", "metrics")
         }
-        redis_url = f"redis://127.0.0.1:{ports['redis']}/0"
-        redis = subprocess.Popen(redis_command(ports["redis"], folder))
+        redis_url = f"redis://:of-the-bench@127.0.0.1:{ports['redis']}/0"
+        redis = subprocess.Popen(redis_command(redis_url, folder / "redis"))
         stack.callback(redis.wait)
         stack.callback(redis.terminate)
         wait_for_redis(redis_url, START_SECONDS)

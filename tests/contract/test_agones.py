@@ -16,12 +16,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.prediction.agones import FLEET_ANNOTATION, REVIEW_LIMIT
 from services.prediction.app import create_app
 from services.prediction.board import Board
+from shared.access import Access
 from shared.bus import DECISIONS, Bus
 from shared.messages import Decision, Demand, FleetSupply, Supply
 from shared.policy_store import PolicyStore
 from shared.settings import Fleets, FleetSettings
+from shared.tokens import Tokens
 from tests.conftest import NOW, a_decision
 
+JSON = {"Content-Type": "application/json"}
 TTL = 60.0
 FLEETS = Fleets(
     {
@@ -182,7 +185,15 @@ async def test_an_unknown_fleet_is_another_policys_business(client, bus):
         (json.dumps({"response": review()["request"]}).encode(), "request"),
         (json.dumps(review(uid=7)).encode(), "request.uid"),
         (json.dumps(review(allocated=-1)).encode(), "request.status.allocatedReplicas"),
-        (json.dumps(review(allocated=2**31)).encode(), "request.status.allocatedReplicas"),
+        (json.dumps(review(allocated=1_000_001)).encode(), "request.status.allocatedReplicas"),
+        (json.dumps(review(allocated=10**400)).encode(), "request.status.allocatedReplicas"),
+        (json.dumps(review(status={"replicas": 10**9})).encode(), "request.status.replicas"),
+        (json.dumps(review("x" * 254)).encode(), "request.name"),
+        (json.dumps(review(uid="x" * 254)).encode(), "request.uid"),
+        (json.dumps(review(namespace="x" * 64)).encode(), "request.namespace"),
+        (json.dumps(review(labels={"game": "x" * 64})).encode(), "request.labels.game"),
+        (json.dumps(review(labels={"x" * 318: "1"})).encode(), "request.labels.xxx"),
+        (json.dumps(review(annotations={"x" * 318: "1"})).encode(), "request.annotations.xxx"),
         (json.dumps(review(allocated="3")).encode(), "request.status.allocatedReplicas"),
         (json.dumps(review(status={"replicas": 1})).encode(), "request.status.readyReplicas"),
         (json.dumps(review(annotations={"a": 1})).encode(), "request.annotations.a"),
@@ -190,17 +201,19 @@ async def test_an_unknown_fleet_is_another_policys_business(client, bus):
 )
 async def test_what_is_no_review_is_422_and_names_the_field(client, bus, sent, field):
     await known(client, bus, decided(42))
-    assert field in await refused(client, 422, content=sent)
+    assert field in await refused(client, 422, content=sent, headers=JSON)
 
 
 async def test_the_largest_annotations_that_kubernetes_allows_are_taken(client, bus):
     """256 KiB, of JSON in JSON: what `kubectl apply` leaves has the whole fleet in it."""
     await known(client, bus, decided(42))
-    applied = json.dumps({"spec": '"' * (128 * 1024 - 10)})
-    assert len(applied) < 256 * 1024
-    annotations = {"kubectl.kubernetes.io/last-applied-configuration": applied}
-    assert await replicas(client, review(annotations=annotations)) == 42
-    await refused(client, 413, content=b" " * (REVIEW_LIMIT + 1))
+    key = "kubectl.kubernetes.io/last-applied-configuration"
+    applied = json.dumps({"spec": '"' * (128 * 1024 - 30)})
+    applied += " " * (256 * 1024 - len(key) - len(applied))
+    assert await replicas(client, review(annotations={key: applied})) == 42
+    too_large = review(annotations={key: applied, "a": ""})
+    assert "Kubernetes allows 262144" in await refused(client, 422, json=too_large)
+    await refused(client, 413, content=b" " * (REVIEW_LIMIT + 1), headers=JSON)
 
 
 class TestWhatIsUnsafe:
@@ -323,8 +336,7 @@ async def test_it_takes_a_token_of_its_own_in_the_address(redis_url, tmp_path, c
         fleets=FLEETS,
         store=PolicyStore.at(tmp_path),
         clock=lambda: NOW,
-        token="s3cret",
-        agones_token="h00k",
+        access=Access(Tokens("s3cret", "h00k")),
     )
     async with client_of(app) as client:
         url = "http://agones:h00k@service"
@@ -332,7 +344,7 @@ async def test_it_takes_a_token_of_its_own_in_the_address(redis_url, tmp_path, c
         for path in ("", "/default"):
             answer = await client.post(f"{url}/agones/scale{path}", json=review())
             assert answer.status_code == 503
-        assert (await client.get(f"{url}/prediction")).status_code == 401
+        assert (await client.get(f"{url}/prediction")).status_code == 403
 
 
 @given(target=st.floats(0, 200), demand=st.floats(0, 200), allocated=st.integers(0, 300))

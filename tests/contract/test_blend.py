@@ -1,18 +1,19 @@
 """Nets and a rule side by side: one artefact, two answers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from services.trainer.blend import OF_NETS, rule_beside, with_rule
+from services.trainer.blend import OF_NETS, Blend, rule_beside, with_rule
 from services.trainer.module import module_of
 from shared.core.backtest import decide, observations_after
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyCorrupt
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import LearntPolicy, first_action
+from shared.policies import FleetPolicy, LearntPolicy, first_action
 from shared.policy_store import LITERT_MODEL
 
 PARAMETERS = FleetParameters(observation="calendar")
@@ -84,6 +85,28 @@ def test_the_services_hear_both_and_decide_as_the_trainer_says(blend, exported):
     np.testing.assert_allclose(stepped, at_once, atol=1e-3)
     plain = decide(blend, HISTORY, PARAMETERS, since=len(ROWS))
     assert np.abs(at_once[60:] - plain[60:]).max() > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_servers", [150.0, 1_000.0])
+def test_above_its_ceiling_it_says_what_one_of_higher_limits_would(blend, exported, max_servers):
+    """The graph clips at 100 servers: nets and rule alike are as if exported for the new limit."""
+    raised = replace(PARAMETERS, max_servers=max_servers)
+    nets = module_of(raised, seed=0)
+    nets.set_state(blend.module.get_state())
+    rules = {name: replace(rule, parameters=raised) for name, rule in blend.rules.items()}
+    expected = Blend(nets, rules, blend.experts)
+    grown = History(HISTORY.times, 0.012 * max_servers * HISTORY.demands, 600.0)
+    seen = observations_after(grown, raised.observation_fields, raised, ROWS)
+    artefact = served(exported, blend.experts)
+    policy = FleetPolicy(artefact.manifest, raised, lambda: artefact)
+    answers = policy.actions(seen)
+    assert (answers.max(axis=0) > 1.2).all(), "both are above what the graph can say"
+    # In the limits of the higher one, which clips as well; within a hundredth of a server.
+    np.testing.assert_allclose(
+        np.minimum(answers, raised.highest_action), expected.actions(seen), atol=1e-4
+    )
+    assert artefact.actions(seen).max() == 1.0
 
 
 @pytest.mark.slow

@@ -1,27 +1,33 @@
 """The bus on a real Redis: what is committed once, kept in order, followed and queued."""
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
 import redis
 import rq
+import structlog
 
 from shared.bus import (
     CHAMPIONS,
     DECISIONS,
     DEMANDS,
     TRAININGS,
+    TRANSITIONS,
     Bus,
+    IdempotencyKey,
     TrainingQueue,
+    Unreadable,
     keys,
     wait_for_redis,
 )
 from shared.bus.keys import EXPLANATIONS
+from shared.core.lead_time import LeadTime
 from shared.errors import BadSetting, BusAway, StepConflict
 from shared.messages import Champion, Demand, TrainingJob
 from tests import conftest
-from tests.conftest import NOW, a_verdict, an_explanation
+from tests.conftest import NOW, a_verdict, an_explanation, poisoned
 
 
 def later(seconds):
@@ -51,6 +57,10 @@ def raw(redis_url):
         yield client
 
 
+def sent(key, payload="10 servers"):
+    return IdempotencyKey(key, digest=payload)
+
+
 def everything(raw):
     """All that Redis holds, to compare."""
     return {key: raw.dump(key) for key in raw.scan_iter()}
@@ -77,22 +87,48 @@ class TestDemand:
         assert await bus.newest_demand("eu") == newer
 
     async def test_a_repeated_key_changes_nothing_and_names_the_first(self, bus, raw):
-        (first,) = await bus.record_demands([demand(10)], ["k"])
+        (first,) = await bus.record_demands([demand(10)], [sent("k")])
         before = everything(raw)
-        (again,) = await bus.record_demands([demand(99, 60)], ["k"])
+        (again,) = await bus.record_demands([demand(10, 60)], [sent("k")])
         assert again.id == first.id
         assert (first.duplicate, again.duplicate) == (False, True)
+        assert not first.conflict
+        assert not again.conflict
         assert everything(raw) == before
 
+    async def test_a_key_of_another_payload_is_a_conflict_and_changes_nothing(self, bus, raw):
+        (first,) = await bus.record_demands([demand(10)], [sent("k")])
+        before = everything(raw)
+        (other,) = await bus.record_demands([demand(99, 60)], [sent("k", "99 servers")])
+        assert (other.id, other.duplicate, other.conflict) == (first.id, False, True)
+        assert everything(raw) == before
+
+    async def test_a_key_that_the_release_before_has_seen_is_seen(self, bus, raw):
+        raw.set(keys.SEEN.format(fleet="eu", key="k"), "1795379581000-0")
+        (again,) = await bus.record_demands([demand(10)], [sent("k")])
+        assert again == ("1795379581000-0", True, False, False)
+        assert raw.xlen(DEMANDS.changes) == 0
+
+    async def test_no_report_of_a_batch_fails_alone(self, bus, raw):
+        """What stands under its names may be anything: those before it are recorded by then."""
+        raw.lpush(keys.SEEN.format(fleet="eu", key="k"), "a list")
+        raw.hset(keys.NEWEST_AT, "eu", "no number")
+        receipts = await bus.record_demands([demand(10), demand(20, 60)], [None, sent("k")])
+        assert [receipt.duplicate for receipt in receipts] == [False, False]
+        assert (await bus.newest_demand("eu")).demand == 20
+
     async def test_a_repeated_key_within_one_batch(self, bus, raw):
-        receipts = await bus.record_demands([demand(10), demand(20, 60)], ["k", "k"])
-        assert [receipt.duplicate for receipt in receipts] == [False, True]
+        reports = [demand(10), demand(20, 60), demand(30, 60)]
+        names = [sent("k"), sent("k"), sent("k", "30 servers")]
+        receipts = await bus.record_demands(reports, names)
+        assert [receipt.duplicate for receipt in receipts] == [False, True, False]
+        assert [receipt.conflict for receipt in receipts] == [False, False, True]
         assert raw.xlen(DEMANDS.changes) == 1
         assert (await bus.newest_demand("eu")).demand == 10
 
     async def test_two_fleets_may_use_the_same_key(self, bus):
         reports = [demand(10, fleet="eu"), demand(20, fleet="us")]
-        receipts = await bus.record_demands(reports, ["k", "k"])
+        receipts = await bus.record_demands(reports, [sent("k"), sent("k")])
         assert [receipt.duplicate for receipt in receipts] == [False, False]
         assert (await bus.newest_demand("us")).demand == 20
 
@@ -101,10 +137,15 @@ class TestDemand:
         assert not any(receipt.duplicate for receipt in receipts)
         assert raw.xlen(DEMANDS.changes) == 3
 
-    async def test_a_key_is_remembered_for_a_day(self, bus, raw):
-        await bus.record_demands([demand(10)], ["k"])
+    async def test_a_key_is_remembered_for_ten_minutes(self, bus, raw):
+        await bus.record_demands([demand(10)], [sent("k")])
         (seen,) = raw.keys("autopilot:demand:seen:*")
-        assert 86_000 < raw.ttl(seen) <= 86_400
+        assert 590 < raw.ttl(seen) <= 600
+
+    async def test_a_newest_demand_that_can_t_be_read_is_none(self, bus, raw):
+        raw.hset("autopilot:demand:newest", "eu", poisoned(demand(10)))
+        assert await bus.newest_demand("eu") is None
+        assert await bus.latest(DEMANDS) == {}
 
     async def test_a_superseded_report_is_recorded(self, bus, raw):
         await bus.record_demands([demand(30, 60), demand(20, 0)], [None, None])
@@ -119,6 +160,24 @@ class TestDemand:
 
 
 class TestSteps:
+    async def test_recorded_steps_that_can_t_be_read_are_left_out_as_a_gap(self, bus, raw):
+        for step in (1, 2, 3, 4):
+            await bus.commit_step(*a_step(step))
+        recorded = await bus.recorded_steps("eu")
+        for row, up in ((1, 10**400), (2, -1)):
+            raw.lset("autopilot:recorded:eu", row, json.dumps([*recorded[row][:7], up, 0.0]))
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(2):
+                read = await bus.recorded_steps("eu")
+                assert read == [recorded[0], recorded[3]._replace(gap_steps=2)]
+        (told,) = logs
+        assert (told["event"], told["left_out"], told["of"]) == ("recorded_steps_unreadable", 2, 4)
+
+    async def test_a_record_with_a_lead_time_of_the_release_before_is_read(self, bus, raw):
+        record = a_step(1).record.model_copy(update={"lead_time": LeadTime(10**400)})
+        raw.hset("autopilot:fleet:eu", mapping={"step": 1, "state": record.model_dump_json()})
+        assert (await bus.fleet_record("eu")).lead_time.up == 10**400
+
     async def test_nothing_is_known_before_the_first_step(self, bus):
         assert await bus.fleet_record("eu") is None
         assert await bus.recorded_steps("eu") == []
@@ -227,23 +286,56 @@ class TestGroups:
         await bus.open_group("g")
         await bus.acknowledge("g", [])
 
-    async def test_an_entry_that_is_no_transition_is_none_and_can_be_acknowledged(self, bus, raw):
+    async def test_an_entry_that_is_no_transition_says_why_and_can_be_acknowledged(self, bus, raw):
         await bus.open_group("g")
         raw.xadd("autopilot:transitions", {"fleet": "eu", "message": '{"step": "one"}'})
         raw.xadd("autopilot:transitions", {"something": "else"})
         await bus.commit_step(*a_step(1))
         entries = await bus.read_group("g", "c", 10, 10)
-        assert [transition and transition.step for _, transition in entries] == [None, None, 1]
+        wrong, other, transition = (message for _, message in entries)
+        assert (wrong.reason[:6], wrong.content) == ("fleet:", b'{"step": "one"}')
+        assert other.reason == "it has no field `message`"
+        assert b"something" in other.content
+        assert transition.step == 1
         await bus.acknowledge("g", [id for id, _ in entries])
         assert await bus.read_group("g", "c", 10, 10, pending=True) == []
 
-    async def test_an_entry_that_was_trimmed_while_pending_is_none(self, bus, raw):
+    async def test_an_entry_that_was_trimmed_while_pending_says_so(self, bus, raw):
         await bus.open_group("g")
         await bus.commit_step(*a_step(1))
         await bus.read_group("g", "c", 10, 10)
         raw.xtrim("autopilot:transitions", maxlen=0, approximate=False)
         ((_, transition),) = await bus.read_group("g", "c", 10, 10, pending=True)
-        assert transition is None
+        assert transition == Unreadable(
+            "it was trimmed from the stream before it was acknowledged", b""
+        )
+
+    async def test_a_dead_letter_is_acknowledged_and_kept_once(self, bus, raw):
+        await bus.open_group("g")
+        await bus.commit_step(*a_step(1))
+        ((id, _),) = await bus.read_group("g", "c", 10, 10)
+        for _ in range(2):  # the first answer got lost
+            await bus.set_aside("g", TRANSITIONS, id, "it can't be counted", b"x" * 10_000)
+        (letter,) = await bus.dead_letters(10)
+        assert letter[1:] == (
+            "g",
+            "autopilot:transitions",
+            id,
+            "it can't be counted",
+            "x" * keys.DEAD_LETTER_BYTES,
+        )
+        assert raw.xpending("autopilot:transitions", "g")["pending"] == 0
+
+    async def test_dead_letters_are_bounded_and_read_newest_last(self, bus, raw, monkeypatch):
+        monkeypatch.setattr(keys, "DEAD_LETTERS_LENGTH", 100)
+        await bus.open_group("g")
+        for number in range(500):
+            raw.xadd("autopilot:transitions", {"number": number})
+        for id, entry in await bus.read_group("g", "c", 500, 10):
+            await bus.set_aside("g", TRANSITIONS, id, entry.reason, entry.content)
+        assert raw.xlen("autopilot:dead-letters") < 300
+        letters = await bus.dead_letters(2)
+        assert [b"498" in letter.content.encode() for letter in letters] == [True, False]
 
     async def test_a_group_that_went_with_redis_data_is_made_again(self, bus, raw):
         await bus.open_group("g")

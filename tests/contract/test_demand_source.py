@@ -63,6 +63,69 @@ async def test_demand_is_read_for_the_fleet(matchmaker):
     assert matchmaker.paths == ["/demand?fleet=eu-west"]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"Prediction": {"num_of_gameservers": 1%s}}' % ("0" * 400),
+        '{"Prediction": {"num_of_gameservers": 1%s}}' % ("0" * 5_000),
+        '{"Prediction": {"num_of_gameservers": "1%s"}}' % ("0" * 400),
+        '{"Prediction": {"num_of_gameservers": 1e400}}',
+        '{"Prediction": {"num_of_gameservers": "nan"}}',
+        '{"Prediction": {"num_of_gameservers": null}}',
+        '{"Prediction": {"num_of_gameservers": [84]}}',
+        '{"Prediction": [84]}',
+        '{"Prediction": "num_of_gameservers"}',
+        '"Prediction"',
+        "[" * 30_000,
+        '{"a":' * 5_000 + "1" + "}" * 5_000,
+        "\x00",
+        " " * 70_000 + '{"Prediction": {"num_of_gameservers": 84}}',
+    ],
+    ids=lambda body: body.strip()[:45],
+)
+async def test_what_any_url_may_answer_is_demand_or_none(matchmaker, body):
+    matchmaker.answers = [(200, body)]
+    with pytest.raises(DemandMissing) as missing:
+        await read(matchmaker.url)
+    assert matchmaker.url.replace("{fleet}", "eu-west") in str(missing.value)
+    assert len(str(missing.value)) < 400
+
+
+async def test_an_error_of_any_length_is_cut(matchmaker):
+    matchmaker.answers = [(404, "x" * 60_000)]
+    with pytest.raises(DemandMissing, match="answers 404: xxx") as missing:
+        await read(matchmaker.url)
+    assert len(str(missing.value)) < 400
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"supply": {"allocated": HUGE, "ready": 9}},
+        {"supply": {"allocated": 1_000_001}},
+        {"tickets_waiting": HUGE},
+        {"tickets_waiting": 1_000_000_001},
+        {"observed_at": HUGE},
+        {"observed_at": "0001-01-01T00:00:00+14:00"},
+        {"observed_at": "9" * 5_000},
+    ],
+)
+async def test_what_can_t_be_is_ignored_beside_the_demand(matchmaker, beside):
+    matchmaker.answers = [(200, json.dumps({"Prediction": {"num_of_gameservers": 84}, **beside}))]
+    assert await read(matchmaker.url) == Reading(84.0)
+
+
+async def test_counts_that_can_be_are_taken_beside_those_that_can_t(matchmaker):
+    supply = {"allocated": 1_000_000, "ready": HUGE, "reserved": 2}
+    matchmaker.answers = [
+        (200, json.dumps({"Prediction": {"num_of_gameservers": 84}, "supply": supply}))
+    ]
+    assert (await read(matchmaker.url)).supply == Supply(allocated=1_000_000, reserved=2)
+
+
 async def test_the_notebooks_text_numbers_are_taken(matchmaker):
     matchmaker.answers = [answer("84.5")]
     assert (await read(matchmaker.url)).demand == 84.5

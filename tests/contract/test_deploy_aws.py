@@ -210,7 +210,7 @@ def test_the_trainers_policy_allows_all_that_a_store_does(become):
     assert store.fleets() == ["eu"]
     assert store.versions("eu") == ["v2"]
     with store.fetched("eu", "v2") as folder:
-        assert (folder / "policy.json").is_file()
+        assert (folder / "policy.tflite").is_file()
     with pytest.raises(BadSetting, match="access is denied"):
         PolicyStore.at("s3://another/policies")
 

@@ -14,7 +14,7 @@ from shared.core.parameters import FleetParameters
 from shared.policies import (
     GENERAL,
     GENERAL_STORE,
-    GeneralPolicy,
+    FleetPolicy,
     RulePolicy,
     first_action,
     first_policy,
@@ -63,7 +63,7 @@ def test_a_fleet_of_another_size_is_decided_for_alike(scale):
 @pytest.mark.parametrize(
     ("parameters", "kind"),
     [
-        (PARAMETERS, GeneralPolicy),
+        (PARAMETERS, FleetPolicy),
         (FleetParameters(observation="notebook"), RulePolicy),
         (replace(PARAMETERS, history_len=3), RulePolicy),
     ],
@@ -71,6 +71,14 @@ def test_a_fleet_of_another_size_is_decided_for_alike(scale):
 def test_it_serves_where_its_observation_fits(parameters, kind):
     assert isinstance(first_policy(parameters), kind)
     assert (general_nets(parameters) is None) == (kind is RulePolicy)
+
+
+def test_it_serves_a_longer_lead_time_too_and_no_learning_begins_from_it_there():
+    longer = replace(PARAMETERS, history_len=7)
+    policy = first_policy(longer)
+    assert isinstance(policy, FleetPolicy)
+    assert policy.lead_steps == 6
+    assert general_nets(longer) is None
 
 
 def test_half_of_a_fleets_nets_begin_from_it():

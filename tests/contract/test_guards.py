@@ -188,7 +188,7 @@ def test_guards_taken_away_let_the_ask_through():
     free = FleetSettings(observation="notebook")
     third = stepped(free, second.record, 2, 30, 20.0)
     assert third.transition.target == 25, "it had been told"
-    assert (third.decision.target, third.record.asks, third.record.next_target) == (30, (), None)
+    assert (third.decision.target, third.record.asks, third.record.next_target) == (30, (), 30)
 
 
 def test_the_rule_of_a_silent_environment_keeps_to_the_floor():

@@ -209,7 +209,8 @@ def test_sigterm_ends_it_well(serve, model_dir):
 
 def test_a_token_is_wanted_where_one_is_set(serve, model_dir):
     _, url = serve(model_dir, AUTOPILOT_API_TOKEN="secret")
-    assert httpx.get(f"{url}/ping").status_code == 200
+    assert httpx.get(f"{url}/healthz").status_code == 200
+    assert httpx.get(f"{url}/ping").status_code == 401
     assert httpx.post(f"{url}/invocations", json=ROW).status_code == 401
     headers = {"Authorization": "Bearer secret"}
     assert httpx.post(f"{url}/invocations", json=ROW, headers=headers).status_code == 200

@@ -115,7 +115,7 @@ BROKEN = [
     ),
     ("Deployment/matchmaking", POD, to("hostNetwork", True), "hostNetwork"),
     ("Deployment/matchmaking", POD, without("automountServiceAccountToken"), "automount"),
-    ("Deployment/trainer", (*POD, "volumes", 0), to("hostPath", {"path": "/"}), "volume tmp"),
+    ("Deployment/trainer", (*POD, "volumes", 1), to("hostPath", {"path": "/"}), "volume tmp"),
     # Labels and ports.
     (
         "Service/prediction",
@@ -175,9 +175,86 @@ BROKEN = [
     ),
     (
         "Deployment/prediction",
-        (*FIRST, "envFrom", 2, "secretRef"),
-        to("name", "token"),
+        (*POD, "volumes", 1, "secret"),
+        to("secretName", "token"),
         "no Secret token",
+    ),
+    # Redis's password.
+    (
+        "StatefulSet/redis",
+        FIRST,
+        to("command", ["redis-server", "--appendonly", "yes"]),
+        "redis-server takes no password",
+    ),
+    (
+        "StatefulSet/redis",
+        FIRST,
+        to("command", ["redis-server", "--requirepass", "hush"]),
+        "redis-server takes no password",
+    ),
+    (
+        "StatefulSet/redis",
+        (*POD, "volumes", 0, "secret"),
+        to("optional", True),
+        "/etc/secrets/redis/password is not the key password of the Secret redis",
+    ),
+    (
+        "StatefulSet/redis",
+        (*FIRST, "readinessProbe", "exec"),
+        to("command", ["redis-cli", "ping"]),
+        "readinessProbe has no password, or takes NOAUTH for an answer",
+    ),
+    ("Deployment/trainer", FIRST, without("env"), "trainer trainer: has no password of Redis"),
+    (
+        "Deployment/environment",
+        (*POD, "containers", 1),
+        to("env", []),
+        "environment metrics: has no password of Redis",
+    ),
+    (
+        "Deployment/matchmaking",
+        (*FIRST, "volumeMounts", 0),
+        to("mountPath", "/etc/redis"),
+        "is not the key password of the Secret redis",
+    ),
+    (
+        "Deployment/matchmaking",
+        (*POD, "volumes", 0, "secret"),
+        to("items", [{"key": "other", "path": "password"}]),
+        "is not the key password of the Secret redis",
+    ),
+    (
+        "Deployment/trainer",
+        (*FIRST, "envFrom", 0),
+        to("secretRef", {"name": "redis"}),
+        "takes the whole Secret redis as variables",
+    ),
+    # Callers' tokens.
+    (
+        "Deployment/prediction",
+        (*FIRST, "volumeMounts", 1),
+        to("mountPath", "/etc/tokens"),
+        "prediction prediction: needs the tokens ['read'] of the Secret tokens",
+    ),
+    (
+        "Deployment/matchmaking",
+        (*POD, "volumes", 1, "secret"),
+        to("items", [{"key": "read", "path": "read"}]),
+        "needs the tokens ['read', 'report']",
+    ),
+    ("Deployment/environment", (*POD, "volumes", 1, "secret"), to("optional", True), "and has []"),
+    (
+        "Deployment/environment",
+        (*POD, "containers", 1, "volumeMounts", 1),
+        to("subPath", "read"),
+        "environment metrics: needs the tokens ['read']",
+    ),
+    ("Deployment/prediction", (*POD, "volumes", 1, "secret"), without("items"), "and has []"),
+    (
+        "Deployment/trainer",
+        (*POD, "volumes", 0, "secret"),
+        to("secretName", "tokens"),
+        "is not the key password of the Secret redis",
     ),
     ("Deployment/trainer", (*FIRST, "volumeMounts", 0), to("name", "temp"), "no volume 'temp'"),
     # What a container is to have.
@@ -237,12 +314,51 @@ def test_a_wrong_setting_is_found(checks, rendering, settings, finding):
     assert any(finding in each for each in checks.of_kustomization(resources))
 
 
+def test_a_trainer_is_given_no_token(checks, rendering):
+    resources = rendering(ROOT / "deploy/eks/base")
+    (trainer,) = (each for each in resources if name_of(each) == "Deployment/trainer")
+    (environment,) = (each for each in resources if name_of(each) == "Deployment/environment")
+    pod, other = (each["spec"]["template"]["spec"] for each in (trainer, environment))
+    pod["volumes"].append(other["volumes"][1])
+    pod["containers"][0]["volumeMounts"].append(other["containers"][0]["volumeMounts"][1])
+    assert "Deployment/trainer trainer: needs no token, and mounts ['read']" in [
+        *checks.of_kustomization(resources)
+    ]
+
+
+@pytest.mark.parametrize("overlay", ["elasticache", "kuberay"])
+def test_another_redis_and_other_trainers_have_their_address_from_a_secret(
+    checks, rendering, overlay
+):
+    resources = rendering(OVERLAYS / overlay)
+    clients = [c for pod in pods_of(resources) for c in pod.containers if c["name"] == "trainer"]
+    (trainer,) = clients
+    (of_redis,) = (each for each in trainer["env"] if "REDIS" in each["name"])
+    assert ("valueFrom" in of_redis) == (overlay == "elasticache")
+    of_redis["name"] = "AUTOPILOT_SEED"
+    assert any("has no password of Redis" in each for each in checks.of_kustomization(resources))
+
+
 SCALED = [
     (("spec",), to("pollinterval", 5), "pollinterval"),
     (("spec", "triggers", 0, "metadata"), to("targetValue", 1), "1 is not of type 'string'"),
     (("spec", "fallback"), to("behavior", "guess"), "'guess' is not one of"),
     (("spec", "triggers", 0), without("type"), "'type' is a required property"),
 ]
+UNAUTHENTICATED = [
+    (("spec", "triggers", 0, "metadata"), without("authMode")),
+    (("spec", "triggers", 0), without("authenticationRef")),
+]
+
+
+@pytest.mark.parametrize(("path", "breaking"), UNAUTHENTICATED)
+def test_a_trigger_without_a_token_is_found(checks, rendering, path, breaking):
+    page = resources_in((ROOT / "deploy/keda/metrics-api.yaml").read_text())
+    broken(page, "ScaledObject/game-servers", path, breaking)
+    assert any("without a bearer token" in each for each in checks.of_page(page, []))
+    resources = broken(rendering(OVERLAYS / "keda"), "ScaledObject/trainer", path, breaking)
+    found = [*checks.of_kustomization(resources)]
+    assert any("ScaledObject/trainer: asks http://metrics" in each for each in found)
 
 
 @needs_custom_kinds
@@ -287,6 +403,11 @@ def test_a_scaled_object_that_scales_nothing_is_found(checks, rendering):
         (target, to("name", "train"), "there is no Deployment/train to scale"),
         (target, to("name", "prediction"), "takes KEDA's number back"),
         (("spec", "triggers", 0, "metadata"), url, "the service metrics has the ports [8003]"),
+        (
+            ("spec", "triggers", 0, "authenticationRef"),
+            to("name", "metric"),
+            "there is no TriggerAuthentication metric",
+        ),
     ):
         resources = broken(rendering(OVERLAYS / "keda"), "ScaledObject/trainer", path, breaking)
         assert any(finding in each for each in checks.of_kustomization(resources))
@@ -311,7 +432,7 @@ def test_a_folder_that_kustomize_refuses_is_an_error(tmp_path):
 
 @pytest.mark.parametrize(("must_run", "code"), [("", 0), ("1", 1)])
 def test_without_kustomize_it_says_so_and_fails_where_it_has_to_run(tmp_path, must_run, code):
-    environment = {"PATH": str(tmp_path), "AUTOPILOT_MANIFESTS_MUST_RUN": must_run}
+    environment = {"PATH": str(tmp_path), "MANIFESTS_MUST_RUN": must_run}
     command = [sys.executable, "-m", "deploy.checks"]
     ended = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

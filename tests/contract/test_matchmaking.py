@@ -8,13 +8,16 @@ import httpx
 import pytest
 
 from services.matchmaking.app import create_app
-from shared.bus import DEMANDS, Bus, DemandReceipt
+from shared.access import Access
+from shared.bus import DEMANDS, Bus, DemandReceipt, IdempotencyKey
 from shared.errors import BusAway
 from shared.messages import Demand
 from shared.settings import Fleets, FleetSettings
+from shared.tokens import Tokens
 
 NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)
 FLEETS = Fleets({"default": FleetSettings(), "eu-west": FleetSettings()})
+JSON = {"Content-Type": "application/json"}
 TTL_S = FLEETS["default"].demand_ttl_s
 
 
@@ -135,7 +138,7 @@ async def test_everything_that_was_reported_is_recorded(client, bus):
         (b'{"ccu": 3, "players_per_server": 0}', "players_per_server: Input should be greater"),
         (b'{"ccu": NaN, "players_per_server": 3}', "ccu: Input should be a finite number"),
         (b'{"ccu": 1e9, "players_per_server": 1}', "at most 1000000"),
-        (b'{"ccu": 1e300, "players_per_server": 1e-300}', "at most 1000000"),
+        (b'{"ccu": 1e9, "players_per_server": 1e-300}', "at most 1000000"),
         (b'{"num_of_gameservers": 1, "seq": -1}', "seq"),
         (b'{"num_of_gameservers": 1, "supply": {"ready": -1}}', "supply.ready"),
         (b'{"num_of_gameservers": 1, "supply": {"up": 1}}', "supply.up: there is no such field"),
@@ -153,7 +156,7 @@ async def test_everything_that_was_reported_is_recorded(client, bus):
     ],
 )
 async def test_what_is_no_demand_is_refused_and_not_recorded(client, bus, body, detail):
-    assert_problem(await client.post("/demand", content=body), 422, detail)
+    assert_problem(await client.post("/demand", content=body, headers=JSON), 422, detail)
     assert await reports_in(bus) == 0
 
 
@@ -181,7 +184,7 @@ async def test_a_body_over_16_kib_is_413(client, bus, chunked):
 
     async def post(size: int) -> httpx.Response:
         content = parts(size) if chunked else b'{"num_of_gameservers": 1}'.ljust(size)
-        return await client.post("/demand", content=content)
+        return await client.post("/demand", content=content, headers=JSON)
 
     assert_problem(await post(16 * 1024 + 1), 413, "16384")
     assert await reports_in(bus) == 0
@@ -192,7 +195,9 @@ async def test_a_body_over_16_kib_is_413(client, bus, chunked):
     "header", [None, "Bearer wrong", "Basic s3cret", "s3cret", "Bearer", "Bearer s3cret2"]
 )
 async def test_without_the_token_a_report_is_401(redis_url, clock, client_of, header):
-    app = create_app(bus=Bus.connect(redis_url), fleets=FLEETS, clock=clock, token="s3cret")
+    app = create_app(
+        bus=Bus.connect(redis_url), fleets=FLEETS, clock=clock, access=Access(Tokens("s3cret"))
+    )
     headers = {} if header is None else {"Authorization": header}
     async with client_of(app) as client:
         answer = await client.post("/demand", json={"num_of_gameservers": 1}, headers=headers)
@@ -200,26 +205,63 @@ async def test_without_the_token_a_report_is_401(redis_url, clock, client_of, he
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_the_token_opens_reports_and_reads_need_none(redis_url, clock, client_of):
-    app = create_app(bus=Bus.connect(redis_url), fleets=FLEETS, clock=clock, token="s3cret")
+async def test_the_token_opens_reports_and_reads(redis_url, clock, client_of):
+    app = create_app(
+        bus=Bus.connect(redis_url), fleets=FLEETS, clock=clock, access=Access(Tokens("s3cret"))
+    )
     async with client_of(app) as client:
         for scheme in ("Bearer", "bearer"):
             headers = {"Authorization": f"{scheme} s3cret"}
             report = {"num_of_gameservers": 1}
             answer = await client.post("/demand", json=report, headers=headers)
             assert answer.status_code == 202
-        for path in ("/demand", "/currsine1h", "/currsine24h", "/healthz", "/readyz", "/metrics"):
+        for path in ("/demand", "/currsine1h", "/currsine24h", "/metrics"):
+            assert (await client.get(path)).status_code == 401, path
+            assert (await client.get(path, headers=headers)).status_code == 200, path
+        for path in ("/healthz", "/readyz"):
             assert (await client.get(path)).status_code == 200, path
 
 
-async def test_a_repeated_key_changes_nothing(client, bus):
+async def test_a_repeated_key_changes_nothing(client, bus, clock):
     first = await client.post("/demand", json={"num_of_gameservers": 5, "idempotency_key": "a"})
+    clock.now += timedelta(seconds=30)
     again = await client.post(
-        "/demand", json={"num_of_gameservers": 9}, headers={"Idempotency-Key": "a"}
+        "/demand", content=b'{"num_of_gameservers": 5.0}', headers={"Idempotency-Key": "a"}
     )
     assert again.status_code == 202
     assert again.json() == first.json() | {"duplicate": True}
+    assert (await bus.newest_demand("default")).observed_at == NOW
+    assert await reports_in(bus) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"num_of_gameservers": 9},
+        {"num_of_gameservers": 5, "tickets_waiting": 0},
+        {"num_of_gameservers": 5, "observed_at": moment(timedelta(0))},
+        {"ccu": 5, "players_per_server": 1},
+    ],
+)
+@pytest.mark.parametrize("as_header", [False, True])
+async def test_a_key_that_is_used_again_for_another_report_is_refused(
+    client, bus, other, as_header
+):
+    first = await client.post("/demand", json={"num_of_gameservers": 5, "idempotency_key": "a"})
+    if as_header:
+        again = await client.post("/demand", json=other, headers={"Idempotency-Key": "a"})
+    else:
+        again = await client.post("/demand", json=other | {"idempotency_key": "a"})
+    assert_problem(again, 422, "idempotency_key: it was used within ten minutes for another report")
+    assert first.json()["id"] in again.json()["detail"]
     assert (await bus.newest_demand("default")).demand == 5
+    assert await reports_in(bus) == 1
+
+
+async def test_a_key_that_is_used_twice_within_one_batch(client, bus):
+    reports = [{"num_of_gameservers": n, "idempotency_key": "a"} for n in (5, 5, 9)]
+    answers = await asyncio.gather(*(client.post("/demand", json=report) for report in reports))
+    assert sorted(answer.status_code for answer in answers) == [202, 202, 422]
     assert await reports_in(bus) == 1
 
 
@@ -314,11 +356,13 @@ class WatchedBus(Bus):
     failing = False
 
     async def record_demands(
-        self, demands: Sequence[Demand], idempotency_keys: Sequence[str | None]
+        self, demands: Sequence[Demand], idempotency_keys: Sequence[IdempotencyKey | None]
     ) -> list[DemandReceipt]:
         self.batches.append(len(demands))
         if self.failing:
             raise BusAway("Redis does not answer: a test")
+        if any(demand.source == "poison" for demand in demands):
+            raise OverflowError("no report that anybody has foreseen")
         return await super().record_demands(demands, idempotency_keys)
 
 
@@ -354,6 +398,17 @@ async def test_a_batch_that_fails_is_told_to_each_caller(watched, clock, client_
             assert_problem(answer, 503, "Redis does not answer: a test")
         watched.failing = False
         assert (await client.post("/demand", json={"num_of_gameservers": 1})).status_code == 202
+
+
+async def test_of_a_batch_that_fails_only_the_culprit_is_told(watched, clock, client_of):
+    app = create_app(bus=watched, fleets=FLEETS, clock=clock)
+    reports = [{"num_of_gameservers": n, "source": f"lobby {n}"} for n in range(20)]
+    reports[7]["source"] = "poison"
+    async with client_of(app) as client:
+        answers = await asyncio.gather(*(client.post("/demand", json=each) for each in reports))
+        statuses = [answer.status_code for answer in answers]
+        assert statuses == [202] * 7 + [500] + [202] * 12
+        assert await reports_in(watched) == 19
 
 
 async def test_a_caller_that_leaves_does_not_spoil_the_batch(watched, clock):

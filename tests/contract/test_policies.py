@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 
 from shared.core.baselines import trend
 from shared.core.parameters import FleetParameters
-from shared.errors import PolicyCorrupt, PolicyMissing
+from shared.errors import PolicyCorrupt, PolicyMissing, PolicyUnfit
 from shared.messages import PolicyManifest
-from shared.policies import RulePolicy, first_action, load_policy
+from shared.policies import (
+    FleetPolicy,
+    RulePolicy,
+    experts_actions,
+    first_action,
+    load_policy,
+    plans_short,
+)
 from shared.policy_store import LITERT_MODEL, PolicyStore
+from tests.policies import OneByOne
 
 MODEL = Path(__file__).parents[1] / "data" / "mean10.tflite"
 """Ten numbers in, a hundredth of their mean out."""
@@ -104,17 +112,128 @@ def test_a_version_that_is_not_there(store):
 @pytest.mark.parametrize(
     "fleet_now",
     [
-        FleetParameters(history_len=6),
         FleetParameters(min_servers=5.0),
+        FleetParameters(min_servers=60.0),
+        FleetParameters(max_servers=50.0),
         FleetParameters(max_servers=200.0),
+        FleetParameters(max_servers=100_000.0),
         FleetParameters(action_factor=80.0),
+        FleetParameters(max_servers=400.0, action_factor=400.0),
     ],
-    ids=["history_len", "min_servers", "max_servers", "action_factor"],
 )
-def test_a_policy_trained_for_other_settings_is_refused(store, fleet_now):
+@pytest.mark.parametrize("servers", [45.0, 130.0])
+def test_a_policy_is_kept_where_only_limits_change(store, fleet_now, servers):
+    """It says as many servers as before; the fleet's limits are for those who make targets."""
+    publish(store, exploration=0.05)
+    kept = load_policy(store, "eu", "v1", fleet_now)
+    action = first_action(kept, [servers] * 10)
+    assert action * fleet_now.action_factor == pytest.approx(servers, rel=1e-5)
+    assert kept.exploration * fleet_now.action_factor == pytest.approx(5.0)
+    assert (kept.version, kept.fields) == ("v1", PARAMETERS.observation_fields)
+    assert plans_short(kept, fleet_now) is None
+
+
+def test_a_policy_made_for_a_shorter_lead_time_is_kept_and_it_is_said(store):
     publish(store)
-    with pytest.raises(PolicyCorrupt, match=r"other settings .* train it again"):
-        load_policy(store, "eu", "v1", fleet_now)
+    longer = FleetParameters(history_len=7)
+    kept = load_policy(store, "eu", "v1", longer)
+    assert (kept.lead_steps, longer.lead_steps) == (6, 8)
+    assert "for 6 steps ahead" in plans_short(kept, longer)
+    assert first_action(kept, [50.0] * 10) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("fleet_now", "made_for", "says"),
+    [
+        ({"history_len": 3}, {}, r"HISTORY_LEN=5 and the fleet has 3: .* recorded demand is kept"),
+        ({}, {"observation": "calendar"}, "OBSERVATION=notebook hides it: set calendar"),
+        ({"observation": "calendar"}, {"history_len": 7}, "HISTORY_LEN=7 and the fleet has 5"),
+    ],
+)
+def test_a_policy_that_needs_to_see_more_is_refused_in_one_short_line(
+    store, fleet_now, made_for, says
+):
+    publish(store, FleetParameters(**made_for))
+    with pytest.raises(PolicyUnfit, match=says) as refused:
+        load_policy(store, "eu", "v1", FleetParameters(**fleet_now))
+    assert str(refused.value).startswith("policy v1 ")
+    assert len(str(refused.value)) < 200
+    assert "\n" not in str(refused.value)
+    assert "demand[" not in str(refused.value)
+
+
+def test_a_policy_of_unknown_fields_is_refused(store):
+    publish(store, observation_fields=("demand[-1]", "moon"))
+    with pytest.raises(PolicyUnfit, match="sees fields that no fleet shows"):
+        load_policy(store, "eu", "v1", PARAMETERS)
+
+
+def test_a_manifest_of_limits_that_contradict_each_other_is_refused(store):
+    publish(store, min_servers=200.0)
+    with pytest.raises(PolicyCorrupt, match="min_servers 200 and max_servers 100 are no range"):
+        load_policy(store, "eu", "v1", PARAMETERS)
+
+
+class TestAboveTheCeiling:
+    """What a graph that clips says once its fleet may have more servers than it clips at."""
+
+    class Artefact(OneByOne):
+        """Three experts that add a constant to a part of the last demand; cut off as graphs are."""
+
+        def __init__(self, ceiling=1.0):
+            self._ceiling = ceiling
+            self.asked = 0
+
+        def answers(self, observation):
+            self.asked += 1
+            last = observation[4] / 100
+            free = (1.2 * last, 0.9 * last + 0.05, last - 0.04)
+            return tuple(min(max(one, 0.0), self._ceiling) for one in free)
+
+    def policy(self, fleet_now, artefact):
+        experts = {"a": 0.5, "b": 0.25, "c": 0.25}
+        draft = PolicyManifest.draft(
+            PARAMETERS, version="v1", fleet="eu", created_at=datetime.now(UTC), experts=experts
+        )
+        return FleetPolicy(draft, fleet_now, lambda: artefact)
+
+    @pytest.mark.parametrize("servers", [10.0, 83.0, 84.0, 104.0, 130.0, 150.0, 900.0])
+    def test_it_says_what_it_would_without_one(self, servers):
+        policy = self.policy(FleetParameters(max_servers=1000.0), self.Artefact())
+        free = self.Artefact(ceiling=1e9).answers([servers] * 10)
+        assert experts_actions(policy, [servers] * 10) == pytest.approx(free)
+
+    def test_it_says_so_by_the_fleets_own_factor(self):
+        fleet_now = FleetParameters(max_servers=150.0, action_factor=150.0)
+        answers = experts_actions(self.policy(fleet_now, self.Artefact()), [130.0] * 10)
+        free = self.Artefact(ceiling=1e9).answers([130.0] * 10)
+        assert [150 * one for one in answers] == pytest.approx([100 * one for one in free])
+
+    @pytest.mark.parametrize(
+        ("max_servers", "servers"), [(150.0, 80.0), (100.0, 130.0), (50.0, 130.0)]
+    )
+    def test_it_is_asked_once_where_the_ceiling_is_not_in_the_way(self, max_servers, servers):
+        artefact = self.Artefact()
+        policy = self.policy(FleetParameters(max_servers=max_servers), artefact)
+        experts_actions(policy, [servers] * 10)
+        assert artefact.asked == 1
+
+    def test_a_constant_stays_what_it_is(self):
+        class Constant(OneByOne):
+            def answers(self, _observation):
+                return (1.0, 1.0, 1.0)
+
+        policy = self.policy(FleetParameters(max_servers=500.0), Constant())
+        assert experts_actions(policy, [400.0] * 10) == (1.0, 1.0, 1.0)
+
+    def test_what_is_no_number_stays_none(self):
+        class Broken(OneByOne):
+            def answers(self, _observation):
+                return (math.nan, math.inf, 1.0)
+
+        policy = self.policy(FleetParameters(max_servers=500.0), Broken())
+        answers = experts_actions(policy, [400.0] * 10)
+        assert not all(map(math.isfinite, answers))
 
 
 def test_another_price_or_reward_does_not_change_what_a_policy_can_run_on(store):

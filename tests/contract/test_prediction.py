@@ -12,6 +12,7 @@ import pytest
 
 from services.prediction.app import create_app
 from services.prediction.invocations import invoke, observations
+from shared.access import Access
 from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, Bus
 from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
@@ -20,6 +21,7 @@ from shared.messages import Champion, Decision, Demand
 from shared.policies import first_policy
 from shared.policy_store import LITERT_MODEL, PolicyStore
 from shared.settings import Fleets, FleetSettings
+from shared.tokens import Tokens
 from tests.conftest import NOW, a_decision
 from tests.policies import OneByOne
 
@@ -40,9 +42,9 @@ async def bus(redis_url) -> AsyncIterator[Bus]:
     await bus.close()
 
 
-def app_of(redis_url: str, store: PolicyStore, token: str | None = None) -> Any:
+def app_of(redis_url: str, store: PolicyStore, access: Access | None = None) -> Any:
     bus = Bus.connect(redis_url)
-    return create_app(bus=bus, fleets=FLEETS, store=store, clock=lambda: NOW, token=token)
+    return create_app(bus=bus, fleets=FLEETS, store=store, clock=lambda: NOW, access=access)
 
 
 @pytest.fixture
@@ -158,7 +160,7 @@ async def test_a_fleet_can_be_named_in_any_encoding(client, bus):
 )
 async def test_the_token_is_wanted(redis_url, bus, store, client_of, path):
     await bus.publish(DECISIONS, "default", decision())
-    async with client_of(app_of(redis_url, store, token="s3cret")) as client:
+    async with client_of(app_of(redis_url, store, Access(Tokens("s3cret")))) as client:
         method, json = ("POST", ROW) if path == "/invocations" else ("GET", None)
         for headers in ({}, {"Authorization": "Bearer wrong"}):
             answer = await client.request(method, path, json=json, headers=headers)
@@ -171,8 +173,10 @@ async def test_the_token_is_wanted(redis_url, bus, store, client_of, path):
             return answer.status_code == 200
 
         await until(holds)
-        for free in ("/ping", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"):
+        for free in ("/healthz", "/readyz"):
             assert (await client.get(free)).status_code == 200, free
+        for other in ("/ping", "/metrics", "/docs", "/openapi.json"):
+            assert (await client.get(other)).status_code == 401, other
 
 
 # Invocations
@@ -330,8 +334,7 @@ FIELDS_OF_OTHERS = tuple(f"x{i}" for i in range(10))
         (break_manifest, {}),
         (break_pointer, {}),
         (damage_nothing, {"observation_fields": FIELDS_OF_OTHERS}),
-        (damage_nothing, {"max_servers": 50}),
-        (damage_nothing, {"action_factor": 50}),
+        (damage_nothing, {"min_servers": 200}),
     ],
 )
 async def test_a_policy_that_can_not_serve_is_refused_and_the_old_goes_on(
@@ -352,6 +355,27 @@ async def test_a_policy_that_can_not_serve_is_refused_and_the_old_goes_on(
     assert answer.json()["num_of_gameservers"] == [50]
     await bus.publish(CHAMPIONS, "default", publish_policy(store, "v3"))
     await served(client, "v3")
+
+
+@pytest.mark.parametrize("made_for", [{"max_servers": 50}, {"action_factor": 50}])
+async def test_a_champion_of_other_limits_serves_by_the_present_ones(
+    client, bus, store, publish_policy, made_for
+):
+    champion = publish_policy(store, "v1", **made_for)
+    await bus.publish(CHAMPIONS, "default", champion)
+    await served(client, "v1")
+    # The mean over 100, whatever the manifest calls an action of 1.0.
+    servers = made_for.get("action_factor", 100) * 0.8
+    answer = (await client.post("/invocations", json=[80.0] * 10)).json()
+    assert answer["num_of_gameservers"] == [servers]
+    assert answer["predictions"] == [[pytest.approx(servers / 100)]]
+    assert "autopilot_policies_refused_total 0.0" in (await client.get("/metrics")).text
+
+
+async def test_policies_say_which_lead_time_they_are_made_for(client, store, publish_policy):
+    publish_policy(store, "v1")
+    listed = (await client.get("/policies")).json()["policies"]
+    assert [one["history_len"] for one in listed] == [5]
 
 
 async def test_a_model_of_another_shape_is_refused(redis_url, store, publish_policy, client_of):

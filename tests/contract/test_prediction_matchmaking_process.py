@@ -93,8 +93,9 @@ def test_a_body_over_the_limit_is_413_over_a_real_connection(start, service):
 
     _, url = start(service)
     path = "/demand" if service == "matchmaking" else "/invocations"
+    headers = {"Content-Type": "application/json"}
     for content in (parts(), b" " * 64 * 65_536):
-        answer = httpx.post(f"{url}{path}", content=content)
+        answer = httpx.post(f"{url}{path}", content=content, headers=headers)
         assert answer.status_code == 413
     assert httpx.get(f"{url}/healthz").status_code == 200
 
@@ -194,9 +195,10 @@ def test_the_notebooks_client_reads_null_where_nothing_is_known(start, notebook_
 def test_a_slash_at_the_end_of_an_address_changes_nothing(start, service):
     _, url = start(service, api_token="secret")
     reads = {"matchmaking": "/currsine1h", "prediction": "/ping"}
+    headers = {"Authorization": "Bearer secret"}
     for path in ("/healthz", "/docs", reads[service]):
         for slashes in ("/", "//"):
-            assert httpx.get(f"{url}{path}{slashes}").status_code == 200
+            assert httpx.get(f"{url}{path}{slashes}", headers=headers).status_code == 200
     writes = {"matchmaking": "/demand", "prediction": "/invocations"}
     assert httpx.post(f"{url}{writes[service]}/").status_code == 401
     assert httpx.get(f"{url}//").status_code == httpx.get(url).status_code == 401

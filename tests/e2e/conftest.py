@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.containers import Platform, missing
 
-MUST_RUN = "AUTOPILOT_E2E_MUST_RUN"
+MUST_RUN = "E2E_MUST_RUN"
 """Set by `make e2e`: no engine is then a failure, and no reason to skip."""
 EVERYTHING = ("--profile", "aws-local", "--profile", "monitoring")
 

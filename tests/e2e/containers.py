@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,13 @@ PACE = {
     "AUTOPILOT_TIME_TOTAL_S": "3",
 }
 """Soon a policy, and steps enough to count."""
+WITH_PASSWORD = (
+    "sh",
+    "-c",
+    'REDISCLI_AUTH=$(cat /run/autopilot/redis.password) exec "$@"',
+    "with-password",
+)
+"""Before a command in Redis's container."""
 
 T = TypeVar("T")
 
@@ -68,7 +75,8 @@ def until(find: Callable[[], T | None], what: str, patience_s: float = PATIENCE_
 class Platform:
     """One compose project, on ports of its own."""
 
-    def __init__(self, project: str) -> None:
+    def __init__(self, project: str, settings: Mapping[str, str] | None = None) -> None:
+        """With the defaults of docker-compose.yml, a fast pace, and these settings."""
         command = compose_command()
         assert command is not None
         self.project = project
@@ -86,7 +94,7 @@ class Platform:
         }
         own = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOPILOT_", "AWS_"))}
         ports = {name: str(port) for name, port in self._ports.items()}
-        self._environment = own | PACE | ports
+        self._environment = own | PACE | ports | dict(settings or {})
         self.http = httpx.Client(timeout=5.0)
 
     def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -181,7 +189,7 @@ class Platform:
 
     def redis(self, *command: str) -> Any:
         """Redis's answer to a command."""
-        return json.loads(self.execute("redis", "redis-cli", "--json", *command))
+        return json.loads(self.execute("redis", *WITH_PASSWORD, "redis-cli", "--json", *command))
 
     def redis_settings(self) -> dict[str, str]:
         """How Redis is set up."""

@@ -48,7 +48,9 @@ def run() -> Iterator[Run]:
     def run(model: Path, *options: str) -> str:
         name = f"autopilot-e2e-serve-{uuid.uuid4().hex[:8]}"
         started.append(name)
-        docker("create", "--name", name, *options, SERVICE, "serve")
+        docker(
+            "create", "--name", name, "--env", "AUTOPILOT_OPEN_ACCESS=1", *options, SERVICE, "serve"
+        )
         docker("cp", str(model.parent), f"{name}:/opt/ml")
         docker("start", name)
         return name

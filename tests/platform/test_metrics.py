@@ -290,7 +290,7 @@ class LossyBus:
 @pytest.mark.parametrize("lost", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["reads", "acknowledgements"])
 async def test_each_step_is_handed_over_once_whatever_answer_is_lost(bus, raw, kind, lost):
-    handed, unreadable = [], FleetMetrics(CollectorRegistry(), FLEETS, START)._steps.labels("x")
+    handed, counter = [], FleetMetrics(CollectorRegistry(), FLEETS, START)._steps.labels("x")
 
     async def handle(transitions):
         handed.extend(transition.step for transition in transitions)
@@ -298,7 +298,7 @@ async def test_each_step_is_handed_over_once_whatever_answer_is_lost(bus, raw, k
     await bus.open_group("g")
     await commit(bus, 1)
     await commit(bus, 2)
-    consumer = Consumer(LossyBus(bus, **{kind: {lost}}), "g", handle, unreadable)
+    consumer = Consumer(LossyBus(bus, **{kind: {lost}}), "g", handle, counter, counter)
     running = asyncio.create_task(consumer.run())
     await asyncio.sleep(0.1)
     await commit(bus, 3)

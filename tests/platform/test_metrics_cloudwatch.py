@@ -410,6 +410,26 @@ async def test_what_cloudwatch_refuses_for_good_does_not_hold_up_the_others(clie
     assert registry.get_sample_value("autopilot_cloudwatch_failed_calls_total") == 0.0
 
 
+async def test_nothing_is_put_of_messages_of_which_one_has_no_values(client):
+    """They are handed over one by one then: what is put already would be put twice."""
+    calls, _ = watch_calls(client)
+    steps = [a_step(n) for n in range(1, 201)]
+    supply = Supply.model_construct(allocated=10**400, ready=None)
+    steps[-1] = steps[-1].model_copy(update={"supply": supply})
+    registry = CollectorRegistry()
+    with pytest.raises(OverflowError):
+        await cloudwatch(client, registry).put(steps)
+    assert calls == []
+    assert registry.get_sample_value("autopilot_cloudwatch_steps_total") == 0.0
+
+
+async def test_what_boto3_itself_refuses_is_refused_for_good(client):
+    registry = CollectorRegistry()
+    wrong = a_step(1).model_copy(update={"fleet": 7})
+    await cloudwatch(client, registry).put([wrong])
+    assert registry.get_sample_value("autopilot_cloudwatch_refused_steps_total") == 1.0
+
+
 async def test_of_a_call_that_is_refused_all_but_the_bad_step_get_in(client):
     registry = CollectorRegistry()
     steps = [a_step(n) for n in range(1, 12)]

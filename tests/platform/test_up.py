@@ -3,15 +3,19 @@
 import os
 import re
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
 import pytest
+import redis
+from redis.exceptions import AuthenticationError
 
 from services.cli.supervision import service_command
 from tests.conftest import free_port
@@ -73,6 +77,69 @@ def test_up_answers_learns_survives_a_kill_and_leaves_nothing_running(
     assert "Traceback" not in text
     assert " error " not in text
     assert "policy_published" in text
+
+
+SECRETIVE = ("redis.url", "redis/redis.conf")
+"""In `.autopilot`: all that has the password."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_nobody_else_gets_into_the_embedded_redis(
+    tmp_path: Path, platform_environment: dict[str, str]
+) -> None:
+    """Its password is in two files of the owner's, and commands in the folder need no variable."""
+    log = tmp_path / "up.log"
+    with log.open("w") as output:
+        platform = subprocess.Popen(
+            service_command("services.cli", "up"),
+            cwd=tmp_path,
+            env=platform_environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _until(
+            f"http://127.0.0.1:{platform_environment['AUTOPILOT_PREDICTION_PORT']}/prediction",
+            lambda _: True,
+        )
+        state = tmp_path / ".autopilot"
+        url = (state / "redis.url").read_text().strip()
+        password = urlsplit(url).password
+        assert password is not None
+        assert url.endswith(f"@127.0.0.1:{platform_environment['AUTOPILOT_REDIS_PORT']}/0")
+        without = redis.Redis.from_url(url.replace(f":{password}@", ""), protocol=2)
+        with without, pytest.raises(AuthenticationError, match="Authentication required"):
+            without.ping()
+
+        for process in psutil.Process(platform.pid).children(recursive=True):
+            assert password not in " ".join(process.cmdline())
+            assert password not in str(process.environ())
+        modes = {path: stat.S_IMODE((state / path).stat().st_mode) for path in (".", *SECRETIVE)}
+        assert modes == {".": 0o700, "redis.url": 0o600, "redis/redis.conf": 0o600}
+        assert stat.S_IMODE((state / "redis").stat().st_mode) == 0o700
+        having = {
+            str(path.relative_to(state))
+            for path in state.rglob("*")
+            if path.is_file() and password.encode() in path.read_bytes()
+        }
+        assert having == set(SECRETIVE)
+
+        own = {name: value for name, value in os.environ.items() if "AUTOPILOT" not in name}
+        for words, says in ((("fleets", "list"), "live"), (("policies", "list"), "training of")):
+            command = service_command("services.cli", *words)
+            ended = subprocess.run(
+                command, cwd=tmp_path, env=own, capture_output=True, text=True, check=False
+            )
+            assert ended.returncode == 0, ended.stderr
+            assert says in ended.stdout
+            assert "unknown" not in ended.stdout
+    finally:
+        platform.send_signal(signal.SIGINT)
+        platform.wait(60)
+        print(log.read_text())
+    assert password not in log.read_text()
+    assert (state / "redis.url").read_text().strip() == url, "for the next start"
 
 
 def _until(url: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

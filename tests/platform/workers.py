@@ -1,4 +1,4 @@
-"""Environment workers as processes of their own, who holds which fleet, and who commits to it."""
+"""Services as processes of their own, who holds which fleet, and who commits to it."""
 
 import json
 import re
@@ -19,13 +19,15 @@ LEASE = re.compile(r"\b\d+ \S+-[0-9a-f]{8}(?= |$)")
 
 
 class Worker:
-    """An environment worker; its log is a file of JSON lines."""
+    """A service, an environment worker unless told; its log is a file of JSON lines."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, environment: dict[str, str], log: Path, module: str = "services.environment"
+    ) -> None:
         self.log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                service_command("services.environment"),
+                service_command(module),
                 env={**environment, "AUTOPILOT_LOG_FORMAT": "json"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -44,6 +46,11 @@ class Worker:
 
     def wake(self) -> None:
         self._process.send_signal(signal.SIGCONT)
+
+    def end(self) -> int:
+        """Ask it to end, and wait; its exit code."""
+        self._process.terminate()
+        return self._process.wait()
 
     def kill(self) -> None:
         self._process.kill()

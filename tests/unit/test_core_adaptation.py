@@ -1,5 +1,6 @@
 """What a policy learns while it serves: weights of its experts, and a margin."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
@@ -173,19 +174,21 @@ class TwoMinds(OneByOne):
     exploration = 0.0
     experts: ClassVar = {"one": PRIOR[0], "other": PRIOR[1]}
     fields = notebook_fields(PARAMETERS.history_len)
+    lead_steps = LEAD
 
     def answers(self, observation):
         last = float(observation[PARAMETERS.history_len - 1]) / 100
         return (last, 1.4 * last + 0.1)
 
 
-def lived(demands, policies=None):
+def lived(demands, policies=None, parameters=None):
     record, commits = None, []
     policies = policies or [TwoMinds()] * len(demands)
+    parameters = parameters or [PARAMETERS] * len(demands)
     noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
-    for number, (demand, policy) in enumerate(zip(demands, policies, strict=True)):
+    for number, (demand, policy, by) in enumerate(zip(demands, policies, parameters, strict=True)):
         due = Due(noon + timedelta(seconds=65 * number), 0)
-        commits.append(step_fleet("eu", record, demand, policy, PARAMETERS, due, due.at))
+        commits.append(step_fleet("eu", record, demand, policy, by, due, due.at))
         record = type(commits[-1].record).model_validate_json(commits[-1].record.model_dump_json())
     return commits
 
@@ -198,6 +201,35 @@ def test_a_live_fleet_adapts_as_a_backtest_does():
     assert live == pytest.approx(decide(TwoMinds(), history, PARAMETERS).tolist())
     plain = decide(TwoMinds(), history, PARAMETERS, since=200)
     assert live != pytest.approx(plain.tolist())
+
+
+def test_what_is_learnt_goes_on_by_another_action_factor():
+    """Nothing told depends on what an action of 1.0 is called."""
+
+    class Renamed(TwoMinds):
+        def answers(self, observation):
+            return tuple(100 / 250 * one for one in super().answers(observation))
+
+    demands = DEMANDS[:120].tolist()
+    usual = lived(demands)
+    other = replace(PARAMETERS, action_factor=250.0)
+    changed = lived(
+        demands,
+        [TwoMinds()] * 60 + [Renamed()] * 60,
+        [PARAMETERS] * 60 + [other] * 60,
+    )
+    told = [commit.decision.target for commit in changed]
+    assert told == pytest.approx([commit.decision.target for commit in usual])
+    assert changed[-1].record.adaptation.outcomes == 120 - LEAD
+
+
+def test_answers_for_another_lead_time_do_not_wait_for_an_outcome():
+    longer = replace(PARAMETERS, history_len=7)
+    before = lived(DEMANDS[:30].tolist())[-1].record.adaptation
+    commits = lived(DEMANDS[:31].tolist(), parameters=[PARAMETERS] * 30 + [longer])
+    after = commits[-1].record.adaptation
+    assert len(after.waiting) == 1
+    assert after._replace(waiting=()) == before._replace(waiting=())
 
 
 def test_another_policy_is_learnt_of_anew():

@@ -17,6 +17,8 @@ SMALL = FleetParameters(min_servers=1.0, max_servers=20.0, action_factor=10.0, h
 class Acting(OneByOne):
     """A policy of one expert."""
 
+    lead_steps = SMALL.lead_steps
+
     def __init__(self, act, fields=SMALL.observation_fields):
         self._act = act
         self.fields = fields

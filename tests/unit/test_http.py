@@ -11,8 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from shared import errors
+from shared.access import Access
+from shared.hosts import Hosts
 from shared.http import HttpService, JsonBytes, fleet_of, read_body
 from shared.problems import problem_of
+from shared.tokens import WEBHOOKS, Tokens
 
 RAISED = [
     (errors.BadInput("send a number"), 422),
@@ -35,15 +38,15 @@ async def no_lifespan(_: FastAPI) -> AsyncIterator[None]:
 def service(
     registry: CollectorRegistry | None = None,
     token: str | None = None,
-    passwords: dict[str, str] | None = None,
+    agones: str | None = None,
+    hosts: tuple[str, ...] = (),
 ) -> HttpService:
     return HttpService(
         title="test",
         description="test",
         lifespan=no_lifespan,
         registry=registry or CollectorRegistry(),
-        token=token,
-        passwords=passwords,
+        access=Access(Tokens(token, agones), Hosts(hosts)),
     )
 
 
@@ -136,12 +139,12 @@ async def test_with_a_token_even_unknown_addresses_want_it():
     ("token", "password", "sent", "statuses"),
     [
         ("s3cret", None, ("any", "s3cret"), (200, 200)),
-        ("s3cret", "h00k", ("any", "h00k"), (200, 401)),
+        ("s3cret", "h00k", ("any", "h00k"), (200, 403)),
         ("s3cret", "h00k", ("any", "s3cret"), (200, 200)),
         ("s3cret", "h00k", ("h00k", "wrong"), (401, 401)),
         ("s3cret", "h00k", None, (401, 401)),
-        (None, "h00k", None, (401, 200)),
-        (None, "h00k", ("", "h00k"), (200, 200)),
+        (None, "h00k", None, (401, 401)),
+        (None, "h00k", ("", "h00k"), (200, 403)),
     ],
 )
 async def test_a_caller_without_headers_has_its_token_in_the_address(
@@ -152,16 +155,19 @@ async def test_a_caller_without_headers_has_its_token_in_the_address(
     async def hello(request: Request) -> JsonBytes:
         return JsonBytes(b"{}")
 
-    app = service(token=token, passwords=None if password is None else {"/hook": password})
-    for path in ("/hook/{fleet}", "/hello"):
-        app.add_api_route(path, hello)
+    app = service(token=token, agones=password)
+    app.add_api_route("/hook/{fleet}", hello, roles=WEBHOOKS)
+    app.add_api_route("/hello", hello)
     who = "" if sent is None else f"{sent[0]}:{sent[1]}@"
     async with client_of(app) as client:
         answers = [await client.get(f"http://{who}service{path}") for path in ("/hook/a", "/hello")]
     assert tuple(answer.status_code for answer in answers) == statuses
     paths = app.openapi()["paths"]
-    assert "security" in paths["/hook/{fleet}"]["get"]
-    assert ("security" in paths["/hello"]["get"]) == (token is not None)
+    assert paths["/hook/{fleet}"]["get"]["security"] == [
+        {"basic": ["agones"]},
+        {"bearer": ["report"]},
+    ]
+    assert paths["/hello"]["get"]["security"] == [{"bearer": ["operate"]}, {"bearer": ["read"]}]
 
 
 @pytest.mark.parametrize(

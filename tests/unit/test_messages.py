@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from shared.core.guards import Move
 from shared.core.parameters import FleetParameters
 from shared.messages import (
+    MAX_PLAYERS_EVER,
     MAX_SERVERS_EVER,
     Champion,
     Decision,
@@ -33,6 +34,7 @@ FLEETS = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 SERVERS = st.floats(0, MAX_SERVERS_EVER)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 COUNTS = st.integers(0, 2**53)
+SERVER_COUNTS = st.integers(0, MAX_SERVERS_EVER)
 LABELS = st.text(min_size=1, max_size=200)
 MOMENTS = st.datetimes(
     datetime(1970, 1, 2),  # noqa: DTZ001 - the strategy adds the zone
@@ -40,7 +42,7 @@ MOMENTS = st.datetimes(
     timezones=st.sampled_from([UTC, timezone(timedelta(hours=9, minutes=30))]),
 )
 SEVERAL = st.lists(FINITE, max_size=10).map(tuple)
-SUPPLIES = st.builds(Supply, allocated=st.none() | COUNTS, ready=st.none() | COUNTS)
+SUPPLIES = st.builds(Supply, allocated=st.none() | SERVER_COUNTS, ready=st.none() | SERVER_COUNTS)
 MESSAGES = {
     "Demand": st.builds(
         Demand,
@@ -56,7 +58,7 @@ MESSAGES = {
         fleet=FLEETS,
         num_of_gameservers=SERVERS,
         observed_at=st.none() | MOMENTS,
-        tickets_waiting=st.none() | COUNTS,
+        tickets_waiting=st.none() | st.integers(0, MAX_PLAYERS_EVER),
     ),
     "Transition": st.builds(
         Transition,
@@ -175,14 +177,14 @@ def test_a_message_comes_back_as_it_was_sent(kind, data):
 @given(
     st.builds(
         RecordedStep,
-        st.integers(1),
+        st.integers(1, 2**63 - 1),
         FINITE,
         SERVERS,
         st.booleans(),
         COUNTS,
         ask=st.none() | FINITE,
         allocation=st.none() | SERVERS,
-        up=st.none() | COUNTS,
+        up=st.none() | st.integers(0, 3 * MAX_SERVERS_EVER),
         floor=SERVERS,
     )
 )

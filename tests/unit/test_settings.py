@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from shared.core.guards import NO_GUARDS, Guards
 from shared.core.parameters import FleetParameters
@@ -84,7 +85,15 @@ def test_a_variable_sets_every_fleet(monkeypatch, variable, value, field, read):
         ("METRICS_PORT", "9000", "metrics_port", 9000),
         ("CLOUDWATCH_NAMESPACE", "game", "cloudwatch_namespace", "game"),
         ("SAVE_MODEL", "0", "save_model", False),
-        ("API_TOKEN", "secret", "api_token", "secret"),
+        ("API_TOKEN", "secret", "api_token", SecretStr("secret")),
+        ("OPEN_ACCESS", "1", "open_access", True),
+        (
+            "ALLOWED_HOSTS",
+            "Game.example.com, *.lan",
+            "allowed_hosts",
+            ("game.example.com", "*.lan"),
+        ),
+        ("CONSOLE_PORT", "9002", "console_port", 9002),
         ("LOG_FORMAT", "json", "log_format", "json"),
     ],
 )

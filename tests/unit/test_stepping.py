@@ -130,6 +130,72 @@ def test_new_limits_and_a_longer_history_fit_a_record_of_before():
     assert commit.transition.observation[:7] == (20, 20, 20, 20, 40, 60, 80)
 
 
+def restarted(commit: Commit, policy, parameters: FleetParameters) -> Commit:
+    """The step after, by a worker with other settings; the state comes by way of Redis."""
+    record = FleetRecord.model_validate_json(commit.record.model_dump_json())
+    due = Due(commit.record.due_at + timedelta(seconds=65), 0)
+    after = step_fleet("default", record, 50.0, policy, parameters, due, due.at)
+    assert after is not None
+    return after
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        FleetParameters(max_servers=150.0),
+        FleetParameters(action_factor=250.0),
+        FleetParameters(action_factor=70.0, max_servers=150.0),
+        FleetParameters(history_len=7),
+    ],
+)
+@pytest.mark.parametrize("action", [0.832, 1.3])
+def test_a_target_is_asked_for_as_it_was_told_though_settings_have_changed_since(action, now):
+    before = run([40.0, 60.0], Constant(action))[-1]
+    after = restarted(before, Constant(action), now)
+    assert after.transition.target == before.decision.target
+    assert after.transition.action * now.action_factor == pytest.approx(100 * action)
+    assert after.recorded.ask == pytest.approx(100 * action)
+    assert after.transition.policy_version == "v1"
+    assert (after.transition.step, after.transition.gap_steps) == (3, 0)
+
+
+def test_a_lowered_limit_holds_at_once():
+    before = run([40.0, 60.0], Constant(0.9))[-1]
+    after = restarted(before, Constant(0.9), FleetParameters(max_servers=50.0))
+    assert (before.decision.target, after.transition.target, after.decision.target) == (90, 50, 50)
+
+
+def test_what_an_action_was_drawn_from_is_by_the_present_factor():
+    before = run([50.0, 60.0], Constant(0.5), draw=2.0)[-1]
+    after = restarted(before, Constant(0.25), FleetParameters(action_factor=200.0))
+    assert before.record.next_behaviour == (0.5, 0.05)
+    assert after.transition.behaviour == pytest.approx((0.25, 0.025))
+    assert after.transition.action == pytest.approx(0.3)
+    assert after.transition.action_factor == 200
+
+
+def test_a_record_of_an_older_version_is_taken_by_the_present_factor():
+    record = run([40.0, 60.0], Constant(0.832))[-1].record
+    older = record.model_copy(update={"action_factor": None, "next_target": None})
+    commit = step_fleet("default", older, 50.0, Constant(0.5), PARAMETERS, Due(NOON, 0), NOON)
+    assert commit is not None
+    assert commit.transition.target == 83.2
+
+
+def stepper_of(**settings) -> FleetStepper:
+    return FleetStepper("eu", FleetSettings(**settings), 0.0, None, None, None, None, utc_now, 0)
+
+
+def test_another_history_len_asks_for_training_with_the_next_step():
+    record = run([40.0, 60.0])[-1].record
+    assert stepper_of(history_len=5)._for_present_lead(record) == record
+    soon = stepper_of(history_len=7, train_batch_size=128)._for_present_lead(record)
+    assert soon.untrained_steps == 127
+    many = record.model_copy(update={"untrained_steps": 300})
+    assert stepper_of(history_len=7)._for_present_lead(many).untrained_steps == 300
+    assert stepper_of(history_len=7, learning="on_policy")._for_present_lead(record) == record
+
+
 @pytest.mark.parametrize(
     ("what", "last_s", "now_s", "due_s", "gap"),
     [

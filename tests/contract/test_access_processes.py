@@ -1,0 +1,280 @@
+"""Access as processes have it: what they refuse to start with, what opens them, tokens that change.
+
+Each refusal is one line that names the culprit, and exit code 2.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.cli.supervision import service_command
+from shared.bearer import Bearer
+from shared.messages import utc_now
+from shared.tokens import LOOK_SECONDS, READERS, REPORTERS, Tokens
+from tests.contract.conftest import START_SECONDS
+
+HTTP_SERVICES = ["matchmaking", "prediction", "metrics"]
+PATIENCE_SECONDS = 30.0
+PASSWORD = "hunter2hunter2"
+
+
+def told_at_the_end(process: subprocess.Popen[str]) -> str:
+    """The one line of a process that ends with exit code 2."""
+    _, log = process.communicate(timeout=START_SECONDS)
+    assert process.returncode == 2, log
+    assert log.count("\n") == 1, log
+    return log
+
+
+def events_in(log: str) -> list[dict[str, Any]]:
+    """Of a log in JSON; LiteRT's C++ writes a line of its own."""
+    return [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+
+
+def run(*words: str, **settings: str) -> subprocess.Popen[str]:
+    environment = os.environ | {f"AUTOPILOT_{k.upper()}": v for k, v in settings.items()}
+    return subprocess.Popen(
+        [sys.executable, "-m", *words], env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("services.matchmaking",),
+        ("services.prediction",),
+        ("services.prediction.serve",),
+        ("services.metrics",),
+        ("services.environment",),
+        ("services.trainer",),
+        ("services.cli", "up"),
+        ("services.cli", "play", "--demand", "sine1h"),
+        ("services.cli", "policies", "list"),
+        ("services.cli", "fleets", "list"),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_token_and_a_misspelt_setting_are_refused(words):
+    empty, misspelt = run(*words, api_token=""), run(*words, api_tokn="s3cret")
+    assert "AUTOPILOT_API_TOKEN: it is empty" in told_at_the_end(empty)
+    line = told_at_the_end(misspelt)
+    assert "AUTOPILOT_API_TOKN is no setting: the closest is AUTOPILOT_API_TOKEN" in line
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"api_token": " "}, "AUTOPILOT_API_TOKEN: it is empty"),
+        ({"api_token": "two words"}, "AUTOPILOT_API_TOKEN: it has a space"),
+        ({"agones_token": ""}, "AUTOPILOT_AGONES_TOKEN: it is empty"),
+        ({"tokens": ""}, "AUTOPILOT_TOKENS='': it is empty"),
+        ({"tokens": "/nowhere"}, "AUTOPILOT_TOKENS=/nowhere: there is none of the files"),
+        ({"open_access": "yes please"}, "AUTOPILOT_OPEN_ACCESS='yes please'"),
+        ({"allowed_hosts": "http://x"}, "AUTOPILOT_ALLOWED_HOSTS='http://x'"),
+        ({"host": "0.0.0.0"}, "AUTOPILOT_HOST=0.0.0.0 is reached from other machines"),
+        ({"host": "::"}, "set AUTOPILOT_API_TOKEN or AUTOPILOT_TOKENS, or AUTOPILOT_OPEN_ACCESS=1"),
+        ({"redis_url": f"redis://:{PASSWORD}/x@redis:6379/0"}, "AUTOPILOT_REDIS_URL="),
+        ({"gs_inventory_url": f"ftp://a:{PASSWORD}@b"}, "ftp://***@b"),
+    ],
+)
+def test_access_that_is_wrongly_set_is_refused(settings, says):
+    line = told_at_the_end(run("services.matchmaking", **settings))
+    assert says in line
+    assert "two words" not in line
+    assert PASSWORD not in line
+
+
+@pytest.fixture
+def model_dir(tmp_path) -> Path:
+    """What is served alone: the policy that is shipped with the platform."""
+    (found,) = (Path(__file__).parents[2] / "shared/bundled_policies/general").iterdir()
+    return found
+
+
+@pytest.fixture
+def start_any(start, launch, unused_port, model_dir) -> Callable[..., tuple[Any, str]]:
+    """`start`, and the hosting container's `serve` as well."""
+
+    def start_any(service: str, wait: bool = True, **settings: Any) -> tuple[Any, str]:
+        if service != "hosting":
+            return start(service, wait=wait, **settings)
+        port = unused_port()
+        environment = os.environ | {f"AUTOPILOT_{k.upper()}": str(v) for k, v in settings.items()}
+        environment |= {"AUTOPILOT_MODEL_DIR": str(model_dir), "SAGEMAKER_BIND_TO_PORT": str(port)}
+        url = f"http://127.0.0.1:{port}"
+        return launch("services.prediction.serve", environment, f"{url}/healthz", wait), url
+
+    return start_any
+
+
+@pytest.mark.parametrize("service", [*HTTP_SERVICES, "hosting"])
+def test_beyond_this_machine_it_listens_by_token_or_where_open_access_is_said(start_any, service):
+    refused, _ = start_any(service, wait=False, host="0.0.0.0")
+    assert "AUTOPILOT_OPEN_ACCESS=1" in told_at_the_end(refused)
+    for settings in ({"open_access": 1}, {"api_token": "s3cret"}):
+        process, url = start_any(service, host="0.0.0.0", log_format="json", **settings)
+        answer = httpx.get(f"{url}/openapi.json")
+        assert answer.status_code == (200 if "open_access" in settings else 401)
+        process.terminate()
+        _, log = process.communicate(timeout=START_SECONDS)
+        events = [each["event"] for each in events_in(log)]
+        told = "access_is_open" if "open_access" in settings else "access_by_token"
+        assert events.count(told) == 1
+        assert "s3cret" not in log
+
+
+def test_open_access_does_not_switch_tokens_off(start):
+    _, url = start("matchmaking", host="0.0.0.0", open_access=1, api_token="s3cret")
+    assert httpx.get(f"{url}/metrics").status_code == 401
+
+
+def test_open_access_is_told_on_this_machine_too(start):
+    process, url = start("matchmaking")
+    assert httpx.get(f"{url}/metrics").status_code == 200
+    process.terminate()
+    _, log = process.communicate(timeout=START_SECONDS)
+    assert log.count('"access_is_open"') == 1
+
+
+def test_names_that_kubernetes_injects_keep_nothing_from_starting(start):
+    _, url = start(
+        "matchmaking",
+        prediction_port="tcp://10.96.0.17:8000",
+        prediction_port_8000_tcp_addr="10.96.0.17",
+        prediction_service_host="10.96.0.17",
+        prediction_service_port_http="8000",
+    )
+    assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_a_web_page_cannot_post_to_this_machine(start):
+    _, url = start("matchmaking")
+    simple = {"Origin": "https://evil.example", "Content-Type": "text/plain;charset=UTF-8"}
+    body = '{"num_of_gameservers": 0}'
+    assert httpx.post(f"{url}/demand", content=body, headers=simple).status_code == 415
+    rebound = {"Host": "evil.example:8001", "Content-Type": "application/json"}
+    assert httpx.post(f"{url}/demand", content=body, headers=rebound).status_code == 421
+    assert httpx.get(f"{url}/demand").status_code == 503, "nothing was recorded"
+
+
+class Lobby:
+    """Posts and reads demand by the tokens in a folder, and counts what fails."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._url = url
+        self._tokens = Tokens(folder=folder)
+        self._client = httpx.Client()
+        self.answers: list[int] = []
+
+    def once(self) -> None:
+        report = {"num_of_gameservers": 50}
+        posting, reading = Bearer(self._tokens, REPORTERS), Bearer(self._tokens, READERS)
+        posted = self._client.post(f"{self._url}/demand", json=report, auth=posting)
+        read = self._client.get(f"{self._url}/demand", auth=reading)
+        self.answers += [posted.status_code, read.status_code]
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not holds():
+            assert time.monotonic() < deadline
+            self.once()
+            time.sleep(0.01)
+
+    def opens(self, token: str) -> bool:
+        headers = {"Authorization": f"Bearer {token}"}
+        return self._client.get(f"{self._url}/demand", headers=headers).status_code != 401
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def test_tokens_rotate_under_running_processes_and_no_request_fails(
+    start, launch, tmp_path, redis_url
+):
+    """The service, an environment worker and `autopilot play` share a mount that changes."""
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+
+    def write(*tokens: str) -> None:
+        for role in ("report", "read"):
+            (folder / role).write_text("".join(f"{token}-{role}\n" for token in tokens))
+
+    write("old")
+    service, url = start("matchmaking", tokens=folder, demand_ttl=PATIENCE_SECONDS)
+    assert httpx.get(f"{url}/demand").status_code == 401
+    lobby = Lobby(url, folder)
+    lobby.once()
+    settings = {
+        "redis_url": redis_url,
+        "tokens": folder,
+        "matchmaking_url": url,
+        "policy_store": tmp_path / "policies",
+        "learning_freq": 0.1,
+        "demand_ttl": PATIENCE_SECONDS,
+        "log_format": "json",
+        "log_level": "debug",
+    }
+    environment = os.environ | {f"AUTOPILOT_{k.upper()}": str(v) for k, v in settings.items()}
+    worker = launch("services.environment", environment, url, wait=False)
+    trace = tmp_path / "trace.csv"
+    rows = [f"2024-06-12T{n // 60:02}:{n % 60:02}:00Z,50" for n in range(200)]
+    trace.write_text("\n".join(["timestamp,demand", *rows]))
+    words = service_command("services.cli", "play", str(trace), "--speed", "20", "--url", url)
+    player = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        lobby.until(lambda: len(lobby.answers) > 20)
+        write("new", "old")
+        lobby.until(lambda: lobby.opens("new-read"))
+        assert lobby.opens("old-read"), "both count meanwhile"
+        seen = len(lobby.answers)
+        lobby.until(lambda: len(lobby.answers) > seen + 20)
+        write("new")
+        lobby.until(lambda: not lobby.opens("old-read"))
+        revoked = utc_now().isoformat()
+        ended = time.monotonic() + 3 * LOOK_SECONDS
+        lobby.until(lambda: time.monotonic() > ended)
+        assert set(lobby.answers) == {200, 202}
+        assert service.poll() is None
+        _, said = player.communicate(timeout=PATIENCE_SECONDS)
+        assert player.returncode == 0, said
+        assert "matchmaking_is_away" not in said
+    finally:
+        lobby.close()
+        player.kill()
+        player.communicate()
+    worker.terminate()
+    _, log = worker.communicate(timeout=START_SECONDS)
+    assert "demand_missing" not in log
+    steps = [each for each in events_in(log) if each["event"] == "fleet_stepped"]
+    assert steps[0]["timestamp"] < revoked < steps[-1]["timestamp"]
+    service.terminate()
+    _, told = service.communicate(timeout=START_SECONDS)
+    assert told.count('"tokens_read"') == 2
+    for token in ("old-report", "old-read", "new-report", "new-read"):
+        assert token not in said + log + told
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_failing_service_logs_neither_its_token_nor_a_password(start, unused_port, log_format):
+    redis = f"redis://:{PASSWORD}@127.0.0.1:{unused_port()}/0"
+    settings = {"redis_url": redis, "api_token": "t0k3n-of-all", "log_format": log_format}
+    for service in ("matchmaking", "prediction"):
+        process, url = start(service, log_level="debug", **settings)
+        answers = [
+            httpx.get(f"{url}{path}", headers={"Authorization": "Bearer t0k3n-of-all"})
+            for path in ("/readyz", "/demand", "/prediction", "/explain")
+        ]
+        process.terminate()
+        _, log = process.communicate(timeout=START_SECONDS)
+        for text in (log, *(answer.text for answer in answers)):
+            assert "t0k3n-of-all" not in text
+            assert PASSWORD not in text

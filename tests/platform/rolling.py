@@ -1,0 +1,217 @@
+"""Every service but the trainer as a process, restarted in turn while callers are answered."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.conftest import free_port
+from tests.platform.workers import Worker
+
+PATIENCE_SECONDS = 60.0
+SERVICES = ("matchmaking", "prediction", "metrics")
+WORKERS = ("first worker", "second worker")
+"""Two, so that one is always there."""
+
+
+async def until(holds: Callable[[], Awaitable[Any]], what: str) -> Any:
+    """What it answers once that is true; fails after a while."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (found := await holds()):
+        assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s: {what}"
+        await asyncio.sleep(0.1)
+    return found
+
+
+class Front:
+    """An address that stays while the process behind it changes, as a Kubernetes Service is."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.behind = 0
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        connections: set[asyncio.Task[None]] = set()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            connections.add(task)
+            async with _closed(writer):
+                with contextlib.suppress(OSError):
+                    there, back = await asyncio.open_connection("127.0.0.1", self.behind)
+                    async with _closed(back):
+                        await asyncio.gather(_pump(reader, back), _pump(there, writer))
+
+        server = await asyncio.start_server(connected, "127.0.0.1", self.port)
+        yield
+        server.close()
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _closed(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while content := await reader.read(65_536):
+            writer.write(content)
+            await writer.drain()
+    writer.close()
+
+
+@contextlib.asynccontextmanager
+async def _meanwhile(
+    work: Callable[[], Coroutine[Any, Any, None]], pause_s: float
+) -> AsyncIterator[None]:
+    """Again and again while the block runs; what is under way at its end is done whole."""
+    ended = asyncio.Event()
+
+    async def again() -> None:
+        while not ended.is_set():
+            await work()
+            await asyncio.sleep(pause_s)
+
+    task = asyncio.create_task(again())
+    try:
+        yield
+    finally:
+        ended.set()
+        await task
+
+
+class Platform:
+    """The running services, and what callers were told."""
+
+    def __init__(self, environment: dict[str, str], folder: Path, fleets: Sequence[str]) -> None:
+        self._environment = environment
+        self._folder = folder
+        self._fleets = fleets
+        self._fronts = {service: Front() for service in SERVICES}
+        self._running: dict[str, Worker] = {}
+        self._started = 0
+        self.told: list[dict[str, Any]] = []
+        """Answers of `GET /prediction`, in their order."""
+        self.not_told: list[str] = []
+        """What was no answer."""
+
+    def url(self, service: str, path: str) -> str:
+        return f"http://127.0.0.1:{self._fronts[service].port}{path}"
+
+    @contextlib.asynccontextmanager
+    async def running(self, **settings: Any) -> AsyncIterator[None]:
+        """The services, with these settings, while the block runs."""
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                for front in self._fronts.values():
+                    await stack.enter_async_context(front.listening())
+                for service in SERVICES:
+                    await self._replace(service, ["/readyz"], settings)
+                for worker in WORKERS:
+                    await self._replace_worker(worker, settings)
+                yield
+        finally:
+            for process in self._running.values():
+                process.kill()
+
+    async def restart(self, **settings: Any) -> None:
+        """Each in turn, with these settings: a rolling restart."""
+        for worker in WORKERS:
+            await self._replace_worker(worker, settings)
+        for service in SERVICES:
+            paths = ["/readyz"]
+            if service == "prediction":
+                paths = [f"/prediction?fleet={fleet}" for fleet in self._fleets]
+            await self._replace(service, paths, settings)
+
+    async def _replace(self, service: str, paths: Sequence[str], settings: dict[str, Any]) -> None:
+        """The new process answers, then callers come to it, then the old one ends."""
+        port = free_port()
+        new = self._start(service, settings | {f"{service}_port": port})
+
+        async def answers() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                    return all([(await client.get(path)).is_success for path in paths])
+            return False
+
+        await until(answers, f"{service} answers")
+        self._fronts[service].behind = port
+        self._end_before(service, new)
+
+    async def _replace_worker(self, name: str, settings: dict[str, Any]) -> None:
+        """The old one ends, the other takes its fleets, then the new one takes some over."""
+        if name in self._running:
+            assert self._running.pop(name).end() == 0
+        new = self._running[name] = self._start("environment", settings)
+
+        async def holds_a_fleet() -> bool:
+            return new.ready
+
+        await until(holds_a_fleet, f"the {name} holds a fleet")
+
+    def _start(self, service: str, settings: dict[str, Any]) -> Worker:
+        self._started += 1
+        demand = {"gs_inventory_url": self.url("matchmaking", "/demand?fleet={fleet}")}
+        variables = {f"AUTOPILOT_{k.upper()}": str(v) for k, v in (demand | settings).items()}
+        log = self._folder / f"{self._started}-{service}.log"
+        return Worker(self._environment | variables, log, f"services.{service}")
+
+    def _end_before(self, service: str, new: Worker) -> None:
+        old = self._running.pop(service, None)
+        self._running[service] = new
+        assert old is None or old.end() == 0
+
+    @contextlib.asynccontextmanager
+    async def reported(self, demand: float) -> AsyncIterator[None]:
+        """A matchmaker reports every fleet's demand while the block runs."""
+
+        async def report() -> None:
+            for fleet in self._fleets:
+                body = {"fleet": fleet, "num_of_gameservers": demand}
+                with contextlib.suppress(httpx.TransportError):
+                    async with httpx.AsyncClient() as client:
+                        await client.post(self.url("matchmaking", "/demand"), json=body)
+
+        async with _meanwhile(report, 0.3):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def asked(self) -> AsyncIterator[None]:
+        """A lobby asks of every fleet, on a new connection each time, while the block runs."""
+
+        async def ask() -> None:
+            for fleet in self._fleets:
+                try:
+                    async with httpx.AsyncClient() as client:
+                        url = self.url("prediction", f"/prediction?fleet={fleet}")
+                        answer = await client.get(url)
+                except httpx.TransportError as error:
+                    self.not_told.append(repr(error))
+                else:
+                    if answer.is_success:
+                        self.told.append(answer.json())
+                    else:
+                        self.not_told.append(answer.text)
+
+        async with _meanwhile(ask, 0.1):
+            yield
+
+    async def metrics(self, service: str) -> str:
+        """Of a service that serves them, for Prometheus."""
+        async with httpx.AsyncClient() as client:
+            return (await client.get(self.url(service, "/metrics"))).text
