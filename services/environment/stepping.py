@@ -1,17 +1,19 @@
 """One step of one fleet, pure: where it stands and what was demanded in, what to commit out."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import numpy as np
 
 from services.environment.choice import Choice, decide
 from services.environment.history import empty_history, with_row
+from services.environment.supply import lead_times_of, measured_lead_time
 from shared.core.adaptation import FRESH, rescaled, unanswered, weights
 from shared.core.dynamics import (
     FleetState,
     FloatArray,
+    StepOutcome,
     initial_state,
     observe,
     step_to,
@@ -25,10 +27,13 @@ from shared.messages import (
     Decision,
     Explanation,
     FleetRecord,
+    FleetSupply,
     RecordedStep,
     Transition,
 )
 from shared.policies import Policy
+
+NO_HISTORY = empty_history(0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,41 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
+class StepInput:
+    """All that one step of a fleet depends on."""
+
+    fleet: str
+    record: FleetRecord | None
+    """The fleet after its last committed step; None before the first."""
+    policy: Policy
+    parameters: FleetParameters
+    due: Due
+    now: datetime
+    demand: float | None
+    """In servers; None when the matchmaker gave none: then the last known one is held."""
+    history: History = NO_HISTORY
+    """Recorded demand before this step, for a policy that sees more than the notebook's numbers."""
+    guards: Guards = NO_GUARDS
+    step_seconds: float = 65.0
+    supply: FleetSupply | None = None
+    """Servers that are really there, where that is reported."""
+    tickets_waiting: int | None = None
+    draw: float | None = None
+    """A standard normal number, to draw the next action with; without it that is the mean."""
+
+    @property
+    def floor(self) -> float:
+        """Servers that must not be given up, as far as they are known."""
+        allocated = None if self.supply is None else self.supply.supply.allocated
+        return self.guards.floor(allocated, self.tickets_waiting)
+
+    @property
+    def up(self) -> int | None:
+        """Servers that are reported to be up."""
+        return None if self.supply is None else self.supply.supply.up
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """What one step leaves behind, all or nothing."""
 
@@ -48,6 +88,8 @@ class Commit:
     transition: Transition
     decision: Decision
     explanation: Explanation
+    history: History
+    """Recorded demand with this step's, where it is usable and the fleet shows it."""
 
 
 def next_due(last: datetime | None, period_s: float, phase: float, now: datetime) -> Due:
@@ -67,182 +109,227 @@ def next_due(last: datetime | None, period_s: float, phase: float, now: datetime
     return Due(last + (missed + 1) * period, missed)
 
 
-def step_fleet(
-    fleet: str,
-    record: FleetRecord | None,
-    demand: float | None,
-    policy: Policy,
-    parameters: FleetParameters,
-    due: Due,
-    now: datetime,
-    history: History | None = None,
-    draw: float | None = None,
-    guards: Guards = NO_GUARDS,
-    floor: float = 0.0,
-    scheduled: float = 0.0,
-    up: int | None = None,
-) -> Commit | None:
+def step_fleet(given: StepInput) -> Commit | None:
     """Meet the demand with what was decided before, then decide for the next step.
 
-    `demand` is in servers, or None when the matchmaker gave none: then the last known demand and
-    the last target are held, and the step is marked stale. None comes back when nothing was ever
-    known: there is nothing to hold. `history` is the fleet's recorded demand before this step,
-    for a policy that sees more than the notebook's numbers; without one its history begins here.
-    `draw`, a standard normal number, makes the next action one from the policy's distribution;
-    without it the action is the mean. `guards` make of that action the target that is told, and
-    asked for at the next step; `floor` and `scheduled` are theirs, in servers. `up` servers are
-    reported to be up.
+    Without demand the last known one and the last target are held, and the step is marked stale.
+    None where nothing was ever known: there is nothing to hold.
     """
-    if demand is None and record is None:
+    if given.record is not None:
+        record = _by_present_settings(given.record, given.parameters)
+        given = replace(given, record=record)
+        reported = record.reported_demand if given.demand is None else given.demand
+    elif given.demand is not None:
+        reported = given.demand
+    else:
         return None
-    if record is not None:
-        record = _by_present_settings(record, parameters)
-    before = initial_state(parameters) if record is None else _state(record, parameters)
-    observation = _floats(observe(before))
-    before_this = empty_history(0.0) if history is None else history
-    if record is None:
-        chosen = decide(policy, observation, before_this, parameters)
-    else:
-        chosen = Choice(
-            record.next_action, record.next_policy_version, behaviour=record.next_behaviour
-        )
-    stale = demand is None
-    reported = record.reported_demand if demand is None and record is not None else demand
-    assert reported is not None
-    outcome = step_to(before, _asked_for(record, chosen, parameters), reported, parameters)
-    next_observation = _floats(observe(outcome.state))
-
-    known = FRESH if record is None else record.adaptation
-    if due.gap_steps:
-        known = known._replace(waiting=())
-    if stale:
-        adaptation = unanswered(known, parameters)
-        fields = notebook_fields(parameters.history_len)
-        then = Choice(
-            chosen.action,
-            chosen.version,
-            "stale_demand",
-            adaptation=adaptation,
-            fields=fields,
-            seen=next_observation,
-        )
-    else:
-        assert demand is not None
-        by_now = before_this
-        if policy.fields != notebook_fields(parameters.history_len):
-            by_now = with_row(before_this, due.at.timestamp(), demand, parameters)
-        if chosen.version != policy.version:
-            known = FRESH
-        then = decide(
-            policy,
-            next_observation,
-            by_now,
-            parameters,
-            draw,
-            known,
-            float(outcome.demand),
-        )
-    target = float(outcome.target)
-    ask = target if stale else then.action * parameters.action_factor
-    told_before = None if record is None else target
-    asks = () if record is None else record.asks
-    told = guarded(
-        ask,
-        reported,
-        guards,
-        parameters,
-        floor=floor,
-        scheduled=scheduled,
-        told=told_before,
-        asks=asks,
-    )
-    number = 1 if record is None else record.step + 1
+    asked = _asked(given)
+    before = _state(given)
+    outcome = step_to(before, _target(given, asked), reported, given.parameters)
+    history = _history_with(given)
+    then = _decision_after(given, asked, outcome, history)
+    taken = _Taken(given, before, asked, reported, outcome, then)
     return Commit(
-        record=FleetRecord(
-            fleet=fleet,
-            step=number,
-            due_at=due.at,
+        record=taken.record,
+        recorded=taken.recorded,
+        transition=taken.transition,
+        decision=taken.decision,
+        explanation=taken.explanation,
+        history=history,
+    )
+
+
+def _asked(given: StepInput) -> Choice:
+    """What was decided for this step: after the last one, or now where it is the first."""
+    record = given.record
+    if record is None:
+        observation = _floats(observe(_state(given)))
+        return decide(given.policy, observation, given.history, given.parameters)
+    return Choice(record.next_action, record.next_policy_version, behaviour=record.next_behaviour)
+
+
+def _history_with(given: StepInput) -> History:
+    if given.demand is None or given.parameters.observation == "notebook":
+        return given.history
+    return with_row(given.history, given.due.at.timestamp(), given.demand, given.parameters)
+
+
+def _decision_after(
+    given: StepInput, asked: Choice, outcome: StepOutcome, history: History
+) -> Choice:
+    """What the policy decides for the next step; what was asked for is held without demand."""
+    parameters = given.parameters
+    known = FRESH if given.record is None else given.record.adaptation
+    if given.due.gap_steps:
+        known = known._replace(waiting=())
+    observation = _floats(observe(outcome.state))
+    if given.demand is None:
+        return Choice(
+            asked.action,
+            asked.version,
+            "stale_demand",
+            adaptation=unanswered(known, parameters),
+            fields=notebook_fields(parameters.history_len),
+            seen=observation,
+        )
+    if asked.version != given.policy.version:
+        known = FRESH
+    demand = float(outcome.demand)
+    return decide(given.policy, observation, history, parameters, given.draw, known, demand)
+
+
+class _Taken:
+    """A step that is taken, and the messages that tell of it."""
+
+    def __init__(
+        self,
+        given: StepInput,
+        before: FleetState,
+        asked: Choice,
+        reported: float,
+        outcome: StepOutcome,
+        then: Choice,
+    ) -> None:
+        record, parameters = given.record, given.parameters
+        self._given = given
+        self._asked = asked
+        self._reported = reported
+        self._outcome = outcome
+        self._then = then
+        self._observation = _floats(observe(before))
+        self._next_observation = _floats(observe(outcome.state))
+        self._number = 1 if record is None else record.step + 1
+        self._stale = given.demand is None
+        self._told_before = None if record is None else float(outcome.target)
+        self._asks = () if record is None else record.asks
+        held = float(outcome.target)
+        self._ask = held if self._stale else then.action * parameters.action_factor
+        self._scheduled = given.guards.scheduled(given.now, parameters, given.step_seconds)
+        self._told = guarded(
+            self._ask,
+            reported,
+            given.guards,
+            parameters,
+            floor=given.floor,
+            scheduled=self._scheduled,
+            told=self._told_before,
+            asks=self._asks,
+        )
+        self._lead_time = measured_lead_time(
+            None if record is None else record.lead_time,
+            given.supply,
+            self._told.target,
+            given.now,
+            parameters,
+            given.step_seconds,
+        )
+
+    @property
+    def record(self) -> FleetRecord:
+        before, outcome, then = self._given.record, self._outcome, self._then
+        return FleetRecord(
+            fleet=self._given.fleet,
+            step=self._number,
+            due_at=self._given.due.at,
             demands=_floats(outcome.state.demands),
             targets=_floats(outcome.state.targets),
-            reported_demand=reported,
+            reported_demand=self._reported,
             next_action=then.action,
             next_policy_version=then.version,
             next_behaviour=then.behaviour,
-            next_target=told.target,
-            action_factor=parameters.action_factor,
-            asks=told.asks,
+            next_target=self._told.target,
+            action_factor=self._given.parameters.action_factor,
+            asks=self._told.asks,
             adaptation=then.adaptation,
-            untrained_steps=(0 if record is None else record.untrained_steps) + (not stale),
-        ),
-        recorded=RecordedStep(
-            number,
+            untrained_steps=(0 if before is None else before.untrained_steps) + (not self._stale),
+            lead_time=self._lead_time,
+        )
+
+    @property
+    def recorded(self) -> RecordedStep:
+        due, action_factor = self._given.due, self._given.parameters.action_factor
+        return RecordedStep(
+            self._number,
             due.at.timestamp(),
-            reported,
-            not stale,
+            self._reported,
+            not self._stale,
             due.gap_steps,
-            round(chosen.action * parameters.action_factor, TARGET_DECIMALS),
-            round(float(outcome.allocation), TARGET_DECIMALS),
-            up,
-            floor,
-        ),
-        transition=Transition(
-            fleet=fleet,
-            step=number,
-            at=due.at,
-            observation=observation,
-            action=chosen.action,
-            target=target,
+            round(self._asked.action * action_factor, TARGET_DECIMALS),
+            round(float(self._outcome.allocation), TARGET_DECIMALS),
+            self._given.up,
+            self._given.floor,
+        )
+
+    @property
+    def transition(self) -> Transition:
+        given, outcome, supply = self._given, self._outcome, self._given.supply
+        return Transition(
+            fleet=given.fleet,
+            step=self._number,
+            at=given.due.at,
+            observation=self._observation,
+            action=self._asked.action,
+            target=float(outcome.target),
             demand=float(outcome.demand),
-            reported_demand=reported,
+            reported_demand=self._reported,
             allocation=float(outcome.allocation),
             reward=float(outcome.reward),
-            next_observation=next_observation,
-            done=number % EPISODE_STEPS == 0,
-            policy_version=chosen.version,
-            behaviour=chosen.behaviour,
-            action_factor=parameters.action_factor,
-            stale=stale,
-            gap_steps=due.gap_steps,
-            floor=floor,
-        ),
-        decision=Decision(
-            fleet=fleet,
-            step=number + 1,
-            target=told.target,
-            allocation=float(outcome.allocation),
-            curr_demand=reported,
+            next_observation=self._next_observation,
+            done=self._number % EPISODE_STEPS == 0,
+            policy_version=self._asked.version,
+            behaviour=self._asked.behaviour,
+            action_factor=given.parameters.action_factor,
+            stale=self._stale,
+            gap_steps=given.due.gap_steps,
+            supply=None if supply is None else supply.supply,
+            lead_times=lead_times_of(self._lead_time, given.parameters, given.step_seconds),
+            floor=given.floor,
+        )
+
+    @property
+    def decision(self) -> Decision:
+        then = self._then
+        return Decision(
+            fleet=self._given.fleet,
+            step=self._number + 1,
+            target=self._told.target,
+            allocation=float(self._outcome.allocation),
+            curr_demand=self._reported,
             action=then.action,
-            observation=next_observation,
+            observation=self._next_observation,
             policy_version=then.version,
-            decided_at=now,
+            decided_at=self._given.now,
             fallback=then.fallback,
-            guards=told.guards,
-        ),
-        explanation=Explanation(
-            fleet=fleet,
-            step=number + 1,
-            decided_at=now,
+            guards=self._told.guards,
+        )
+
+    @property
+    def explanation(self) -> Explanation:
+        then = self._then
+        return Explanation(
+            fleet=self._given.fleet,
+            step=self._number + 1,
+            decided_at=self._given.now,
             policy_version=then.version,
             fallback=then.fallback,
             observation={
                 field: None if math.isnan(value) else value
                 for field, value in zip(then.fields, then.seen, strict=True)
             },
-            demands=next_observation[: parameters.history_len],
+            demands=self._next_observation[: self._given.parameters.history_len],
             answers=then.answers,
             weights=weights(then.adaptation, then.prior) if then.answers else (),
             margin=then.adaptation.margin * then.adaptation.usual_miss if then.answers else 0.0,
             action=then.action,
-            ask=ask,
-            reported_demand=reported,
-            told_before=told_before,
-            asks=asks,
-            floor=floor,
-            scheduled=scheduled,
-            moves=told.moves,
-            target=told.target,
-        ),
-    )
+            ask=self._ask,
+            reported_demand=self._reported,
+            told_before=self._told_before,
+            asks=self._asks,
+            floor=self._given.floor,
+            scheduled=self._scheduled,
+            moves=self._told.moves,
+            target=self._told.target,
+        )
 
 
 def _by_present_settings(record: FleetRecord, parameters: FleetParameters) -> FleetRecord:
@@ -267,19 +354,21 @@ def _by_present_settings(record: FleetRecord, parameters: FleetParameters) -> Fl
     )
 
 
-def _state(record: FleetRecord, parameters: FleetParameters) -> FleetState:
+def _state(given: StepInput) -> FleetState:
     """The histories as committed, fitted to the fleet's present history_len and limits."""
+    record, parameters = given.record, given.parameters
+    if record is None:
+        return initial_state(parameters)
     return FleetState(
         demands=_fitted(record.demands, parameters), targets=_fitted(record.targets, parameters)
     )
 
 
-def _asked_for(
-    record: FleetRecord | None, chosen: Choice, parameters: FleetParameters
-) -> FloatArray:
+def _target(given: StepInput, asked: Choice) -> FloatArray:
     """The target of this step, as it was told after the one before; within the present limits."""
+    record, parameters = given.record, given.parameters
     if record is None or record.next_target is None:
-        return target_of(chosen.action, parameters)
+        return target_of(asked.action, parameters)
     target = np.asarray(record.next_target, dtype=np.float64)
     return np.clip(target, parameters.min_servers, parameters.max_servers)
 

@@ -3,12 +3,10 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
 import structlog
 
-from services.environment.stepping import Commit
 from shared.bus import Bus
 from shared.core.lead_time import LeadTime, seen, told
 from shared.core.parameters import FleetParameters
@@ -66,34 +64,31 @@ def _at(supply: FleetSupply) -> datetime:
     return supply.at
 
 
-def with_supply(
-    commit: Commit,
+def measured_lead_time(
     before: LeadTime | None,
     supply: FleetSupply | None,
+    target: float,
+    decided_at: datetime,
     parameters: FleetParameters,
-    step_s: float,
-) -> Commit:
-    """The step with the servers that are really there, and the lead time measured on them.
+    step_seconds: float,
+) -> LeadTime | None:
+    """What is measured of a fleet's lead time after a step; None where supply is not reported.
 
-    `before` is what was known of it before the step.
+    `target` is what the step tells, in servers.
     """
-    assumed_s = parameters.history_len * step_s
     lead = before
     if supply is not None and supply.supply.up is not None:
-        lead = seen(lead, supply.supply.up, supply.at.timestamp(), PATIENCE * assumed_s)
-    if lead is not None:
-        servers = whole_servers(commit.decision.target, parameters)
-        lead = told(lead, servers, commit.decision.decided_at.timestamp())
-    measured_s = None if lead is None else lead.seconds
-    return replace(
-        commit,
-        record=commit.record.model_copy(update={"lead_time": lead}),
-        transition=commit.transition.model_copy(
-            update={
-                "supply": None if supply is None else supply.supply,
-                "lead_times": None
-                if measured_s is None
-                else LeadTimes(measured_s=measured_s, assumed_s=assumed_s),
-            }
-        ),
-    )
+        patience_s = PATIENCE * parameters.history_len * step_seconds
+        lead = seen(lead, supply.supply.up, supply.at.timestamp(), patience_s)
+    if lead is None:
+        return None
+    return told(lead, whole_servers(target, parameters), decided_at.timestamp())
+
+
+def lead_times_of(
+    lead: LeadTime | None, parameters: FleetParameters, step_seconds: float
+) -> LeadTimes | None:
+    """The lead time as measured, beside what the environment assumes; None while it is not."""
+    if lead is None or lead.seconds is None:
+        return None
+    return LeadTimes(measured_s=lead.seconds, assumed_s=parameters.history_len * step_seconds)

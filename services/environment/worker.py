@@ -16,11 +16,10 @@ from services.environment.history import (
     MARGIN_STEPS,
     empty_history,
     history_of,
-    with_row,
     within_reach,
 )
-from services.environment.stepping import Commit, Due, next_due, step_fleet
-from services.environment.supply import Supplies, newer, with_supply
+from services.environment.stepping import Commit, Due, StepInput, next_due, step_fleet
+from services.environment.supply import Supplies, newer
 from shared.bus import Bus, Lease, TrainingQueue
 from shared.champions import Champions
 from shared.core.guards import GuardName
@@ -129,29 +128,25 @@ class FleetStepper:
             _log.warning("steps_missed", fleet=self.fleet, gap_steps=due.gap_steps)
         reading = await self._read_demand()
         supply = await self._supply(reading)
-        now = self._clock()
         commit = step_fleet(
-            self.fleet,
-            self._record,
-            None if reading is None else reading.demand,
-            self._champions.policy(self.fleet),
-            self._parameters,
-            due,
-            now,
-            self._history,
-            self._draw(),
-            self._guards,
-            self._guards.floor(
-                None if supply is None else supply.supply.allocated,
-                None if reading is None else reading.tickets_waiting,
-            ),
-            self._guards.scheduled(now, self._parameters, self._settings.learning_freq),
-            None if supply is None else supply.supply.up,
+            StepInput(
+                fleet=self.fleet,
+                record=self._record,
+                policy=self._champions.policy(self.fleet),
+                parameters=self._parameters,
+                due=due,
+                now=self._clock(),
+                demand=None if reading is None else reading.demand,
+                history=self._history,
+                guards=self._guards,
+                step_seconds=self._settings.learning_freq,
+                supply=supply,
+                tickets_waiting=None if reading is None else reading.tickets_waiting,
+                draw=self._draw(),
+            )
         )
         if commit is None:
             return
-        lead = None if self._record is None else self._record.lead_time
-        commit = with_supply(commit, lead, supply, self._parameters, self._settings.learning_freq)
         try:
             await self._patiently(lambda: self._commit(commit))
         except StepConflict as conflict:
@@ -159,7 +154,7 @@ class FleetStepper:
             if self._record != commit.record:
                 _log.warning("step_lost", fleet=self.fleet, reason=str(conflict))
             return  # equal: the commit went through, only its answer was lost
-        self._remember(commit)
+        self._history = within_reach(commit.history, self._encoder)
         self._warn_of_lead_time(commit)
         await self._explain(commit)
         self._record = await self._ask_for_training(commit.record)
@@ -209,12 +204,6 @@ class FleetStepper:
     @property
     def _sees_history(self) -> bool:
         return self._parameters.observation != "notebook"
-
-    def _remember(self, commit: Commit) -> None:
-        recorded = commit.recorded
-        if self._sees_history and recorded.usable:
-            longer = with_row(self._history, recorded.at, recorded.demand, self._parameters)
-            self._history = within_reach(longer, self._encoder)
 
     async def _commit(self, commit: Commit) -> None:
         await self._bus.commit_step(

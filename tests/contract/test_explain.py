@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from services.environment.demand_source import Reading
-from services.environment.stepping import Due, step_fleet
+from services.environment.stepping import Due, StepInput, step_fleet
 from services.environment.worker import FleetStepper
 from services.prediction.app import create_app
 from shared.bus import Bus, TrainingQueue
@@ -189,9 +189,8 @@ def test_what_each_expert_answered_and_the_margin_make_the_ask():
     for number in range(20):
         at = NOW + number * timedelta(seconds=65)
         demand = 20 + 3.0 * number if number != 18 else None
-        commit = step_fleet(
-            "default", record, demand, TwoExperts(), settings.parameters, Due(at, 0), at
-        )
+        due, parameters = Due(at, 0), settings.parameters
+        commit = step_fleet(StepInput("default", record, TwoExperts(), parameters, due, at, demand))
         record = commit.record
         found.append(explained(commit.explanation, [], settings))
     for why in (found[0], found[17]):

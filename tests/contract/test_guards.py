@@ -9,10 +9,10 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.environment.stepping import Commit, Due, step_fleet
+from services.environment.stepping import Commit, Due, StepInput, step_fleet
 from services.prediction.board import Board
 from shared.core.observation import notebook_fields
-from shared.messages import Demand, FleetRecord, Supply
+from shared.messages import Demand, FleetRecord, FleetSupply, Supply
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW
 from tests.policies import OneByOne
@@ -78,20 +78,23 @@ def fleets(**guards):
     )
 
 
-def stepped(settings, record, number, ask, demand, floor=0.0) -> Commit | None:
+def stepped(settings, record, number, ask, demand, allocated=None, tickets=None) -> Commit | None:
     policy = Asking()
     policy.servers = ask
     due = Due(NOW + timedelta(seconds=65 * number), 0)
     return step_fleet(
-        "default",
-        record,
-        demand,
-        policy,
-        settings.parameters,
-        due,
-        due.at,
-        guards=settings.guards,
-        floor=floor,
+        StepInput(
+            "default",
+            record,
+            policy,
+            settings.parameters,
+            due,
+            due.at,
+            demand,
+            guards=settings.guards,
+            supply=FleetSupply(fleet="default", at=due.at, supply=Supply(allocated=allocated)),
+            tickets_waiting=tickets,
+        )
     )
 
 
@@ -116,7 +119,8 @@ def played(settings: FleetSettings, happenings: list[Happening]) -> list[Seen]:
     for number, now in enumerate(happenings):
         silent = now.demand is None
         floor = 0.0 if silent else settings.guards.floor(now.allocated, now.tickets)
-        commit = stepped(settings, record, number, now.ask, now.demand, floor)
+        reported = (None, None) if silent else (now.allocated, now.tickets)
+        commit = stepped(settings, record, number, now.ask, now.demand, *reported)
         if commit is None:
             continue
         record = FleetRecord.model_validate_json(commit.record.model_dump_json())

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.environment.stepping import Commit, next_due, step_fleet
+from services.environment.stepping import Commit, StepInput, next_due, step_fleet
 from services.prediction.board import Board
 from shared.core.observation import notebook_fields
 from shared.core.schedule import ScheduledFloor
@@ -173,17 +173,20 @@ def stepped(
 ) -> Commit | None:
     report = now.report
     silent = report.demand is None
+    supply = FleetSupply(fleet="default", at=at, supply=Supply(allocated=report.allocated))
     return step_fleet(
-        "default",
-        record,
-        report.demand,
-        Asking(now.ask),
-        settings.parameters,
-        next_due(None if record is None else record.due_at, 65, 0, at),
-        at,
-        guards=settings.guards,
-        floor=0.0 if silent else settings.guards.floor(report.allocated, report.tickets),
-        scheduled=settings.guards.scheduled(at, settings.parameters, 65),
+        StepInput(
+            "default",
+            record,
+            Asking(now.ask),
+            settings.parameters,
+            next_due(None if record is None else record.due_at, 65, 0, at),
+            at,
+            report.demand,
+            guards=settings.guards,
+            supply=None if silent else supply,
+            tickets_waiting=None if silent else report.tickets,
+        )
     )
 
 
@@ -297,15 +300,16 @@ def test_a_known_event_finds_its_servers_up_and_no_step_was_too_large(up, server
     for number in range(40):
         at = SOON - timedelta(seconds=phase) + (number - 30) * STEP
         commit = step_fleet(
-            "default",
-            record,
-            None if 18 < number < 24 else 0.0,
-            Asking(0),
-            settings.parameters,
-            next_due(None if record is None else record.due_at, 65, 0, at),
-            at,
-            guards=settings.guards,
-            scheduled=settings.guards.scheduled(at, settings.parameters, 65),
+            StepInput(
+                "default",
+                record,
+                Asking(0),
+                settings.parameters,
+                next_due(None if record is None else record.due_at, 65, 0, at),
+                at,
+                None if 18 < number < 24 else 0.0,
+                guards=settings.guards,
+            )
         )
         if record is not None:
             assert commit.decision.target <= record_target(record) + up + 1e-3
@@ -326,15 +330,11 @@ def test_a_silent_environment_is_stood_in_for_from_what_it_told_last(limited):
     pace = {"max_step_up": 5, "max_step_down": 2} if limited else {}
     settings = FleetSettings(observation="notebook", decision_ttl=100, **pace)
     board = Board(Fleets({"default": settings}))
+    due = next_due(None, 65, 0, NOW)
     commit = step_fleet(
-        "default",
-        None,
-        30.0,
-        Asking(40),
-        settings.parameters,
-        next_due(None, 65, 0, NOW),
-        NOW,
-        guards=settings.guards,
+        StepInput(
+            "default", None, Asking(40), settings.parameters, due, NOW, 30.0, guards=settings.guards
+        )
     )
     board.hear(commit.decision)
 

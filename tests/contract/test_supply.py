@@ -8,8 +8,8 @@ import pytest
 import redis
 import structlog
 
-from services.environment.stepping import Due, step_fleet
-from services.environment.supply import Supplies, newer, with_supply
+from services.environment.stepping import Due, StepInput, step_fleet
+from services.environment.supply import Supplies, newer
 from shared.bus import Bus
 from shared.core.lead_time import LeadTime
 from shared.core.parameters import FleetParameters
@@ -88,9 +88,19 @@ def walk(targets_and_supplies) -> list[FleetRecord]:
     for number, (demand, told) in enumerate(targets_and_supplies):
         due = Due(NOW + timedelta(seconds=number * STEP_S), 0)
         rule = RulePolicy(PARAMETERS)
-        commit = step_fleet("eu", record, demand, rule, PARAMETERS, due, due.at)
-        lead = None if record is None else record.lead_time
-        commit = with_supply(commit, lead, told, PARAMETERS, STEP_S)
+        commit = step_fleet(
+            StepInput(
+                "eu",
+                record,
+                rule,
+                PARAMETERS,
+                due,
+                due.at,
+                demand,
+                step_seconds=STEP_S,
+                supply=told,
+            )
+        )
         commits.append(commit)
         record = FleetRecord.model_validate_json(commit.record.model_dump_json())
         assert record == commit.record

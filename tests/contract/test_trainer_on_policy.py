@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from services.environment.stepping import Due, step_fleet
+from services.environment.stepping import Due, StepInput, step_fleet
 from services.trainer.stop import Stop
 from shared.bus import TRAININGS, Bus
 from shared.core.curves import sine1h
@@ -75,7 +75,8 @@ def commits(steps, first=1):
         at = START + timedelta(seconds=65 * number)
         due = Due(at, 0)
         policy = RulePolicy(PARAMETERS)
-        commit = step_fleet("default", record, sine1h(number, 90), policy, PARAMETERS, due, at)
+        demand = sine1h(number, 90)
+        commit = step_fleet(StepInput("default", record, policy, PARAMETERS, due, at, demand))
         record = commit.record
         made.append(commit)
     return made[first - 1 :]

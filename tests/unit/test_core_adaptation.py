@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.environment.stepping import Due, step_fleet
+from services.environment.stepping import Due, StepInput, step_fleet
 from shared.core.adaptation import (
     FRESH,
     MOST_MARGIN,
@@ -188,7 +188,7 @@ def lived(demands, policies=None, parameters=None):
     noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
     for number, (demand, policy, by) in enumerate(zip(demands, policies, parameters, strict=True)):
         due = Due(noon + timedelta(seconds=65 * number), 0)
-        commits.append(step_fleet("eu", record, demand, policy, by, due, due.at))
+        commits.append(step_fleet(StepInput("eu", record, policy, by, due, due.at, demand)))
         record = type(commits[-1].record).model_validate_json(commits[-1].record.model_dump_json())
     return commits
 

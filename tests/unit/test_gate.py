@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from services.environment.stepping import Due, step_fleet
+from services.environment.stepping import Due, StepInput, step_fleet
 from services.trainer.contenders import tuned_rules
 from services.trainer.gate import CANDIDATE, cost_on, select
 from services.trainer.lessons import GATE_PART, LEAST_STEPS
@@ -26,6 +26,7 @@ from shared.core.observation import History, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.core.schedule import ScheduledFloor
 from shared.core.tuning import tune
+from shared.messages import FleetSupply, Supply
 from shared.recorded_demand import Recorded, hold_out, recorded_of
 from tests.conftest import a_step
 from tests.policies import OneByOne
@@ -274,17 +275,19 @@ def guarded_live(guards: Guards, more: float):
     for number in range(700):
         at = datetime(2026, 11, 22, 9, tzinfo=UTC) + timedelta(seconds=65 * number)
         demand = 50 + 30 * np.sin(number / 30)
+        supply = Supply(allocated=int(demand) if number % 3 else 75)
         commit = step_fleet(
-            "default",
-            record,
-            demand,
-            AsksFor(more),
-            PARAMETERS,
-            Due(at, 0),
-            at,
-            guards=guards,
-            floor=guards.floor(int(demand) if number % 3 else 75, 0),
-            scheduled=guards.scheduled(at, PARAMETERS, 65.0),
+            StepInput(
+                "default",
+                record,
+                AsksFor(more),
+                PARAMETERS,
+                Due(at, 0),
+                at,
+                demand,
+                guards=guards,
+                supply=FleetSupply(fleet="default", at=at, supply=supply),
+            )
         )
         record = commit.record
         steps.append(commit.recorded)

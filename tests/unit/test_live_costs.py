@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from services.cli.live_costs import live_costs
-from services.environment.stepping import next_due, step_fleet
+from services.environment.stepping import StepInput, next_due, step_fleet
 from shared.messages import RecordedStep
 from shared.policies import RulePolicy
 from shared.settings import FleetSettings
@@ -47,15 +47,17 @@ def by_the_rule(settings: FleetSettings, silent: range = range(0)) -> list[Recor
         at: datetime = NOW + number * timedelta(seconds=65)
         demand = None if number in silent else 40 + 3.0 * (number % 11)
         commit = step_fleet(
-            "default",
-            record,
-            demand,
-            RulePolicy(settings.parameters),
-            settings.parameters,
-            next_due(None if record is None else record.due_at, 65, 0, at),
-            at,
-            guards=settings.guards,
-            floor=70.0 if number % 20 == 19 else 0.0,
+            StepInput(
+                "default",
+                record,
+                RulePolicy(settings.parameters),
+                settings.parameters,
+                next_due(None if record is None else record.due_at, 65, 0, at),
+                at,
+                demand,
+                guards=settings.guards,
+                tickets_waiting=70 if number % 20 == 19 else 0,
+            )
         )
         record = commit.record
         steps.append(commit.recorded)

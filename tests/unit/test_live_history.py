@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.environment.choice import encoder_of
 from services.environment.history import empty_history, history_of, with_row, within_reach
-from services.environment.stepping import Due, step_fleet
+from services.environment.stepping import Due, StepInput, step_fleet
 from services.trainer.replay import ReplayVectorEnv
 from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
@@ -48,12 +48,11 @@ def live(demands, gap_at=None):
         gap = 3 if position == gap_at else 0
         number += 1 + gap
         due = Due(NOON + timedelta(seconds=STEP_SECONDS * number), gap)
-        commit = step_fleet("eu", record, demand, policy, PARAMETERS, due, due.at, history)
+        commit = step_fleet(
+            StepInput("eu", record, policy, PARAMETERS, due, due.at, demand, history)
+        )
         commits.append(commit)
-        record = commit.record
-        if commit.recorded.usable:
-            longer = with_row(history, commit.recorded.at, commit.recorded.demand, PARAMETERS)
-            history = within_reach(longer, encoder)
+        record, history = commit.record, within_reach(commit.history, encoder)
     return policy.seen, commits
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.environment.stepping import Commit, Due, next_due, step_fleet
+from services.environment.stepping import Commit, Due, StepInput, next_due, step_fleet
 from services.environment.worker import FleetStepper
 from shared.core.gameserver_env import GameServerEnv
 from shared.core.observation import notebook_fields
@@ -40,7 +40,9 @@ def run(demands, policy=RULE, parameters=PARAMETERS, draw=None) -> list[Commit]:
     record: FleetRecord | None = None
     for number, demand in enumerate(demands):
         due = Due(NOON + timedelta(seconds=65 * number), 0)
-        commit = step_fleet("default", record, demand, policy, parameters, due, due.at, draw=draw)
+        commit = step_fleet(
+            StepInput("default", record, policy, parameters, due, due.at, demand, draw=draw)
+        )
         assert commit is not None
         commits.append(commit)
         record = commit.record
@@ -111,7 +113,9 @@ def test_missing_demand_holds_demand_and_target_and_is_not_counted_for_training(
 
 
 def test_nothing_known_is_no_step():
-    assert step_fleet("default", None, None, RULE, PARAMETERS, Due(NOON, 0), NOON) is None
+    assert (
+        step_fleet(StepInput("default", None, RULE, PARAMETERS, Due(NOON, 0), NOON, None)) is None
+    )
 
 
 def test_demand_above_the_limit_is_seen_at_the_limit_and_recorded_as_reported():
@@ -124,7 +128,8 @@ def test_demand_above_the_limit_is_seen_at_the_limit_and_recorded_as_reported():
 def test_new_limits_and_a_longer_history_fit_a_record_of_before():
     record = run([40.0, 60.0, 90.0])[-1].record
     longer = FleetParameters(min_servers=20, max_servers=80, history_len=7)
-    commit = step_fleet("default", record, 50.0, RulePolicy(longer), longer, Due(NOON, 0), NOON)
+    rule, due = RulePolicy(longer), Due(NOON, 0)
+    commit = step_fleet(StepInput("default", record, rule, longer, due, NOON, 50.0))
     assert commit is not None
     assert len(commit.record.demands) == 7
     assert commit.transition.observation[:7] == (20, 20, 20, 20, 40, 60, 80)
@@ -134,7 +139,7 @@ def restarted(commit: Commit, policy, parameters: FleetParameters) -> Commit:
     """The step after, by a worker with other settings; the state comes by way of Redis."""
     record = FleetRecord.model_validate_json(commit.record.model_dump_json())
     due = Due(commit.record.due_at + timedelta(seconds=65), 0)
-    after = step_fleet("default", record, 50.0, policy, parameters, due, due.at)
+    after = step_fleet(StepInput("default", record, policy, parameters, due, due.at, 50.0))
     assert after is not None
     return after
 
@@ -177,7 +182,9 @@ def test_what_an_action_was_drawn_from_is_by_the_present_factor():
 def test_a_record_of_an_older_version_is_taken_by_the_present_factor():
     record = run([40.0, 60.0], Constant(0.832))[-1].record
     older = record.model_copy(update={"action_factor": None, "next_target": None})
-    commit = step_fleet("default", older, 50.0, Constant(0.5), PARAMETERS, Due(NOON, 0), NOON)
+    commit = step_fleet(
+        StepInput("default", older, Constant(0.5), PARAMETERS, Due(NOON, 0), NOON, 50.0)
+    )
     assert commit is not None
     assert commit.transition.target == 83.2
 
