@@ -16,7 +16,7 @@ from services.cli.play import Matchmaker, sine_demands, trace_demands
 from services.cli.policies import list_policies, promote, retire, rollback, show_policy
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
 from shared.entry import EXIT_BAD_INPUT
-from shared.errors import AutopilotError, BadInput, PolicyMissing, UnknownFleet
+from shared.errors import AutopilotError, BadInput, PolicyMissing, PolicyUnfit, UnknownFleet
 from shared.logs import configure_logs
 from shared.messages import utc_now
 from shared.settings import load_fleets, load_settings
@@ -32,7 +32,7 @@ fleets = typer.Typer(help="Fleets in shadow, fleets that are live.", no_args_is_
 app.add_typer(fleets, name="fleets")
 
 STATE = Path(".autopilot")
-USERS_MISTAKES = (BadInput, UnknownFleet, PolicyMissing)
+USERS_MISTAKES = (BadInput, UnknownFleet, PolicyMissing, PolicyUnfit)
 
 TraceOption = Annotated[
     Path | None, typer.Option(help="CSV with the columns timestamp and demand.")
