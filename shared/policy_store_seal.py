@@ -21,6 +21,7 @@ from shared.errors import BadSetting, PolicyCorrupt, PolicyMissing
 from shared.messages import CheckpointManifest, PolicyManifest
 from shared.policy_store_folder import write_to_disk
 from shared.policy_store_names import inside
+from shared.redaction import keep_secret
 
 SETTING = "AUTOPILOT_SIGNING_KEY_FILE"
 CHECKPOINT_MANIFEST = "manifest.json"
@@ -52,6 +53,7 @@ class SigningKey:
                 f"{SETTING}={path} has {len(secret)} bytes and a key takes {SHORTEST_KEY} or more: "
                 f"make one with `openssl rand -hex 32 > {path}`"
             )
+        keep_secret(secret.decode(errors="replace"))
         return cls(secret)
 
     def signature(self, document: Mapping[str, Any]) -> str:

@@ -298,6 +298,7 @@ def load_settings() -> Settings:
         raise BadSetting(_reason(error, PREFIX, str.upper)) from error
     settings = _with_password(settings)
     keep_secret(*(os.environ.get(name, "") for name in SECRETS_OF_AWS))
+    keep_secret(*(t.get_secret_value() for t in (settings.api_token, settings.agones_token) if t))
     keep_password_of(settings.redis_url)
     return settings
 

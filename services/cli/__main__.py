@@ -19,7 +19,7 @@ from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
 from shared.access import tokens_of
 from shared.bus import DEAD_LETTERS_LENGTH, RECORDED_STEPS
 from shared.entry import EXIT_BAD_INPUT
-from shared.errors import AutopilotError, BadInput, PolicyMissing, UnknownFleet
+from shared.errors import AutopilotError, BadInput, PolicyMissing, PolicyUnfit, UnknownFleet
 from shared.logs import configure_logs, tell_uncaught_errors
 from shared.messages import utc_now
 from shared.redaction import redact, traceback_of
@@ -37,7 +37,7 @@ fleets = typer.Typer(help="Fleets in shadow, fleets that are live.", no_args_is_
 app.add_typer(fleets, name="fleets")
 
 STATE = URL_FILE.parent
-USERS_MISTAKES = (BadInput, UnknownFleet, PolicyMissing)
+USERS_MISTAKES = (BadInput, UnknownFleet, PolicyMissing, PolicyUnfit)
 
 TraceOption = Annotated[
     Path | None, typer.Option(help="CSV with the columns timestamp and demand.")

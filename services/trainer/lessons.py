@@ -1,6 +1,6 @@
 """How a job learns, by the fleet's setting, and who the candidate meets in the gate."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError
 from shared.messages import Champion, TrainingOutcome, Transition
 from shared.policies import FleetPolicy, load_policy
+from shared.policy_store import PolicyStore
 from shared.recorded_demand import Recorded, hold_out, recorded_of
 from shared.settings import FleetSettings
 
@@ -97,10 +98,7 @@ def lesson_of(
 def rivals_of(
     context: Context, fleet: str, champion: Champion | None, parameters: FleetParameters
 ) -> Rivals:
-    """The champion and the runner-up, and how the champion has done.
-
-    A runner-up that was demoted before does not come back by itself.
-    """
+    """The champion and the runner-up, and how the champion has done."""
 
     async def read(bus: Bus) -> tuple[list[TrainingOutcome], list[Transition]]:
         verdicts = await bus.newest_changes(TRAININGS, fleet, REMEMBERED_VERDICTS)
@@ -111,15 +109,30 @@ def rivals_of(
 
     verdicts, transitions = context.on_bus(read)
     demoted = {verdict.champion for verdict in verdicts if verdict.outcome == "demoted"}
-    policies: dict[str, FleetPolicy] = {}
-    if champion is not None:
-        runner_up = None if champion.runner_up in demoted else champion.runner_up
-        for version in filter(None, (champion.version, runner_up)):
-            try:
-                policies[version] = load_policy(context.store, fleet, version, parameters)
-            except PolicyError as error:
-                _log.warning("contender_refused", fleet=fleet, reason=str(error))
+    policies = stored_contenders(context.store, champion, demoted, parameters)
     return Rivals(champion, policies, transitions)
+
+
+def stored_contenders(
+    store: PolicyStore,
+    champion: Champion | None,
+    demoted: Collection[str | None],
+    parameters: FleetParameters,
+) -> dict[str, FleetPolicy]:
+    """The champion and the runner-up, of those that can serve, by version.
+
+    A runner-up that was demoted before does not come back by itself.
+    """
+    found: dict[str, FleetPolicy] = {}
+    if champion is None:
+        return found
+    runner_up = None if champion.runner_up in demoted else champion.runner_up
+    for version in filter(None, (champion.version, runner_up)):
+        try:
+            found[version] = load_policy(store, champion.fleet, version, parameters)
+        except PolicyError as error:
+            _log.warning("contender_refused", fleet=champion.fleet, reason=str(error))
+    return found
 
 
 def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Learning, Gate]:

@@ -431,7 +431,7 @@ def test_evaluate_from_a_checkpoint_says_the_same_as_of_its_policy(run, tmp_path
     refused(run("evaluate", "--checkpoint", "p"), "AUTOPILOT_SAVE_MODEL=1")
     pickled = next((tmp_path / "p").rglob("default_policy/class_and_ctor_args.pkl"))
     pickled.write_bytes(b"cut o")
-    refused(run("evaluate", "--checkpoint", "p/checkpoint"), "no checkpoint of a policy")
+    refused(run("evaluate", "--checkpoint", "p/checkpoint"), "does not match its sha256")
 
 
 def test_forecasters_beat_nothing_on_a_clean_wave_and_do_not_see_the_future():

@@ -57,6 +57,8 @@ def test_an_endpoint_of_either_image(deployed, image):
     container = deployed(image)["PrimaryContainer"]
     assert container["Image"] == image
     assert container["ModelDataUrl"] == f"s3://my-autopilot/{KEY}"
+    opened = {"AUTOPILOT_OPEN_ACCESS": "1", "AUTOPILOT_ALLOWED_HOSTS": "*"}
+    assert container["Environment"] == opened, "SageMaker sends no token"
 
 
 def test_its_role_may_read_that_archive_and_nothing_else_in_s3(deployed, client):

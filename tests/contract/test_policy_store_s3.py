@@ -19,7 +19,7 @@ from shared import policy_store_s3
 from shared.bus import Bus
 from shared.champions import Champions
 from shared.core.observation import notebook_fields
-from shared.errors import BadSetting, StoreAway
+from shared.errors import BadSetting, PolicyUnfit, StoreAway
 from shared.messages import utc_now
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore
 from shared.policy_store_s3 import S3Files
@@ -217,6 +217,14 @@ def test_the_command_line_works_on_it(store, redis_url, publish_policy):
     assert store.champion("default").version == "v3"
     run("retire", "v2")
     assert store.versions("default") == ["v1", "v3"]
+    variables["AUTOPILOT_MAX_SERVERS"] = "150"
+    assert "ahead" not in run("promote", "v1"), "limits are no part of a policy"
+    variables["AUTOPILOT_HISTORY_LEN"] = "7"
+    assert "v3: its numbers are for 6 steps ahead" in run("rollback")
+    variables["AUTOPILOT_HISTORY_LEN"] = "3"
+    refused = CliRunner().invoke(app, ["policies", "promote", "v1"], env=variables)
+    assert isinstance(refused.exception, PolicyUnfit)
+    assert store.champion("default").version == "v3"
     variables["AUTOPILOT_POLICY_STORE"] = "s3://nowhere/p"
     refused = CliRunner().invoke(app, ["policies", "list"], env=variables)
     assert isinstance(refused.exception, BadSetting)

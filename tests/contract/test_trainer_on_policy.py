@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -389,6 +390,47 @@ def test_it_goes_on_from_another_champion_if_there_is_one(trainer, any_store, tm
         assert start.checkpoint is None
     learnt = trainer.on_policy.learn_on_policy(recorded, job_of(trainer, "v2"), store)
     assert learnt.scores["batches"] == 2
+
+
+@pytest.mark.parametrize("from_champion", [False, True])
+def test_it_goes_on_with_the_same_weights_where_limits_and_action_factor_change(
+    trainer, store, tmp_path, from_champion
+):
+    recorded = transitions_of(256)
+    first = trainer.on_policy.learn_on_policy(
+        recorded[:128], job_of(trainer), store, tmp_path / CHECKPOINT
+    )
+    if from_champion:
+        publish(store, "other", (tmp_path / CHECKPOINT).rename)
+    else:
+        publish(store, "v1")
+    now = FleetParameters(max_servers=300.0, action_factor=200.0)
+    job = replace(job_of(trainer, "v2"), parameters=now)
+    working = trainer.working_folder.WorkingFolder(store, "default")
+    with trainer.on_policy._start(job, store, working) as start:
+        assert np.array_equal(weights(start.module), weights(first.module))
+        assert (start.checkpoint is None) == from_champion
+        assert (start.module.shape.action_factor, start.module.shape.highest_action) == (200, 1.5)
+        ten = np.full((1, 10), 60.0)
+        servers = [200 * start.module.decide(ten), 100 * first.module.decide(ten)]
+        assert servers[0] == pytest.approx(servers[1], rel=1e-5)
+    learnt = trainer.on_policy.learn_on_policy(recorded, job, store)
+    assert learnt.scores["batches"] == 2
+    assert learnt.module.shape.highest_action == 1.5
+    moved = weights(learnt.module) - weights(first.module)
+    assert 0 < np.abs(moved).max() < 0.1, "it went on from there"
+
+
+def test_actions_of_another_factor_are_learnt_from_as_what_they_were_in_servers(trainer):
+    recorded = transitions_of(3)
+    drawn = changed(recorded[1], action=0.5, behaviour=(0.4, 0.05), action_factor=100.0)
+    older = changed(recorded[2], action=0.5, action_factor=None)
+    kept = trainer.episodes.usable(
+        [recorded[0], drawn, older], FleetParameters(action_factor=200.0)
+    )
+    assert (kept[1].action, kept[1].behaviour) == (0.25, (0.2, 0.025))
+    assert kept[2].action == 0.5, "an older version did not say"
+    assert trainer.episodes.usable([drawn], PARAMETERS) == [drawn]
 
 
 # Jobs

@@ -1,6 +1,7 @@
 import itertools
 import math
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -27,6 +28,7 @@ from shared.core.parameters import FleetParameters
 from shared.core.schedule import ScheduledFloor
 from shared.core.tuning import tune
 from shared.messages import FleetSupply, Supply
+from shared.policy_store import PolicyStore
 from shared.recorded_demand import Recorded, hold_out, recorded_of
 from tests.conftest import a_step
 from tests.policies import OneByOne
@@ -263,6 +265,53 @@ class AsksFor(OneByOne):
 
     def answers(self, observation):
         return ((observation[4] + self._more) / 100,)
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        FleetParameters(max_servers=150.0, action_factor=150.0),
+        FleetParameters(max_servers=70.0),
+        FleetParameters(history_len=7),
+        FleetParameters(history_len=7, observation="calendar"),
+    ],
+)
+def test_champion_and_runner_up_are_in_the_contest_whatever_limits_they_were_made_for(
+    tmp_path, publish_policy, now
+):
+    """The mean over 100 is scored as the servers that it would ask for by the present settings."""
+    store = PolicyStore.at(tmp_path)
+    publish_policy(store, "v1")
+    champion = publish_policy(store, "v2")
+    costs, usual = (contest_on(by, store, champion) for by in (now, FleetParameters()))
+    assert costs["v1"] == costs["v2"] == pytest.approx(usual["v2"], rel=0.05)
+    assert costs["v2"] < costs[CANDIDATE] / 10
+
+
+def contest_on(parameters, store, champion):
+    """What each costs on a constant demand."""
+    history, rows = flat(60.0)
+    contest = Contest(Recorded.unbroken(history), rows[:-2], parameters, {}, None)
+    rivals = Rivals(champion, who_serves(store, champion, (), parameters), [])
+    return contest.verdict(AsksForNothing(parameters), rivals).costs
+
+
+class AsksForNothing:
+    """A candidate."""
+
+    experts: ClassVar[dict[str, float]] = {}
+
+    def __init__(self, parameters):
+        self.fields = parameters.observation_fields
+
+    def decide(self, observations):
+        return np.zeros((len(observations), 1))
+
+
+def test_a_contender_that_plans_too_far_is_left_out(tmp_path, publish_policy):
+    store = PolicyStore.at(tmp_path)
+    champion = publish_policy(store, "v1")
+    assert who_serves(store, champion, (), FleetParameters(history_len=3)) == {}
 
 
 NEXT_DAY = ScheduledFloor("0 12 * * *", ZoneInfo("UTC"), timedelta(hours=1), 90)
