@@ -1,7 +1,6 @@
 import itertools
 import math
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from services.environment.stepping import Due, StepInput, step_fleet
 from services.trainer.contenders import tuned_rules
 from services.trainer.gate import CANDIDATE, cost_on, select
-from services.trainer.lessons import GATE_PART, LEAST_STEPS
+from services.trainer.lessons import GATE_PART, LEAST_STEPS, stored_contenders
 from services.trainer.live import (
     LEAST_LIVE_STEPS,
     MOST_LIVE_STEPS,
@@ -289,29 +288,18 @@ def test_champion_and_runner_up_are_in_the_contest_whatever_limits_they_were_mad
 
 
 def contest_on(parameters, store, champion):
-    """What each costs on a constant demand."""
+    """What each costs on a constant demand, beside a candidate that asks for nothing."""
     history, rows = flat(60.0)
-    contest = Contest(Recorded.unbroken(history), rows[:-2], parameters, {}, None)
-    rivals = Rivals(champion, who_serves(store, champion, (), parameters), [])
-    return contest.verdict(AsksForNothing(parameters), rivals).costs
-
-
-class AsksForNothing:
-    """A candidate."""
-
-    experts: ClassVar[dict[str, float]] = {}
-
-    def __init__(self, parameters):
-        self.fields = parameters.observation_fields
-
-    def decide(self, observations):
-        return np.zeros((len(observations), 1))
+    contenders = {CANDIDATE: Steadily(0.0)}
+    contenders |= stored_contenders(store, champion, (), parameters)
+    scorer = cost_on(history, rows[:-2], parameters)
+    return select(contenders, champion.version, scorer, len(rows[:-2])).costs
 
 
 def test_a_contender_that_plans_too_far_is_left_out(tmp_path, publish_policy):
     store = PolicyStore.at(tmp_path)
     champion = publish_policy(store, "v1")
-    assert who_serves(store, champion, (), FleetParameters(history_len=3)) == {}
+    assert stored_contenders(store, champion, (), FleetParameters(history_len=3)) == {}
 
 
 NEXT_DAY = ScheduledFloor("0 12 * * *", ZoneInfo("UTC"), timedelta(hours=1), 90)
