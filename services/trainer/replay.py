@@ -9,12 +9,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from services.trainer.spaces import action_space, observation_space
+from shared.core.arrays import FloatArray
 from shared.core.dynamics import FleetState, step
 from shared.core.observation import Encoder
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.recorded_demand import Recorded, replayable, shortest_run
-
-FloatArray = NDArray[np.float64]
 
 
 class ReplayVectorEnv(VectorEnv[FloatArray, FloatArray, NDArray[Any]]):

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.core.arrays import FloatArray
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import (
     BUFFER,
@@ -21,8 +21,6 @@ from shared.core.tuning import (
     TunedRule,
     grid,
 )
-
-FloatArray = NDArray[np.float64]
 
 SERVED_RULES = (
     CONSTANT,

@@ -22,9 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.core.arrays import FloatArray
 from shared.core.parameters import FleetParameters
-
-FloatArray = NDArray[np.float64]
 
 PACE = 0.05
 """How fast the weights move."""

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.core.adaptation import FRESH, ONE_EXPERT, adapted_actions, answered, average
+from shared.core.arrays import FloatArray
 from shared.core.dynamics import target_of
 from shared.core.evaluation import Score, score
 from shared.core.observation import Encoder, History, IntArray, notebook_fields
 from shared.core.parameters import FleetParameters
 
-FloatArray = NDArray[np.float64]
 GROWTH = 3.0
 """`max_servers` in training peaks, so that a game may grow beyond what was learnt from."""
 

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
+from shared.core.arrays import FloatArray
 from shared.core.observation import Encoder, History
 from shared.core.parameters import FleetParameters
-
-FloatArray = NDArray[np.float64]
 
 TREND_DAMPING = 0.5
 """Part of the fitted slope that is believed to go on until the servers are up."""

@@ -8,12 +8,11 @@ these lines. A target asked for at step k is the allocation of step k + history_
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from shared.core.arrays import FloatArray
 from shared.core.parameters import FleetParameters
 from shared.core.rewards import reward_of
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from shared.core.arrays import FloatArray
 from shared.core.baselines import trend
 from shared.core.observation import History, IntArray
 from shared.core.parameters import FleetParameters
 from shared.core.rewards import reward_of
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.core.arrays import FloatArray, IntArray
 from shared.errors import UnknownField
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 DAY_SECONDS = 86_400.0
 WEEK_SECONDS = 7 * DAY_SECONDS

@@ -12,14 +12,13 @@ from itertools import product
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shared.core import baselines
+from shared.core.arrays import FloatArray
 from shared.core.backtest import score_after
 from shared.core.observation import History
 from shared.core.parameters import FleetParameters
 
-FloatArray = NDArray[np.float64]
 Forecast = Callable[..., FloatArray]
 Setting = Mapping[str, Any]
 Margin = Literal["none", "added", "times"]
