@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from shared.core.adaptation import average
 from shared.core.backtest import BatchPolicy, prior_of
 from shared.core.baselines import trend
-from shared.core.observation import calendar_fields, in_servers, notebook_fields
+from shared.core.fields import calendar_fields, in_servers, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import BadSetting, PolicyCorrupt, PolicyUnfit
 from shared.messages import PolicyManifest

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.core.observation import History, IntArray
+from shared.core.arrays import IntArray
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput
 from shared.messages import RecordedStep

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shared.core.observation import notebook_fields
+from shared.core.fields import notebook_fields
 
 
 class OneByOne:

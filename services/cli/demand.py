@@ -1,15 +1,15 @@
 """RecordedDemand demand in servers, from a trace or a curve, and what limits it suggests."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 
-from shared.core.backtest import FloatArray, limits_of
+from services.trainer.backtest import RecordedDemand
+from shared.core.arrays import FloatArray
 from shared.core.curves import PEAK_FRACTION, sine1h
-from shared.core.observation import History
-from shared.core.parameters import FleetParameters
+from shared.core.history import History
 from shared.errors import BadInput
 from shared.messages import MAX_SERVERS_EVER
 from shared.settings import FleetSettings, Settings, load_fleets
@@ -26,17 +26,6 @@ LEAST_PEAK = 1e-3
 """Servers."""
 DEFAULT_STEP_SECONDS = 60.0
 """The notebook's minute, where there is only one row to tell from."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedDemand:
-    """Demand in servers, one row a step."""
-
-    name: str
-    timestamps: tuple[datetime, ...]
-    history: History
-    has_limits: bool
-    """The settings' limits are its own; a trace's are from its data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,28 +90,6 @@ class Source:
 def fleet_settings(settings: Settings) -> FleetSettings:
     """What the environment variables say of any fleet; a fleet file has no part in it."""
     return load_fleets(settings.model_copy(update={"fleets": None}))["default"]
-
-
-def parameters_for(
-    recorded: RecordedDemand, learnt_rows: int, fleet: FleetSettings, history_len: int | None
-) -> FleetParameters:
-    """Limits from the first `learnt_rows` of the demand, unless they are set.
-
-    Raises `BadSetting` when what is set contradicts the rest.
-    """
-    given = fleet.model_fields_set
-    parameters = fleet.parameters
-    if not recorded.has_limits:
-        low, high, factor = limits_of(recorded.history.demands[:learnt_rows])
-        parameters = replace(
-            parameters,
-            min_servers=parameters.min_servers if "min_servers" in given else float(low),
-            max_servers=parameters.max_servers if "max_servers" in given else float(high),
-            action_factor=parameters.action_factor if "action_factor" in given else float(factor),
-        )
-    if "observation" not in given:
-        parameters = replace(parameters, observation="calendar")
-    return parameters if history_len is None else replace(parameters, history_len=history_len)
 
 
 def players_per_server(number: float) -> float:

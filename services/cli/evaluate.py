@@ -10,10 +10,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from services.cli.demand import RecordedDemand
 from services.cli.learner import check_trainer
+from services.trainer.backtest import RecordedDemand
 from services.trainer.quiet import quiet_libraries
-from shared.core.backtest import BatchPolicy, FloatArray, decide, later
+from shared.core.arrays import FloatArray
+from shared.core.backtest import BatchPolicy, decide, later
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.core.rewards import reward_of
 from shared.errors import BadInput, PolicyError, PolicyMissing

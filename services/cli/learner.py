@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from services.cli.files import hidden_folder
 from services.trainer.budget import TrainingOptions
 from services.trainer.quiet import quiet_libraries
-from shared.core.observation import History
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput
 from shared.messages import PolicyManifest
@@ -24,8 +24,8 @@ from shared.policy_store import CHECKPOINT, new_version, seal
 from shared.policy_store_seal import SigningKey
 
 if TYPE_CHECKING:
-    from services.trainer.from_trace import FromTrace
     from services.trainer.learning import Learnt
+    from services.trainer.progress import Progress as Reached
 
 Told = Callable[[float, str], None]
 """How far learning has come: the part that is done, 0 to 1, and the figures in words."""
@@ -54,26 +54,17 @@ def trainer() -> Iterator[None]:
         cool_down()
 
 
-def learn(
-    history: History,
-    parameters: FleetParameters,
-    options: TrainingOptions,
-    tell: Told = lambda _, __: None,
-    checkpoint: Path | None = None,
-) -> "FromTrace":
-    """Train on all of a history, every row a step, and select what serves; within `trainer`."""
-    from services.trainer.from_trace import train_on
-    from services.trainer.progress import Progress as Reached
-
+def telling(options: TrainingOptions, tell: Told) -> Callable[["Reached"], None]:
+    """Hands on how far training has come, as a part of its budget and in words."""
     seconds, steps = options.budget.seconds, options.budget.steps
 
-    def on_progress(progress: Reached) -> None:
+    def on_progress(progress: "Reached") -> None:
         cost = progress.held_out_cost
         words = "" if cost is None else f", held-out cost {cost:.3g}"
         done = progress.seconds / seconds if steps is None else progress.environment_steps / steps
         tell(done, f"{progress.environment_steps:,} steps replayed{words}")
 
-    return train_on(history, parameters, options, checkpoint, on_progress)
+    return on_progress
 
 
 def write_artefact(
@@ -92,11 +83,12 @@ def write_artefact(
     It is signed with the key, if there is one.
     """
     from services.trainer.export import check_agreement, export
-    from services.trainer.from_trace import LEARNT
+    from services.trainer.from_trace import LEARNT, train_on
 
     with hidden_folder(folder) as hidden:
         checkpoint = hidden / CHECKPOINT if save_model else None
-        made = learn(history, parameters, options, tell, checkpoint)
+        on_progress = telling(options, tell)
+        made = train_on(history, parameters, options, checkpoint, on_progress)
         if made.kind != LEARNT:
             shutil.rmtree(hidden / CHECKPOINT, ignore_errors=True)
         export(made.policy, hidden)

@@ -9,21 +9,21 @@ from rich.console import Console
 
 from services.cli import learner
 from services.cli.artefacts import find_artefact
-from services.cli.backtest import (
-    AUTOPILOT,
-    Report,
-    baselines,
-    learnt,
-    prepare,
-    replayed,
-    what_serves,
-)
-from services.cli.demand import Source, fleet_settings, parameters_for
+from services.cli.backtest import prepare, replayed
+from services.cli.demand import Source, fleet_settings
 from services.cli.evaluate import episode_rewards, find_checkpoint, learnt_for, print_rewards
 from services.cli.files import check_can_write, check_new_folder
 from services.cli.interrupts import interruptible
 from services.cli.plots import check_can_plot, write_plot
 from services.cli.report import print_report, write_decisions, write_json
+from services.trainer.backtest import (
+    AUTOPILOT,
+    Report,
+    baselines,
+    learnt,
+    parameters_for,
+    what_serves,
+)
 from services.trainer.budget import Budget, TrainingOptions
 from shared.core.backtest import BatchPolicy
 from shared.errors import BadInput, BadSetting
@@ -105,7 +105,7 @@ def backtest(
         case, outcome = replayed(case, policy, history_len, settings)
     else:
         with learner.trainer(), learner.progress_bar() as tell:
-            outcome = learnt(case, options, tell)
+            outcome = learnt(case, options, learner.telling(options, tell))
     others, notes = baselines(case)
     report = Report(case, {AUTOPILOT: outcome, **others}, [*what_serves(outcome), *notes])
     print_report(report, Console())

@@ -10,7 +10,7 @@ from shared.core.backtest import later
 from shared.core.baselines import live_rule
 from shared.core.evaluation import score
 from shared.core.guards import guarded_series
-from shared.core.observation import History
+from shared.core.history import History
 from shared.messages import RecordedStep
 from shared.settings import FleetSettings
 

@@ -4,9 +4,9 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.cli.backtest import AUTOPILOT, ORACLE, Report, what_serves
 from services.cli.files import write_whole
 from services.cli.report import TITLES, by_cost
+from services.trainer.backtest import AUTOPILOT, ORACLE, Report, what_serves
 from shared.errors import BadInput
 
 if TYPE_CHECKING:

@@ -9,7 +9,9 @@ import numpy as np
 
 from shared.core.adaptation import FRESH, Adaptation, answered, average
 from shared.core.backtest import prior_of
-from shared.core.observation import Encoder, History, from_notebook, notebook_fields
+from shared.core.fields import from_notebook, notebook_fields
+from shared.core.history import History
+from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
 from shared.messages import Behaviour, Fallback
 from shared.policies import Policy, RulePolicy, experts_actions

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shared.core.observation import Encoder, History
+from shared.core.history import History
+from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
 from shared.messages import RecordedStep
 from shared.recorded_demand import recorded_of

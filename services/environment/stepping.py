@@ -10,17 +10,11 @@ from services.environment.choice import Choice, decide
 from services.environment.history import empty_history, with_row
 from services.environment.supply import lead_times_of, measured_lead_time
 from shared.core.adaptation import FRESH, rescaled, unanswered, weights
-from shared.core.dynamics import (
-    FleetState,
-    FloatArray,
-    StepOutcome,
-    initial_state,
-    observe,
-    step_to,
-    target_of,
-)
+from shared.core.arrays import FloatArray
+from shared.core.dynamics import FleetState, StepOutcome, initial_state, observe, step_to, target_of
+from shared.core.fields import notebook_fields
 from shared.core.guards import NO_GUARDS, Guards, guarded
-from shared.core.observation import History, notebook_fields
+from shared.core.history import History
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.core.recommendation import TARGET_DECIMALS
 from shared.messages import (

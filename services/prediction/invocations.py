@@ -9,7 +9,7 @@ import orjson
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from shared.core.observation import from_notebook, notebook_fields
+from shared.core.fields import from_notebook, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.core.recommendation import whole_servers
 from shared.errors import BadInput, PolicyCorrupt

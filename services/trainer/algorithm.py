@@ -13,7 +13,7 @@ from services.trainer.budget import Budget, TrainingOptions
 from services.trainer.module import ResidualModule, module_of, spec_of
 from services.trainer.replay import make_replay
 from services.trainer.rllib import DEFAULT_MODULE_ID, Algorithm, PPOConfig, register_env
-from shared.core.observation import History
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.recorded_demand import Recorded, decision_rows
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.rules import ServedRule, name_of
-from shared.core.observation import History
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import SEASONAL, tune
 

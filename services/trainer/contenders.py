@@ -17,8 +17,9 @@ from services.trainer.blend import Trained, with_winner
 from services.trainer.gate import CANDIDATE, GateDecision, Scorer, select, takes_over
 from services.trainer.live import Live
 from services.trainer.rules import SERVED_RULES, ServedRule, name_of
+from shared.core.arrays import IntArray
 from shared.core.backtest import BatchPolicy
-from shared.core.observation import History, IntArray
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import tune
 from shared.recorded_demand import Recorded

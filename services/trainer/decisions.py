@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.synthetic import launch
-from shared.core.backtest import FloatArray, observations_after
-from shared.core.observation import History
+from shared.core.arrays import FloatArray
+from shared.core.backtest import observations_after
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.recorded_demand import Recorded, decision_rows
 

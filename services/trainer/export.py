@@ -23,7 +23,7 @@ from services.trainer.module import (
 from services.trainer.rule_graph import RuleGraph
 from services.trainer.rules import ServedRule
 from shared.core.backtest import BatchPolicy, prior_of
-from shared.core.observation import notebook_fields
+from shared.core.fields import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyDisagrees
 from shared.policy_store import LITERT_MODEL, SAVED_MODEL

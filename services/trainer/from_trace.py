@@ -14,7 +14,8 @@ from services.trainer.gate import CANDIDATE, GateDecision, Scorer, cost_on
 from services.trainer.general import general_module
 from services.trainer.learning import HELD_OUT, Learnt, train
 from services.trainer.progress import Progress
-from shared.core.observation import History, IntArray
+from shared.core.arrays import IntArray
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.recorded_demand import Recorded, hold_out, replayable
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from services.trainer.live import Live
+from shared.core.arrays import IntArray
 from shared.core.backtest import BatchPolicy, decide
 from shared.core.evaluation import evaluate
 from shared.core.guards import NO_GUARDS, Guards, guarded_series
-from shared.core.observation import History, IntArray
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 
 MARGIN = 0.01

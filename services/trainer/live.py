@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.core.backtest import BatchPolicy, FloatArray, decide
+from shared.core.arrays import FloatArray, IntArray
+from shared.core.backtest import BatchPolicy, decide
 from shared.core.evaluation import evaluate
 from shared.core.guards import NO_GUARDS, Guards, guarded_series
-from shared.core.observation import History, IntArray
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.messages import Transition
 from shared.recorded_demand import Recorded, decision_rows

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from services.trainer.module import ResidualModule
+from shared.core.arrays import IntArray
 from shared.core.backtest import observations_after
 from shared.core.dynamics import target_of
 from shared.core.evaluation import HeldOut, evaluate
-from shared.core.observation import History, IntArray
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 
 PROGRESS_SECONDS = 3.0

@@ -12,7 +12,8 @@ import numpy as np
 
 from services.trainer.decisions import Array32, Decisions, drawn
 from services.trainer.synthetic import synthetic_history
-from shared.core.observation import History, in_servers
+from shared.core.fields import in_servers
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 
 SERIES = 40

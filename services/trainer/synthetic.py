@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.core.arrays import FloatArray
-from shared.core.observation import DAY_SECONDS, MONDAY_SECONDS, WEEK_SECONDS, History
+from shared.core.history import History
+from shared.core.observation import DAY_SECONDS, MONDAY_SECONDS, WEEK_SECONDS
 
 STEP_SECONDS = (60.0, 65.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0)
 DAYS = 22

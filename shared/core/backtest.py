@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.core.adaptation import FRESH, ONE_EXPERT, adapted_actions, answered, average
-from shared.core.arrays import FloatArray
+from shared.core.arrays import FloatArray, IntArray
 from shared.core.dynamics import target_of
 from shared.core.evaluation import Score, score
-from shared.core.observation import Encoder, History, IntArray, notebook_fields
+from shared.core.fields import notebook_fields
+from shared.core.history import History
+from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
 
 GROWTH = 3.0
@@ -68,11 +70,6 @@ class BatchPolicy(Protocol):
 def prior_of(policy: BatchPolicy) -> tuple[float, ...]:
     """What each of a policy's experts counts for before outcomes are known; the sum is 1."""
     return tuple(policy.experts.values()) or ONE_EXPERT
-
-
-def part(history: History, start: int, stop: int) -> History:
-    """Rows of a history."""
-    return History(history.times[start:stop], history.demands[start:stop], history.step_seconds)
 
 
 def observations_after(

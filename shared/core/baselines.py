@@ -10,7 +10,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from shared.core.arrays import FloatArray
-from shared.core.observation import Encoder, History
+from shared.core.history import History
+from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
 
 TREND_DAMPING = 0.5

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shared.core.arrays import FloatArray
+from shared.core.arrays import FloatArray, IntArray
 from shared.core.baselines import trend
-from shared.core.observation import History, IntArray
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.core.rewards import reward_of
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.core.observation import calendar_fields, notebook_fields
+from shared.core.fields import calendar_fields, notebook_fields
 from shared.errors import BadSetting
 
 RewardName = Literal["asymmetric", "notebook"]

@@ -16,7 +16,7 @@ import numpy as np
 from shared.core import baselines
 from shared.core.arrays import FloatArray
 from shared.core.backtest import score_after
-from shared.core.observation import History
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 
 Forecast = Callable[..., FloatArray]

@@ -20,9 +20,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from services.cli.backtest import Case, Outcome, baselines, learnt, prepare
+from services.cli.backtest import prepare
 from services.cli.demand import Source, fleet_settings
 from services.cli.learner import trainer
+from services.trainer.backtest import Case, Outcome, baselines, learnt
 from services.trainer.budget import Budget, TrainingOptions
 from shared.core.tuning import LIVE_RULE, RULES
 from shared.settings import load_settings

@@ -9,7 +9,7 @@ import pytest
 from services.trainer.blend import OF_NETS, Blend, rule_beside, with_rule
 from services.trainer.module import module_of
 from shared.core.backtest import decide, observations_after
-from shared.core.observation import History
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyCorrupt
 from shared.messages import PolicyManifest, utc_now

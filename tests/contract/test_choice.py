@@ -11,7 +11,7 @@ from services.trainer.from_trace import selected
 from services.trainer.gate import cost_on
 from services.trainer.learning import Learnt
 from services.trainer.module import module_of
-from shared.core.observation import History
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.recorded_demand import Recorded
 

@@ -437,8 +437,8 @@ def test_evaluate_from_a_checkpoint_says_the_same_as_of_its_policy(run, tmp_path
 def test_forecasters_beat_nothing_on_a_clean_wave_and_do_not_see_the_future():
     pytest.importorskip("lightgbm")
     pytest.importorskip("statsmodels")
-    from services.cli.forecasters import fit_forecasters
-    from shared.core.observation import History
+    from services.trainer.forecasters import fit_forecasters
+    from shared.core.history import History
     from shared.core.parameters import FleetParameters
 
     parameters = FleetParameters(0.0, 1000.0)

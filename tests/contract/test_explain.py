@@ -15,7 +15,7 @@ from services.environment.stepping import Due, StepInput, step_fleet
 from services.environment.worker import FleetStepper
 from services.prediction.app import create_app
 from shared.bus import Bus, TrainingQueue
-from shared.core.observation import notebook_fields
+from shared.core.fields import notebook_fields
 from shared.explanation import (
     LEAST_MISSES,
     NEWEST_MISSES,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.environment.stepping import Commit, Due, StepInput, step_fleet
 from services.prediction.board import Board
-from shared.core.observation import notebook_fields
+from shared.core.fields import notebook_fields
 from shared.messages import Demand, FleetRecord, FleetSupply, Supply
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from services.environment.stepping import Commit, StepInput, next_due, step_fleet
 from services.prediction.board import Board
-from shared.core.observation import notebook_fields
+from shared.core.fields import notebook_fields
 from shared.core.schedule import ScheduledFloor
 from shared.errors import DemandMissing, FleetInShadow
 from shared.messages import (

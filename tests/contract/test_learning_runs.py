@@ -11,9 +11,10 @@ import numpy as np
 import psutil
 import pytest
 
-from services.cli.backtest import ORACLE, baselines, prepare
+from services.cli.backtest import prepare
 from services.cli.demand import Source
 from services.cli.supervision import service_command
+from services.trainer.backtest import ORACLE, baselines
 from services.trainer.contenders import tuned_rules
 from shared.core.backtest import decide
 from shared.policy_store import LITERT_MODEL

@@ -18,7 +18,7 @@ from shared import champions as champions_module
 from shared import policy_store_s3
 from shared.bus import Bus
 from shared.champions import Champions
-from shared.core.observation import notebook_fields
+from shared.core.fields import notebook_fields
 from shared.errors import BadSetting, PolicyUnfit, StoreAway
 from shared.messages import utc_now
 from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore

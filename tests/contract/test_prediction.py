@@ -14,7 +14,7 @@ from services.prediction.app import create_app
 from services.prediction.invocations import invoke, observations
 from shared.access import Access
 from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, Bus
-from shared.core.observation import notebook_fields
+from shared.core.fields import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput
 from shared.messages import Champion, Decision, Demand

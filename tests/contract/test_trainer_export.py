@@ -7,7 +7,8 @@ import pytest
 
 from services.trainer.budget import Budget, TrainingOptions
 from shared.core.curves import sine1h
-from shared.core.observation import History, from_notebook
+from shared.core.fields import from_notebook
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyDisagrees
 from shared.messages import PolicyManifest, utc_now

@@ -15,7 +15,7 @@ from services.environment.sharing import step_fleets
 from services.environment.worker import FleetStepper
 from shared.bus import Bus, TrainingQueue
 from shared.champions import Champions
-from shared.core.observation import notebook_fields
+from shared.core.fields import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.messages import PolicyManifest, utc_now
 from shared.policy_store import PolicyStore

@@ -20,7 +20,8 @@ from shared.core.adaptation import (
     weights,
 )
 from shared.core.backtest import decide
-from shared.core.observation import History, notebook_fields
+from shared.core.fields import notebook_fields
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from tests.policies import OneByOne
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from shared.core.backtest import decide, limits_of, replay, score_after
 from shared.core.dynamics import FleetState, initial_state, observe, step
-from shared.core.observation import History
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from tests.policies import OneByOne
 

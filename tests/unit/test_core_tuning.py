@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from shared.core import baselines
-from shared.core.backtest import part, replay
-from shared.core.observation import History
+from shared.core.backtest import replay
+from shared.core.history import History, part
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import LIVE_RULE, RULES, Rule, fit_margin, tune, with_margin
 

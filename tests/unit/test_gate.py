@@ -21,8 +21,9 @@ from services.trainer.live import (
 from services.trainer.rules import SERVED_RULES, ServedRule
 from shared.core.backtest import decide, observations_after
 from shared.core.evaluation import evaluate
+from shared.core.fields import notebook_fields
 from shared.core.guards import NO_GUARDS, Guards, guarded_series
-from shared.core.observation import History, notebook_fields
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.core.schedule import ScheduledFloor
 from shared.core.tuning import tune

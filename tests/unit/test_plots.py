@@ -5,10 +5,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from services.cli.backtest import AUTOPILOT, ORACLE, Case, Report
-from services.cli.demand import RecordedDemand
 from services.cli.plots import CUT, DEARER_THAN_SHOWN, draw
-from shared.core.observation import History
+from services.trainer.backtest import AUTOPILOT, ORACLE, Case, RecordedDemand, Report
+from shared.core.history import History
 from shared.core.parameters import FleetParameters
 
 pytest.importorskip("matplotlib", reason="matplotlib comes with the extra trainer")

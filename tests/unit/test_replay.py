@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.trainer.replay import ReplayVectorEnv
 from shared.core.gameserver_env import GameServerEnv
-from shared.core.observation import History
+from shared.core.history import History
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.messages import RecordedStep
 from shared.recorded_demand import (

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from services.environment.stepping import Commit, Due, StepInput, next_due, step_fleet
 from services.environment.worker import FleetStepper
+from shared.core.fields import notebook_fields
 from shared.core.gameserver_env import GameServerEnv
-from shared.core.observation import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.messages import FleetRecord, utc_now
 from shared.policies import RulePolicy

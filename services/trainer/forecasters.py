@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from shared.core.backtest import FloatArray
-from shared.core.observation import DAY_SECONDS, Encoder, History, calendar_fields
+from shared.core.arrays import FloatArray
+from shared.core.fields import calendar_fields
+from shared.core.history import History
+from shared.core.observation import DAY_SECONDS, Encoder
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import fit_margin
 
