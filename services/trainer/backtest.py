@@ -24,6 +24,9 @@ from shared.settings import FleetSettings
 if TYPE_CHECKING:
     pass
 
+if TYPE_CHECKING:
+    from services.trainer.progress import Progress
+
 AUTOPILOT = "autopilot"
 ORACLE = "oracle"
 
