@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from shared.core.guards import GuardName, guarded
 from shared.core.parameters import FleetParameters
 from shared.messages import Explanation, Fallback, RecordedStep
-from shared.policies import RulePolicy, first_action
+from shared.policies.runtime import RulePolicy, first_action
 from shared.settings import FleetSettings
 
 NEWEST_MISSES = 128

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from shared.access_settings import AccessSettings
 from shared.core.guards import Guards
 from shared.core.parameters import FleetParameters, ObservationName, RewardName
 from shared.core.schedule import ScheduledFloor
 from shared.errors import BadSetting, UnknownFleet
+from shared.http.access_settings import AccessSettings
 from shared.known_names import PREFIX, check_names, is_service_address
 from shared.messages import MAX_SERVERS_EVER, FleetId
 from shared.redaction import keep_password_of, keep_secret, redact

@@ -34,7 +34,7 @@ from shared.messages import (
     Transition,
     utc_now,
 )
-from shared.policy_store import LITERT_MODEL, PolicyStore
+from shared.policies.store import LITERT_MODEL, PolicyStore
 
 # A busy machine is no failure.
 settings.register_profile("tests", deadline=None, max_examples=50)

@@ -16,10 +16,10 @@ from services.cli.interrupts import Interrupted
 from services.cli.play import Matchmaker, sine_demands, trace_demands
 from services.cli.policies import list_policies, promote, retire, rollback, show_policy, sign
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
-from shared.access import tokens_of
 from shared.bus import DEAD_LETTERS_LENGTH, RECORDED_STEPS
 from shared.entry import EXIT_BAD_INPUT
 from shared.errors import AutopilotError, BadInput, PolicyMissing, PolicyUnfit, UnknownFleet
+from shared.http.access import tokens_of
 from shared.logs import configure_logs, tell_uncaught_errors
 from shared.messages import utc_now
 from shared.redaction import redact, traceback_of

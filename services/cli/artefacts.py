@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from shared import policies
 from shared.errors import BadInput, PolicyError, PolicyMissing
 from shared.messages import PolicyManifest
-from shared.policies import GENERAL, GENERAL_STORE, LearntPolicy
-from shared.policy_store import LITERT_MODEL, PolicyStore
-from shared.policy_store_seal import SigningKey
+from shared.policies import runtime as policies
+from shared.policies.runtime import GENERAL, GENERAL_STORE, LearntPolicy
+from shared.policies.store import LITERT_MODEL, PolicyStore
+from shared.policies.store_seal import SigningKey
 from shared.settings import Settings
 
 

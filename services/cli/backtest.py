@@ -5,11 +5,11 @@ from pathlib import Path
 
 from services.cli.artefacts import check_history_len, load_artefact
 from services.cli.demand import Source
-from services.trainer.backtest import Case, Outcome, parameters_for
-from shared.core.backtest import decide
+from shared.core.replay import decide
 from shared.errors import BadInput
+from shared.learning.backtest import Case, Outcome, parameters_for
 from shared.messages import PolicyManifest
-from shared.policies import FleetPolicy
+from shared.policies.runtime import FleetPolicy
 from shared.settings import FleetSettings, Settings
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from services.trainer.backtest import RecordedDemand
+from services.cli.traces import MAX_DEMAND, read_trace
 from shared.core.arrays import FloatArray
 from shared.core.curves import PEAK_FRACTION, sine1h
 from shared.core.history import History
 from shared.errors import BadInput
+from shared.learning.backtest import RecordedDemand
 from shared.messages import MAX_SERVERS_EVER
 from shared.settings import FleetSettings, Settings, load_fleets
-from shared.traces import MAX_DEMAND, read_trace
 
 PEAK_PERCENTILE = 99.9
 """What `--peak-servers` calls the peak: one wild minute is none."""

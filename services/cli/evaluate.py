@@ -11,20 +11,25 @@ from rich.console import Console
 from rich.table import Table
 
 from services.cli.learner import check_trainer
-from services.trainer.backtest import RecordedDemand
-from services.trainer.quiet import quiet_libraries
 from shared.core.arrays import FloatArray
-from shared.core.backtest import BatchPolicy, decide, later
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
+from shared.core.replay import BatchPolicy, decide, later
 from shared.core.rewards import reward_of
 from shared.errors import BadInput, PolicyError, PolicyMissing
+from shared.learning.backtest import RecordedDemand
+from shared.learning.extras import quiet_libraries
 from shared.messages import PolicyManifest
-from shared.policy_store import MANIFEST, read_manifest
-from shared.policy_store_folder import FolderFiles
-from shared.policy_store_seal import CHECKPOINT_MANIFEST, SigningKey, checked_copy, open_checkpoint
+from shared.policies.store import MANIFEST, read_manifest
+from shared.policies.store_folder import FolderFiles
+from shared.policies.store_seal import (
+    CHECKPOINT_MANIFEST,
+    SigningKey,
+    checked_copy,
+    open_checkpoint,
+)
 
 if TYPE_CHECKING:
-    from services.trainer.module import ResidualModule
+    from shared.learning.models.network import ResidualModule
 
 
 def learnt_for(manifest: PolicyManifest, parameters: FleetParameters) -> FleetParameters:
@@ -48,7 +53,7 @@ def find_checkpoint(
     """
     check_trainer("--checkpoint")
     quiet_libraries()
-    from services.trainer.checkpoints import LEARNER_GROUP, load_policy_module, parameters_for
+    from shared.learning.models.checkpoints import LEARNER_GROUP, load_policy_module, parameters_for
 
     try:
         if not (folder / LEARNER_GROUP).is_dir():

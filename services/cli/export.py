@@ -10,8 +10,8 @@ from rich.console import Console
 from services.cli.files import check_new_file, check_new_folder, hidden_folder, write_whole
 from shared.errors import PolicyMissing
 from shared.messages import PolicyManifest
-from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, SAVED_MODEL, PolicyStore
-from shared.policy_store_seal import content_of, signed
+from shared.policies.store import CHECKPOINT, LITERT_MODEL, MANIFEST, SAVED_MODEL, PolicyStore
+from shared.policies.store_seal import content_of, signed
 from shared.settings import Settings
 
 OPTION = "--out"

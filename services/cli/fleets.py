@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.cli.live_costs import LiveCosts, live_costs
-from services.prediction.board import Board
+from services.prediction.fleet_states import Board
 from shared.bus import DECISIONS, DEMANDS, MODES, Bus, Feed, reason_of
 from shared.errors import BusAway
 from shared.messages import FleetMode

@@ -13,19 +13,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.cli.files import hidden_folder
-from services.trainer.budget import TrainingOptions
-from services.trainer.quiet import quiet_libraries
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput
+from shared.learning.budget import TrainingOptions
+from shared.learning.extras import quiet_libraries
 from shared.messages import PolicyManifest
-from shared.policies import GENERAL
-from shared.policy_store import CHECKPOINT, new_version, seal
-from shared.policy_store_seal import SigningKey
+from shared.policies.runtime import GENERAL
+from shared.policies.store import CHECKPOINT, new_version, seal
+from shared.policies.store_seal import SigningKey
 
 if TYPE_CHECKING:
-    from services.trainer.learning import Learnt
-    from services.trainer.progress import Progress as Reached
+    from shared.learning.progress import Progress as Reached
+    from shared.learning.training import Learnt
 
 Told = Callable[[float, str], None]
 """How far learning has come: the part that is done, 0 to 1, and the figures in words."""
@@ -45,7 +45,7 @@ def trainer() -> Iterator[None]:
     """Ray runs in the block. Raises `BadInput` when the extra is not installed."""
     check_trainer()
     quiet_libraries()
-    from services.trainer.warmth import cool_down, warm_up
+    from shared.learning.ppo.ray_session import cool_down, warm_up
 
     try:
         warm_up()
@@ -82,8 +82,10 @@ def write_artefact(
 
     It is signed with the key, if there is one.
     """
-    from services.trainer.export import check_agreement, export
-    from services.trainer.from_trace import LEARNT, train_on
+    from shared.learning.export.agreement import check_agreement
+
+    from shared.learning.export.writer import export
+    from shared.learning.from_trace import LEARNT, train_on
 
     with hidden_folder(folder) as hidden:
         checkpoint = hidden / CHECKPOINT if save_model else None
@@ -116,8 +118,10 @@ def write_general(
     """Learn the general policy from made-up demand, and put its artefact at `folder`, whole."""
     check_trainer()
     quiet_libraries()
-    from services.trainer import pretraining
-    from services.trainer.export import check_agreement, export
+    from shared.learning.export.agreement import check_agreement
+
+    from shared.learning import pretraining
+    from shared.learning.export.writer import export
 
     parameters = pretraining.general_parameters(history_len)
     # The forms are compared in fleets of the usual size: their numbers have so many digits.

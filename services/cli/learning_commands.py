@@ -16,7 +16,9 @@ from services.cli.files import check_can_write, check_new_folder
 from services.cli.interrupts import interruptible
 from services.cli.plots import check_can_plot, write_plot
 from services.cli.report import print_report, write_decisions, write_json
-from services.trainer.backtest import (
+from shared.core.replay import BatchPolicy
+from shared.errors import BadInput, BadSetting
+from shared.learning.backtest import (
     AUTOPILOT,
     Report,
     baselines,
@@ -24,12 +26,10 @@ from services.trainer.backtest import (
     parameters_for,
     what_serves,
 )
-from services.trainer.budget import Budget, TrainingOptions
-from shared.core.backtest import BatchPolicy
-from shared.errors import BadInput, BadSetting
+from shared.learning.budget import Budget, TrainingOptions
 from shared.logs import configure_logs
 from shared.messages import PolicyManifest, utc_now
-from shared.policy_store_seal import SigningKey
+from shared.policies.store_seal import SigningKey
 from shared.settings import LAST_SEED, FleetSettings, Settings, load_settings
 
 SYNTHETIC = "synthetic"

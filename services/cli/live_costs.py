@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from shared.core.backtest import later
-from shared.core.baselines import live_rule
 from shared.core.evaluation import score
 from shared.core.guards import guarded_series
 from shared.core.history import History
+from shared.core.replay import later
+from shared.core.rules import live_rule
 from shared.messages import RecordedStep
 from shared.settings import FleetSettings
 

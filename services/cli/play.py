@@ -11,12 +11,12 @@ import httpx
 import structlog
 
 from services.cli.demand import players_per_server as checked
-from shared.bearer import Bearer, bearer_for
+from services.cli.traces import read_trace
 from shared.core.curves import PEAK_FRACTION, sine1h
 from shared.errors import BadInput
+from shared.http.bearer import Bearer, bearer_for
+from shared.http.tokens import REPORTERS, Tokens
 from shared.messages import MAX_SERVERS_EVER, utc_now
-from shared.tokens import REPORTERS, Tokens
-from shared.traces import read_trace
 
 REQUEST_TIMEOUT_SECONDS = 5.0
 AWAY_SECONDS = 0.5

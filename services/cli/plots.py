@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from services.cli.files import write_whole
 from services.cli.report import TITLES, by_cost
-from services.trainer.backtest import AUTOPILOT, ORACLE, Report, what_serves
 from shared.errors import BadInput
+from shared.learning.backtest import AUTOPILOT, ORACLE, Report, what_serves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ from shared.bus import CHAMPIONS, Bus, TrainingQueue
 from shared.core.parameters import FleetParameters
 from shared.errors import BusAway, PolicyError, PolicyMissing
 from shared.messages import Champion, PolicyManifest, TrainingOutcome
-from shared.policies import FleetPolicy, first_policy, load_policy, plans_short
-from shared.policy_store import PolicyStore
+from shared.policies.runtime import FleetPolicy, first_policy, load_policy, plans_short
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, Settings, load_fleets
 
 

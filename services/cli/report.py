@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.cli.files import write_whole
-from services.trainer.backtest import AUTOPILOT, ORACLE, Report
+from shared.learning.backtest import AUTOPILOT, ORACLE, Report
 
 TITLES = {
     AUTOPILOT: "autopilot",

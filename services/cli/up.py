@@ -21,13 +21,13 @@ from services.cli.supervision import (
     check_port_free,
     service_command,
 )
-from shared.access import access_of
-from shared.bearer import Bearer
+from shared.http.access import access_of
+from shared.http.bearer import Bearer
+from shared.http.tls import of_this_machine
+from shared.http.tokens import READERS
 from shared.redaction import redact
 from shared.redis_address import keep_url
 from shared.settings import Fleets, Settings
-from shared.tls import of_this_machine
-from shared.tokens import READERS
 
 DEMO_STEPS_PER_SECOND = 5.0
 """Pace of the demo: a policy is learnt within minutes, where 65 s a step would take hours."""

@@ -8,18 +8,18 @@ import httpx
 import uvloop
 
 from services.environment.demand_source import DemandSource, HttpDemand, LocalSine
-from services.environment.sharing import step_fleets
+from services.environment.fleet_loop import FleetStepper
 from services.environment.supply import Supplies
-from services.environment.worker import FleetStepper
-from shared.access import tokens_of
-from shared.bearer import bearer_for, is_under
+from services.environment.worker import step_fleets
 from shared.bus import Bus, TrainingQueue
-from shared.champions import Champions
 from shared.entry import run_service
+from shared.http.access import tokens_of
+from shared.http.bearer import bearer_for, is_under
+from shared.http.tokens import READERS, Tokens
 from shared.messages import utc_now
-from shared.policy_store import PolicyStore
+from shared.policies.champions import Champions
+from shared.policies.store import PolicyStore
 from shared.settings import LOCAL_DEMAND, Fleets, FleetSettings, Settings
-from shared.tokens import READERS, Tokens
 
 REQUESTS_AT_ONCE = 16
 """Demand requests under way, over all fleets."""

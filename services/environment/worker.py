@@ -1,321 +1,143 @@
-"""Stepping one fleet: an asyncio task of its own, on its own clock."""
+"""Which of the fleets this worker steps: those that it holds, of all that the workers share."""
 
 import asyncio
-import logging
-import math
-from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import TypeVar
+import socket
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
 import structlog
 
-from services.environment.choice import encoder_of
-from services.environment.demand_source import DemandSource, Reading
-from services.environment.history import (
-    MARGIN_STEPS,
-    empty_history,
-    history_of,
-    within_reach,
-)
-from services.environment.stepping import Commit, Due, StepInput, next_due, step_fleet
-from services.environment.supply import Supplies, newer
-from shared.bus import Bus, Lease, TrainingQueue
-from shared.champions import Champions
-from shared.core.guards import GuardName
-from shared.errors import BusAway, DemandMissing, LeaseLost, StepConflict
-from shared.explanation import explained, steps_to_explain
-from shared.messages import FleetRecord, FleetSupply, TrainingJob
-from shared.settings import FleetSettings
+from services.environment.fleet_loop import FleetStepper
+from shared.bus import CHAMPIONS, Bus, Lease
+from shared.errors import BusAway
+from shared.messages import Champion
+from shared.policies.champions import Champions
+from shared.probe import beat
 
-BUS_RETRY_SECONDS = 0.5
-ASKS_PER_BATCH = 10
-"""How often a fleet asks again, per batch of steps, while its last job is still running."""
-
-FIRST_DEMAND_SECONDS = 5.0
-"""How often a fleet that has never seen demand looks for it, if that is sooner than a step."""
-FIRST_LOOKS_PER_SECOND = 100
-"""Of all such fleets, which step as close together ever after: thousands look less often."""
-TRAINING_OVERHEAD_SECONDS = 300.0
-"""What a training job may take beside learning: start of Ray, export, checks."""
-
-T = TypeVar("T")
+LEASE_STEPS = 0.2
+"""A worker that says nothing for so long has lost its fleets to those that are there."""
+SHORTEST_LEASE_SECONDS = 3.0
+"""A demo may step faster than a busy machine delays."""
+LONGEST_LEASE_SECONDS = 15.0
+RENEW_SECONDS = 1.0
+RESUMING_AT_ONCE = 8
+"""Fleets whose state and history are read at a time: a worker may take over thousands."""
+SHUTDOWN_SECONDS = 5.0
+"""How long a step under way may take to be committed after SIGTERM."""
 
 _log = structlog.get_logger(__name__)
 
 
-class FleetStepper:
-    """Steps one fleet for ever."""
+def lease_seconds(step_seconds: float) -> float:
+    """How long a worker counts as there: a part of a step, so that no fleet misses two."""
+    return min(max(LEASE_STEPS * step_seconds, SHORTEST_LEASE_SECONDS), LONGEST_LEASE_SECONDS)
+
+
+class Holding:
+    """Steps the fleets that this worker holds, and no others, for as long as it holds them."""
 
     def __init__(
-        self,
-        fleet: str,
-        settings: FleetSettings,
-        phase: float,
-        source: DemandSource,
-        champions: Champions,
-        bus: Bus,
-        queue: TrainingQueue,
-        clock: Callable[[], datetime],
-        seed: int = 0,
-        supplies: Supplies | None = None,
-        fleets: int = 1,
+        self, steppers: Sequence[FleetStepper], bus: Bus, heartbeat: Path | None = None
     ) -> None:
-        """`phase`, 0 to 1, is the fleet's own among all the `fleets`, so that they spread out."""
-        self.fleet = fleet
-        self._settings = settings
-        self._parameters = settings.parameters
-        self._guards = settings.guards
-        self._phase = phase
-        self._first_look_s = min(
-            settings.learning_freq, max(FIRST_DEMAND_SECONDS, fleets / FIRST_LOOKS_PER_SECOND)
-        )
-        self._source = source
-        self._champions = champions
+        """`heartbeat` is a file to touch whenever Redis has heard that this worker is there."""
+        self._steppers = {stepper.fleet: stepper for stepper in steppers}
         self._bus = bus
-        self._queue = queue
-        self._clock = clock
-        self._seed = seed
-        self._supplies = supplies
-        self._record: FleetRecord | None = None
-        self._history = empty_history(settings.learning_freq)
-        self._encoder = encoder_of(self._parameters.observation_fields, self._parameters.lead_steps)
-        self._stale = False
-        self._warned_of_lead_time = False
-        self._settled_by: GuardName | None = None
-        self._stepping = asyncio.Lock()
-        self._lease: Lease | None = None
-
-    @property
-    def step_seconds(self) -> float:
-        """From step to step."""
-        return self._settings.learning_freq
-
-    async def resume(self, lease: Lease) -> None:
-        """Take over the fleet where its last committed step has left it."""
-        self._lease = lease
-        await self._resume()
-        if self._record is not None:
-            _log.info("fleet_resumed", fleet=self.fleet, step=self._record.step)
+        self._heartbeat = heartbeat
+        self._worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._lease_s = lease_seconds(min(stepper.step_seconds for stepper in steppers))
+        self._changes = 0
+        self._resuming = asyncio.Semaphore(RESUMING_AT_ONCE)
+        self._stepping: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
-        """Step the fleet that was resumed, until cancelled or the lease is lost."""
-        last = None if self._record is None else self._record.due_at
-        while True:
-            due = next_due(last, self._period(), self._phase, self._clock())
-            await asyncio.sleep((due.at - self._clock()).total_seconds())
-            async with self._stepping:
-                try:
-                    await self._step(due)
-                except LeaseLost as lost:
-                    _log.warning("lease_lost", fleet=self.fleet, reason=str(lost))
-                    return
-                except Exception:  # noqa: BLE001 - one fleet's fault must not stop the others
-                    _log.exception("step_failed", fleet=self.fleet)
-            last = due.at if self._record is None else self._record.due_at
-
-    def _period(self) -> float:
-        if self._record is None:
-            return self._first_look_s
-        return self._settings.learning_freq
-
-    async def finish(self) -> None:
-        """Let the step under way be committed, and start no other."""
-        await self._stepping.acquire()
-
-    async def _step(self, due: Due) -> None:
-        if due.gap_steps and self._record is not None:
-            _log.warning("steps_missed", fleet=self.fleet, gap_steps=due.gap_steps)
-        reading = await self._read_demand()
-        supply = await self._supply(reading)
-        commit = step_fleet(
-            StepInput(
-                fleet=self.fleet,
-                record=self._record,
-                policy=self._champions.policy(self.fleet),
-                parameters=self._parameters,
-                due=due,
-                now=self._clock(),
-                demand=None if reading is None else reading.demand,
-                history=self._history,
-                guards=self._guards,
-                step_seconds=self._settings.learning_freq,
-                supply=supply,
-                tickets_waiting=None if reading is None else reading.tickets_waiting,
-                draw=self._draw(),
-            )
-        )
-        if commit is None:
-            return
-        try:
-            await self._patiently(lambda: self._commit(commit))
-        except StepConflict as conflict:
-            await self._resume()
-            if self._record != commit.record:
-                _log.warning("step_lost", fleet=self.fleet, reason=str(conflict))
-            return  # equal: the commit went through, only its answer was lost
-        self._history = within_reach(commit.history, self._encoder)
-        self._warn_of_lead_time(commit)
-        await self._explain(commit)
-        self._record = await self._ask_for_training(commit.record)
-
-    def _draw(self) -> float | None:
-        """A number of the step's own: a step that is done again draws the same.
-
-        None where the fleet learns on replay: it has no need to try out anything live.
-        """
-        if self._settings.learning != "on_policy":
-            return None
-        step = 0 if self._record is None else self._record.step
-        rng = np.random.default_rng([self._seed, step, *self.fleet.encode()])
-        return float(rng.standard_normal())
-
-    async def _resume(self) -> None:
-        """Read the last committed step, and the history that a policy of this fleet may see."""
-        record = await self._patiently(lambda: self._bus.fleet_record(self.fleet))
-        self._record = None if record is None else self._for_present_lead(record)
-        if not self._sees_history:
-            return
-        rows = self._encoder.reach_seconds / self._settings.learning_freq
-        newest = int(rows) + self._encoder.reach_rows + MARGIN_STEPS
-        steps = await self._patiently(lambda: self._bus.recorded_steps(self.fleet, newest))
-        history = history_of(steps, self._parameters, self._settings.learning_freq)
-        self._history = within_reach(history, self._encoder)
-
-    def _for_present_lead(self, record: FleetRecord) -> FleetRecord:
-        """The record; where HISTORY_LEN has changed since, its next step asks for training.
-
-        Recorded demand teaches another lead time at once; live transitions of another don't.
-        """
-        if len(record.demands) == self._parameters.history_len:
-            return record
-        _log.warning(
-            "history_len_changed",
-            fleet=self.fleet,
-            before=len(record.demands),
-            now=self._parameters.history_len,
-            kept="recorded demand, the fleet's state and its measured lead time",
-        )
-        if self._settings.learning != "replay":
-            return record
-        soon = max(record.untrained_steps, self._settings.train_batch_size - 1)
-        return record.model_copy(update={"untrained_steps": soon})
-
-    @property
-    def _sees_history(self) -> bool:
-        return self._parameters.observation != "notebook"
-
-    async def _commit(self, commit: Commit) -> None:
-        await self._bus.commit_step(
-            commit.record,
-            commit.recorded,
-            commit.transition,
-            commit.decision,
-            self._lease,
-            commit.explanation,
-        )
-        _log.debug(
-            "fleet_stepped",
-            fleet=self.fleet,
-            step=commit.record.step,
-            demand=commit.transition.reported_demand,
-            allocation=commit.transition.allocation,
-            target=commit.decision.target,
-            policy_version=commit.decision.policy_version,
-            guards=commit.decision.guards,
-        )
-
-    async def _explain(self, commit: Commit) -> None:
-        """Log why, as `GET /explain` tells it, where another guard than before settles the number.
-
-        Limits apart, which a target may touch at every step; at debug each decision is logged.
-        """
-        settled_by = next(iter(commit.decision.guards), None)
-        before, self._settled_by = self._settled_by, settled_by
-        news = settled_by != before and settled_by not in (None, "min_servers", "max_servers")
-        level = logging.INFO if news else logging.DEBUG
-        if not _log.is_enabled_for(level):
-            return
-        try:
-            steps = await self._bus.recorded_steps(self.fleet, steps_to_explain(self._parameters))
-        except BusAway:
-            return
-        why = explained(commit.explanation, steps, self._settings)
-        _log.log(level, "decision_explained", **why.model_dump(mode="json"))
-
-    async def _read_demand(self) -> Reading | None:
-        number = 1 if self._record is None else self._record.step + 1
-        try:
-            reading = await self._source.read(number)
-        except DemandMissing as missing:
-            if not self._stale:
-                self._stale = True
-                holding = self._record is not None
-                _log.warning(
-                    "demand_missing", fleet=self.fleet, holding=holding, reason=str(missing)
-                )
-            return None
-        if self._stale:
-            self._stale = False
-            _log.info("demand_is_back", fleet=self.fleet, demand=reading.demand)
-        return reading
-
-    async def _supply(self, reading: Reading | None) -> FleetSupply | None:
-        """The newer of what the matchmaker and the fleet's controller tell."""
-        reported = None
-        if reading is not None and reading.supply is not None:
-            at = reading.observed_at or self._clock()
-            reported = FleetSupply(fleet=self.fleet, at=at, supply=reading.supply)
-        controlled = None if self._supplies is None else await self._supplies.newest(self.fleet)
-        return newer(reported, controlled)
-
-    def _warn_of_lead_time(self, commit: Commit) -> None:
-        """Once: a policy that plans for the wrong time can't be right, however well it learns."""
-        times, lead = commit.transition.lead_times, commit.record.lead_time
-        if self._warned_of_lead_time or times is None or lead is None:
-            return
-        if lead.differs_from(times.assumed_s):
-            self._warned_of_lead_time = True
-            steps = max(2, math.ceil(times.measured_s / self._settings.learning_freq))
-            _log.warning(
-                "lead_time_differs",
-                fleet=self.fleet,
-                measured_s=round(times.measured_s),
-                assumed_s=round(times.assumed_s),
-                advice=f"servers come up in another time than history_len assumes: set "
-                f"AUTOPILOT_HISTORY_LEN={steps} for this fleet",
-            )
-
-    async def _ask_for_training(self, record: FleetRecord) -> FleetRecord:
-        """Queue a job after every `train_batch_size` new transitions; the count starts again."""
-        batch = self._settings.train_batch_size
-        over = record.untrained_steps - batch
-        if over < 0 or over % max(1, batch // ASKS_PER_BATCH):
-            return record
-        job = TrainingJob(fleet=self.fleet, queued_at=self._clock(), up_to_step=record.step)
-        timeout_s = self._settings.time_total_s + TRAINING_OVERHEAD_SECONDS
-        try:
-            queued = await asyncio.to_thread(self._queue.enqueue, job, timeout_s)
-        except BusAway as away:
-            _log.warning("training_not_queued", fleet=self.fleet, reason=str(away))
-            return record
-        if not queued:
-            return record
-        _log.info("training_queued", fleet=self.fleet, up_to_step=record.step)
-        return record.model_copy(update={"untrained_steps": 0})
-
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until Redis answers: a step is never dropped because Redis was away."""
-        away = False
+        """Renew and follow the leases until cancelled. While Redis is away nothing changes."""
         while True:
             try:
-                answer = await call()
+                await self._renew()
             except BusAway as error:
-                if not away:
-                    _log.warning("redis_is_away", fleet=self.fleet, reason=str(error))
-                away = True
-                await asyncio.sleep(BUS_RETRY_SECONDS)
+                _log.debug("leases_not_renewed", reason=str(error))
+            except Exception:  # noqa: BLE001 - without leases no fleet is stepped for long
+                _log.exception("leases_not_renewed")
             else:
-                if away:
-                    _log.info("redis_is_back", fleet=self.fleet)
-                return answer
+                beat(self._heartbeat)
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def _renew(self) -> None:
+        """Stay there; see who holds what when anything has changed, or a task of ours has ended."""
+        changes = await self._bus.renew(self._worker, self._lease_s)
+        ended = any(task.done() for _, task in self._stepping.values())
+        if changes and changes == self._changes and not ended:
+            return
+        held = await self._bus.hold_fleets(self._worker, tuple(self._steppers), self._lease_s)
+        await self._step_only(held)
+        self._changes = changes
+
+    async def _step_only(self, held: dict[str, Lease]) -> None:
+        before = set(self._stepping)
+        lost = [
+            fleet
+            for fleet, (lease, task) in self._stepping.items()
+            if held.get(fleet) != lease or task.done()
+        ]
+        await _end([self._stepping.pop(fleet)[1] for fleet in lost])
+        for fleet, lease in held.items():
+            if fleet not in self._stepping:
+                task = asyncio.create_task(self._step(self._steppers[fleet], lease))
+                self._stepping[fleet] = (lease, task)
+        if set(self._stepping) != before:
+            _log.info("fleets_held", fleets=len(held), of=len(self._steppers))
+
+    async def _step(self, stepper: FleetStepper, lease: Lease) -> None:
+        """Step a fleet until its lease is lost; ends as well where its state can't be read."""
+        try:
+            async with self._resuming:
+                await stepper.resume(lease)
+        except Exception:  # noqa: BLE001 - it is tried again at the next renewal
+            _log.exception("fleet_not_resumed", fleet=stepper.fleet)
+        else:
+            await stepper.run()
+
+    async def end(self) -> None:
+        """Let steps under way be committed, then leave the fleets to the other workers."""
+        held = [self._steppers[fleet] for fleet in self._stepping]
+        try:
+            async with asyncio.timeout(SHUTDOWN_SECONDS):
+                await asyncio.gather(*(stepper.finish() for stepper in held))
+                await self._bus.leave_fleets(self._worker)
+        except (TimeoutError, BusAway):
+            _log.warning("shutdown_cut_short", reason="a step could not be committed; it is redone")
+        await _end([task for _, task in self._stepping.values()])
+
+
+async def step_fleets(
+    steppers: Sequence[FleetStepper],
+    champions: Champions,
+    bus: Bus,
+    stop: asyncio.Event,
+    heartbeat: Path | None = None,
+) -> None:
+    """Step the fleets that this worker holds and follow champions until `stop`."""
+    await champions.load_all()
+    holding = Holding(steppers, bus, heartbeat)
+    tasks = [
+        asyncio.create_task(_follow_champions(champions, bus)),
+        asyncio.create_task(champions.reload()),
+        asyncio.create_task(holding.run()),
+    ]
+    _log.info("environment_ready", fleets=len(steppers))
+    await stop.wait()
+    await _end(tasks)
+    await holding.end()
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _follow_champions(champions: Champions, bus: Bus) -> None:
+    async for change in bus.follow(CHAMPIONS):
+        assert isinstance(change, Champion)
+        await champions.apply(change)

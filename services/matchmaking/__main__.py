@@ -1,11 +1,11 @@
 """`python -m services.matchmaking`: wiring."""
 
 from services.matchmaking.app import create_app
-from shared.access import access_of
 from shared.bus import Bus
 from shared.entry import run_service
+from shared.http.access import access_of
+from shared.http.server import serve
 from shared.messages import utc_now
-from shared.server import serve
 from shared.settings import Fleets, Settings
 
 

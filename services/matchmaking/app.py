@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from shared.http.requests import FLEET_PARAMETER, check_json, fleet_of, read_body
 from starlette.requests import Request
 
 from services.matchmaking.answers import (
@@ -19,22 +20,15 @@ from services.matchmaking.answers import (
     idempotency_key_of,
 )
 from services.matchmaking.intake import Intake
-from shared.access import Access
 from shared.bus import Bus
 from shared.core.curves import SIMULATOR_PEAK, sine1h, sine24h
-from shared.health import add_health_routes
-from shared.http import (
-    FLEET_PARAMETER,
-    HttpService,
-    JsonBytes,
-    check_json,
-    fleet_of,
-    read_body,
-)
+from shared.http.access import Access
+from shared.http.app import HttpService, JsonBytes
+from shared.http.health import add_health_routes
+from shared.http.problems import parse, problems
+from shared.http.tokens import REPORTERS
 from shared.messages import MAX_TEXT, Demand, DemandReport
-from shared.problems import parse, problems
 from shared.settings import Fleets
-from shared.tokens import REPORTERS
 
 _DEMAND_BODY: dict[str, Any] = {
     "parameters": [

@@ -6,11 +6,11 @@ from services.metrics.app import create_app
 from services.metrics.consumer import Handle
 from services.metrics.fleet_metrics import FleetMetrics
 from services.metrics.workload import Workload
-from shared.access import access_of
 from shared.bus import Bus
 from shared.entry import run_service
+from shared.http.access import access_of
+from shared.http.server import serve
 from shared.messages import utc_now
-from shared.server import serve
 from shared.settings import Fleets, Settings, aws_region
 
 

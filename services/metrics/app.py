@@ -12,9 +12,8 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.metrics.consumer import BATCH, Consumer, Handle
 from services.metrics.fleet_metrics import FleetMetrics
-from services.metrics.turn import Turn
+from services.metrics.leader import Turn
 from services.metrics.workload import Workload
-from shared.access import Access
 from shared.bus import (
     DECISIONS,
     ENDED_TRAININGS,
@@ -25,8 +24,9 @@ from shared.bus import (
     Log,
     reason_of,
 )
-from shared.health import add_health_routes
-from shared.http import HttpService
+from shared.http.access import Access
+from shared.http.app import HttpService
+from shared.http.health import add_health_routes
 from shared.messages import Decision, FleetMode, Message, TrainingOutcome
 
 PROMETHEUS_GROUP = "metrics-prometheus"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from shared.core.recommendation import TARGET_DECIMALS
 from shared.messages import TrainingOutcome, Transition
-from shared.policy_store import made_at
+from shared.policies.store import made_at
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import MetricDatumTypeDef

@@ -1,14 +1,14 @@
 """`python -m services.prediction`: wiring."""
 
 from services.prediction.app import create_app
-from shared.access import access_of
 from shared.bus import Bus
 from shared.entry import run_service
+from shared.http.access import access_of
+from shared.http.server import serve
+from shared.http.tls import Certificate
 from shared.messages import utc_now
-from shared.policy_store import PolicyStore
-from shared.server import serve
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, Settings
-from shared.tls import Certificate
 
 
 def main(settings: Settings, fleets: Fleets) -> None:

@@ -18,15 +18,16 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from shared.http.requests import FLEET_PARAMETER, check_json, fleet_named, read_body
 from starlette.requests import Request
 
-from services.prediction.board import Board
-from services.prediction.supplies import Supplies
-from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, check_json, fleet_named, read_body
+from services.prediction.fleet_states import Board
+from services.prediction.supply_recorder import Supplies
+from shared.http.app import HttpService, JsonBytes
+from shared.http.problems import parse, problems
+from shared.http.tokens import WEBHOOKS
 from shared.messages import FleetSupply, ServerCount, Supply
-from shared.problems import parse, problems
 from shared.settings import Fleets
-from shared.tokens import WEBHOOKS
 
 PATH = "/agones/scale"
 FLEET_ANNOTATION = "autopilot.gameservers/fleet"

@@ -11,32 +11,26 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
 from pydantic import BaseModel, Field
+from shared.http.requests import FLEET_PARAMETER, SHADOW_PARAMETER, fleet_of, shadow_of
 from starlette.requests import Request
 
 from services.prediction.agones import FleetAutoscaleReview, add_agones_routes
-from services.prediction.board import Board
 from services.prediction.catalogue import Catalogue, catalogue
 from services.prediction.explain import add_explain_route
+from services.prediction.fleet_states import Board
 from services.prediction.follower import following
 from services.prediction.hosting import add_hosting_routes
-from services.prediction.outlook import PredictionAnswer
-from services.prediction.supplies import Supplies
-from shared.access import Access
+from services.prediction.recommendation import PredictionAnswer
+from services.prediction.supply_recorder import Supplies
 from shared.bus import Bus
-from shared.champions import Champions
 from shared.core.parameters import FleetParameters
-from shared.health import add_health_routes
-from shared.http import (
-    FLEET_PARAMETER,
-    SHADOW_PARAMETER,
-    HttpService,
-    JsonBytes,
-    fleet_of,
-    shadow_of,
-)
-from shared.policies import Policy
-from shared.policy_store import PolicyStore
-from shared.problems import problems
+from shared.http.access import Access
+from shared.http.app import HttpService, JsonBytes
+from shared.http.health import add_health_routes
+from shared.http.problems import problems
+from shared.policies.champions import Champions
+from shared.policies.runtime import Policy
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets
 
 _OF_FLEET: dict[str, Any] = {"parameters": [FLEET_PARAMETER]}

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from shared.errors import PolicyError
 from shared.messages import Champion
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 
 
 class PolicySummary(BaseModel):

@@ -5,15 +5,16 @@ from datetime import datetime
 
 import orjson
 from pydantic import Field
+from shared.http.requests import FLEET_PARAMETER, fleet_of
 from starlette.requests import Request
 
-from services.prediction.board import Board
-from services.prediction.outlook import PredictionAnswer
+from services.prediction.fleet_states import Board
+from services.prediction.recommendation import PredictionAnswer
 from shared.bus import Bus
 from shared.errors import DemandMissing, FleetInShadow
 from shared.explanation import Explained, explained, steps_to_explain
-from shared.http import FLEET_PARAMETER, HttpService, JsonBytes, fleet_of
-from shared.problems import problems
+from shared.http.app import HttpService, JsonBytes
+from shared.http.problems import problems
 from shared.settings import Fleets
 
 

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from services.prediction.board import Board
-from services.prediction.supplies import Supplies
+from services.prediction.fleet_states import Board
+from services.prediction.supply_recorder import Supplies
 from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, MODES, Bus, reason_of
-from shared.champions import Champions
 from shared.messages import Champion
+from shared.policies.champions import Champions
 
 RESTART_SECONDS = 1.0
 STOP_SECONDS = 2.0

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from shared.http.requests import read_body
 from starlette.requests import Request
 
 from services.prediction.invocations import (
@@ -14,11 +15,11 @@ from services.prediction.invocations import (
     observations,
 )
 from shared.core.parameters import FleetParameters
-from shared.health import Health
-from shared.http import HttpService, JsonBytes, read_body
-from shared.policies import Policy
-from shared.problems import problems
-from shared.tokens import READERS
+from shared.http.app import HttpService, JsonBytes
+from shared.http.health import Health
+from shared.http.problems import problems
+from shared.http.tokens import READERS
+from shared.policies.runtime import Policy
 
 Serving = Callable[[Request], tuple[Policy, FleetParameters]]
 """The policy that answers a request, and the parameters of its fleet."""

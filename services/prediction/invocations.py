@@ -14,7 +14,7 @@ from shared.core.parameters import FleetParameters
 from shared.core.recommendation import whole_servers
 from shared.errors import BadInput, PolicyCorrupt
 from shared.messages import MAX_SERVERS_EVER
-from shared.policies import Policy, first_action
+from shared.policies.runtime import Policy, first_action
 
 ROWS_LIMIT = 1_000
 """Observations in one request: about 10 ms of the event loop."""

@@ -12,14 +12,14 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from services.prediction.hosting import add_hosting_routes
-from shared.access import Access, access_of
 from shared.entry import run_service
 from shared.errors import BadSetting, PolicyError
-from shared.health import add_health_routes
-from shared.http import HttpService
-from shared.policies import LearntPolicy, load_artefact
-from shared.policy_store_seal import SigningKey
-from shared.server import serve
+from shared.http.access import Access, access_of
+from shared.http.app import HttpService
+from shared.http.health import add_health_routes
+from shared.http.server import serve
+from shared.policies.runtime import LearntPolicy, load_artefact
+from shared.policies.store_seal import SigningKey
 from shared.settings import Fleets, Settings, load_hosting_settings
 
 _log = structlog.get_logger(__name__)

@@ -7,12 +7,12 @@ from types import FrameType
 
 import structlog
 
-from services.trainer.quiet import quiet_libraries
 from shared.bus import TrainingQueue, wait_for_redis
 from shared.entry import run_service
 from shared.errors import BusAway
+from shared.learning.extras import quiet_libraries
 from shared.messages import utc_now
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, Settings
 
 NICENESS = 10
@@ -33,8 +33,8 @@ def main(settings: Settings, fleets: Fleets) -> None:
     from services.trainer.context import Context
     from services.trainer.jobs import set_context
     from services.trainer.stop import Stop
-    from services.trainer.warmth import cool_down, warm_up
     from services.trainer.worker import TrainingWorker
+    from shared.learning.ppo.ray_session import cool_down, warm_up
 
     stop = Stop()
     set_context(

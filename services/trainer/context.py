@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from services.trainer.stop import Stop
 from shared.bus import Bus
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets
 
 T = TypeVar("T")

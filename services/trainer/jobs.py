@@ -8,21 +8,22 @@ import numpy as np
 import structlog
 from rq import get_current_job
 from rq.exceptions import AbandonedJobError, NoSuchJobError
+from shared.learning.export.agreement import check_agreement
 
-from services.trainer.contenders import GENERAL, Deployed
 from services.trainer.context import Context
-from services.trainer.export import check_agreement, export
-from services.trainer.gate import CANDIDATE, GateDecision
-from services.trainer.learning import Learnt
-from services.trainer.lessons import lesson_of, rivals_of
-from services.trainer.on_policy import exploration_of
-from services.trainer.progress import Stages
+from services.trainer.fleet_training import lesson_of, rivals_of
 from services.trainer.stop import JobLost
 from shared.bus import CHAMPIONS, TRAININGS, Bus
 from shared.errors import AutopilotError, BusAway, UnknownFleet
+from shared.learning.export.writer import export
+from shared.learning.on_policy.training import exploration_of
+from shared.learning.progress import Stages
+from shared.learning.selection.contenders import GENERAL, Deployed
+from shared.learning.selection.gate import CANDIDATE, GateDecision
+from shared.learning.training import Learnt
 from shared.messages import Champion, PolicyManifest, TrainingJob, TrainingOutcome
-from shared.policies import first_policy
-from shared.policy_store import CHECKPOINT, new_version
+from shared.policies.runtime import first_policy
+from shared.policies.store import CHECKPOINT, new_version
 from shared.recorded_demand import TooLittleHistory
 
 Outcome = Literal["published", "kept", "demoted"]

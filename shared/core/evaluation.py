@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from shared.core.arrays import FloatArray, IntArray
-from shared.core.baselines import trend
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.core.rewards import reward_of
+from shared.core.rules import trend
 
 
 @dataclass(frozen=True, slots=True)

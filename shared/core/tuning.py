@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from shared.core import baselines
+from shared.core import rules
 from shared.core.arrays import FloatArray
-from shared.core.backtest import score_after
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
+from shared.core.replay import score_after
 
 Forecast = Callable[..., FloatArray]
 Setting = Mapping[str, Any]
@@ -58,37 +58,37 @@ def grid(**choices: Iterable[Any]) -> tuple[Setting, ...]:
     return tuple(dict(zip(names, values, strict=True)) for values in product(*choices.values()))
 
 
-CONSTANT = Rule("constant", baselines.nothing, "added")
-BUFFER = Rule("buffer", baselines.last_demand, "added")
-FACTOR = Rule("factor", baselines.last_demand, "times")
+CONSTANT = Rule("constant", rules.nothing, "added")
+BUFFER = Rule("buffer", rules.last_demand, "added")
+FACTOR = Rule("factor", rules.last_demand, "times")
 TREND_BUFFER = Rule(
     "trend_buffer",
-    baselines.damped_trend,
+    rules.damped_trend,
     "added",
     grid(window=(2, 3, 5, 8, 12), damping=(0.25, 0.5, 0.75, 1.0, 1.25), spreads=(0.0, 1.0, 2.0)),
 )
 SEASONAL = Rule(
     "seasonal",
-    baselines.seasonal,
+    rules.seasonal,
     "added",
     grid(period=("day", "week"), weight=(0.25, 0.5, 0.75, 1.0)),
 )
 RULES = (
     CONSTANT,
-    Rule("last_demand", baselines.last_demand),
+    Rule("last_demand", rules.last_demand),
     BUFFER,
     FACTOR,
     TREND_BUFFER,
     Rule(
         "target_tracking",
-        baselines.target_tracking,
+        rules.target_tracking,
         "times",  # by 1 / target utilisation
         grid(cooldown=(0, 1, 3, 6, 12, 24)),
     ),
     SEASONAL,
 )
 """The rules that are tuned, from the plainest on."""
-LIVE_RULE = Rule("live_rule", baselines.live_rule)
+LIVE_RULE = Rule("live_rule", rules.live_rule)
 """What the platform runs without a policy; its constants are fixed."""
 
 

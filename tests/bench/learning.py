@@ -23,9 +23,9 @@ from rich.table import Table
 from services.cli.backtest import prepare
 from services.cli.demand import Source, fleet_settings
 from services.cli.learner import trainer
-from services.trainer.backtest import Case, Outcome, baselines, learnt
-from services.trainer.budget import Budget, TrainingOptions
 from shared.core.tuning import LIVE_RULE, RULES
+from shared.learning.backtest import Case, Outcome, baselines, learnt
+from shared.learning.budget import Budget, TrainingOptions
 from shared.settings import load_settings
 
 TRACES = Path(__file__).parents[2].parent / "shared" / "traces"

@@ -4,7 +4,7 @@ import sys
 
 from fastapi import FastAPI
 
-from shared.server import serve
+from shared.http.server import serve
 
 app = FastAPI()
 

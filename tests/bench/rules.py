@@ -15,11 +15,11 @@ from unittest.mock import patch
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from services.cli.traces import read_trace
 from shared.core import baselines
 from shared.core.curves import sine1h
 from shared.core.evaluation import score
 from shared.core.parameters import FleetParameters
-from shared.traces import read_trace
 
 TRACES = Path(__file__).parents[2].parent / "shared" / "traces"
 TRAINING_FRACTION = 0.7

@@ -26,8 +26,8 @@ from services.cli.embedded_redis import redis_command
 from shared.bus import DECISIONS, Bus, wait_for_redis
 from shared.core.parameters import FleetParameters
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import first_action, load_policy
-from shared.policy_store import LITERT_MODEL, PolicyStore
+from shared.policies.runtime import first_action, load_policy
+from shared.policies.store import LITERT_MODEL, PolicyStore
 from tests.bench.load import Target, latencies_at, near_rate, saturate
 from tests.conftest import MEAN_MODEL, a_decision, free_port
 

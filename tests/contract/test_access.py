@@ -13,16 +13,16 @@ from services.metrics.fleet_metrics import FleetMetrics
 from services.metrics.workload import Workload
 from services.prediction.app import create_app as create_prediction
 from services.prediction.serve import create_app as create_hosting
-from shared.access import Access
 from shared.bus import Bus
 from shared.core.parameters import FleetParameters
-from shared.hosts import Hosts
-from shared.http import HttpService
+from shared.http.access import Access
+from shared.http.app import HttpService
+from shared.http.hosts import Hosts
+from shared.http.tokens import Role, Tokens
 from shared.messages import utc_now
-from shared.policies import load_policy
-from shared.policy_store import PolicyStore
+from shared.policies.runtime import load_policy
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
-from shared.tokens import Role, Tokens
 
 FLEETS = Fleets({"default": FleetSettings()})
 REPORT, READ, OPERATE, AGONES = Role

@@ -18,9 +18,9 @@ import httpx
 import pytest
 
 from services.cli.supervision import service_command
-from shared.bearer import Bearer
 from shared.bus import Bus
-from shared.tokens import READERS, REPORTERS, Tokens
+from shared.http.bearer import Bearer
+from shared.http.tokens import READERS, REPORTERS, Tokens
 from tests.contract.conftest import START_SECONDS
 
 HTTP_SERVICES = ["matchmaking", "prediction", "metrics"]
@@ -98,7 +98,7 @@ def test_access_that_is_wrongly_set_is_refused(settings, says):
 @pytest.fixture
 def model_dir(tmp_path) -> Path:
     """What is served alone: the policy that is shipped with the platform."""
-    (found,) = (Path(__file__).parents[2] / "shared/bundled_policies/general").iterdir()
+    (found,) = (Path(__file__).parents[2] / "shared/policies/bundled_policies/general").iterdir()
     return found
 
 

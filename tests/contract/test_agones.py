@@ -15,13 +15,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.prediction.agones import FLEET_ANNOTATION, REVIEW_LIMIT
 from services.prediction.app import create_app
-from services.prediction.board import Board
-from shared.access import Access
+from services.prediction.fleet_states import Board
 from shared.bus import DECISIONS, Bus
+from shared.http.access import Access
+from shared.http.tokens import Tokens
 from shared.messages import Decision, Demand, FleetSupply, Supply
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
-from shared.tokens import Tokens
 from tests.conftest import NOW, a_decision
 
 JSON = {"Content-Type": "application/json"}

@@ -15,7 +15,7 @@ from services.matchmaking.app import create_app as matchmaking
 from services.prediction.app import create_app as prediction
 from shared.bus import DECISIONS, Bus
 from shared.messages import utc_now
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import RedisServer, a_decision
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.trainer.blend import OF_NETS, Blend, rule_beside, with_rule
-from services.trainer.module import module_of
-from shared.core.backtest import decide, observations_after
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
+from shared.core.replay import decide, observations_after
 from shared.errors import PolicyCorrupt
+from shared.learning.models.mixture import OF_NETS, Blend, rule_beside, with_rule
+from shared.learning.models.network import module_of
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import FleetPolicy, LearntPolicy, first_action
-from shared.policy_store import LITERT_MODEL
+from shared.policies.runtime import FleetPolicy, LearntPolicy, first_action
+from shared.policies.store import LITERT_MODEL
 
 PARAMETERS = FleetParameters(observation="calendar")
 ROWS = np.arange(500)
@@ -40,7 +40,7 @@ def blend():
 
 @pytest.fixture(scope="module")
 def exported(blend, tmp_path_factory) -> Path:
-    from services.trainer.export import export
+    from shared.learning.export.writer import export
 
     folder = tmp_path_factory.mktemp("blend")
     export(blend, folder)
@@ -60,7 +60,7 @@ def test_the_notebooks_observation_has_no_field_for_the_rule():
 
 @pytest.mark.slow
 def test_all_forms_agree(blend, exported):
-    from services.trainer.export import TOLERANCE, check_agreement, run_saved_model
+    from shared.learning.export.agreement import TOLERANCE, check_agreement, run_saved_model
 
     rng = np.random.default_rng(0)
     assert check_agreement(blend, exported, PARAMETERS, rng) <= TOLERANCE

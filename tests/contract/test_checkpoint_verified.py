@@ -14,8 +14,8 @@ from services.cli import learning_commands
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest, utc_now
-from shared.policy_store import CHECKPOINT, MANIFEST, PolicyStore
-from shared.policy_store_folder import FolderFiles
+from shared.policies.store import CHECKPOINT, MANIFEST, PolicyStore
+from shared.policies.store_folder import FolderFiles
 
 PICKLED = "learner_group/learner/rl_module/default_policy/class_and_ctor_args.pkl"
 """What RLlib unpickles first."""
@@ -334,7 +334,7 @@ def test_evaluate_refuses_a_checkpoint_that_is_not_what_its_manifest_says(
 
 def keep(store, content=b"weights", fleet="eu"):
     """Keep a batch in a fleet's working folder; its name in the store."""
-    from services.trainer.working_folder import WorkingFolder, WorkingState
+    from shared.learning.on_policy.checkpoint_store import WorkingFolder, WorkingState
 
     state = WorkingState(
         batches=1, transitions=128, used_up_to=utc_now(), began_from=None, version="v1"
@@ -345,8 +345,8 @@ def keep(store, content=b"weights", fleet="eu"):
 
 def start(store):
     """Where an on-policy job would begin, and what it says."""
-    from services.trainer.on_policy import Job, _start
-    from services.trainer.working_folder import WorkingFolder
+    from shared.learning.on_policy.checkpoint_store import WorkingFolder
+    from shared.learning.on_policy.training import Job, _start
 
     job = Job("eu", "v9", FleetParameters(), gamma=0.9, batch_size=128, seconds=1.0, seed=0)
     with (

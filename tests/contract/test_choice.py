@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from services.trainer.blend import Blend
-from services.trainer.contenders import NO_GOOD, tuned_rules
-from services.trainer.from_trace import selected
-from services.trainer.gate import cost_on
-from services.trainer.learning import Learnt
-from services.trainer.module import module_of
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
+from shared.learning.from_trace import selected
+from shared.learning.models.mixture import Blend
+from shared.learning.models.network import module_of
+from shared.learning.selection.contenders import NO_GOOD, tuned_rules
+from shared.learning.selection.gate import cost_on
+from shared.learning.training import Learnt
 from shared.recorded_demand import Recorded
 
 PARAMETERS = FleetParameters(min_servers=0, observation="calendar")

@@ -14,8 +14,8 @@ import pytest
 from services.cli.supervision import service_command
 from shared.bus import TRAININGS, Bus
 from shared.core.parameters import FleetParameters
-from shared.policies import general_manifest
-from shared.policy_store import PolicyStore
+from shared.policies.runtime import general_manifest
+from shared.policies.store import PolicyStore
 from tests.conftest import a_verdict, free_port
 
 START_SECONDS = 30.0

@@ -15,8 +15,8 @@ from services.cli.export import export_policy
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput, PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import LearntPolicy, first_action
-from shared.policy_store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, read_checked, read_manifest
+from shared.policies.runtime import LearntPolicy, first_action
+from shared.policies.store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, read_checked, read_manifest
 from shared.settings import Settings
 from tests.conftest import MEAN_MODEL
 
@@ -135,8 +135,8 @@ def test_tensorflow_answers_from_sagemakers_archive_as_the_services_do(any_store
     """By the command itself; a rule's graph, as the trainer writes it for a champion."""
     import tensorflow as tf
 
-    from services.trainer.export import export as export_policy
-    from services.trainer.rules import ServedRule
+    from shared.learning.export.writer import export as export_policy
+    from shared.learning.models.rule_policy import ServedRule
 
     parameters = FleetParameters(observation="notebook")
     slopes = {"demand[-3]": -0.5}

@@ -17,8 +17,8 @@ from services.cli import learning_commands
 from services.cli.files import write_whole
 from shared.errors import BadInput
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import GENERAL, GENERAL_STORE
-from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore, seal
+from shared.policies.runtime import GENERAL, GENERAL_STORE
+from shared.policies.store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore, seal
 from tests.conftest import STEP
 from tests.contract.test_trainer_on_policy import PARAMETERS, transitions_of
 
@@ -53,8 +53,8 @@ def policy(publish_policy, tmp_path):
 def learn_on_policy_and_export(folder):
     """A policy with its checkpoint at `folder`, for fleets of 20 to 100; policies/ beside it."""
     with learning_commands.learner.trainer():
-        from services.trainer.export import export
-        from services.trainer.on_policy import Job, learn_on_policy
+        from shared.learning.export.writer import export
+        from shared.learning.on_policy.training import Job, learn_on_policy
 
         parameters = replace(PARAMETERS, min_servers=20.0)
         job = Job("default", "v1", parameters, gamma=0.9, batch_size=128, seconds=60.0, seed=0)
@@ -437,9 +437,9 @@ def test_evaluate_from_a_checkpoint_says_the_same_as_of_its_policy(run, tmp_path
 def test_forecasters_beat_nothing_on_a_clean_wave_and_do_not_see_the_future():
     pytest.importorskip("lightgbm")
     pytest.importorskip("statsmodels")
-    from services.trainer.forecasters import fit_forecasters
     from shared.core.history import History
     from shared.core.parameters import FleetParameters
+    from shared.learning.forecasters import fit_forecasters
 
     parameters = FleetParameters(0.0, 1000.0)
     demands = 50 + 40 * np.sin(np.arange(480) * 2 * np.pi / 24)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from services.metrics.cloudwatch import CloudWatch, connect
 from shared.errors import BadSetting, StoreAway
 from shared.messages import TrainingOutcome, Transition
-from shared.policy_store import PolicyStore, new_version
+from shared.policies.store import PolicyStore, new_version
 from shared.settings import Settings
 from tests.contract.test_policy_store import publish
 

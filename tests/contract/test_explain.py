@@ -11,8 +11,8 @@ import pytest
 import structlog
 
 from services.environment.demand_source import Reading
-from services.environment.stepping import Due, StepInput, step_fleet
-from services.environment.worker import FleetStepper
+from services.environment.fleet_loop import FleetStepper
+from services.environment.step import Due, StepInput, step_fleet
 from services.prediction.app import create_app
 from shared.bus import Bus, TrainingQueue
 from shared.core.fields import notebook_fields
@@ -24,7 +24,7 @@ from shared.explanation import (
     steps_to_explain,
 )
 from shared.messages import RecordedStep, Supply
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW
 from tests.policies import OneByOne

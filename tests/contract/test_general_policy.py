@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from shared.learning.export.agreement import random_observations
 from typer.testing import CliRunner
 
 from services.cli.__main__ import app
-from services.trainer.export import random_observations
-from services.trainer.general import NETS, begun_from, general_module, general_nets
-from services.trainer.module import MEMBERS, module_of
 from shared.core.parameters import FleetParameters
-from shared.policies import (
+from shared.learning.models.network import MEMBERS, module_of
+from shared.learning.models.pretrained import NETS, begun_from, general_module, general_nets
+from shared.policies.runtime import (
     GENERAL,
     GENERAL_STORE,
     FleetPolicy,
@@ -20,7 +20,7 @@ from shared.policies import (
     first_policy,
     general_manifest,
 )
-from shared.policy_store import LITERT_MODEL, SAVED_MODEL
+from shared.policies.store import LITERT_MODEL, SAVED_MODEL
 
 PARAMETERS = FleetParameters(observation="calendar")
 SERVERS = ("demand", "target", "mean", "change", "day_ago", "week_ago")
@@ -96,7 +96,7 @@ def test_half_of_a_fleets_nets_begin_from_it():
 @pytest.mark.slow
 def test_the_command_makes_it_again(monkeypatch, tmp_path):
     """A small one: twice the same from the same seed, and better than the plain rule."""
-    from services.trainer import pretraining
+    from shared.learning import pretraining
 
     monkeypatch.setattr(pretraining, "SERIES", 20)
     monkeypatch.setattr(pretraining, "UPDATES", 400)

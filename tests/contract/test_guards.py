@@ -9,8 +9,8 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.environment.stepping import Commit, Due, StepInput, step_fleet
-from services.prediction.board import Board
+from services.environment.step import Commit, Due, StepInput, step_fleet
+from services.prediction.fleet_states import Board
 from shared.core.fields import notebook_fields
 from shared.messages import Demand, FleetRecord, FleetSupply, Supply
 from shared.settings import Fleets, FleetSettings

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.environment.stepping import Commit, StepInput, next_due, step_fleet
-from services.prediction.board import Board
+from services.environment.step import Commit, StepInput, next_due, step_fleet
+from services.prediction.fleet_states import Board
 from shared.core.fields import notebook_fields
 from shared.core.schedule import ScheduledFloor
 from shared.errors import DemandMissing, FleetInShadow

@@ -20,8 +20,8 @@ from services.prediction.serve import load
 from shared.bus import Bus
 from shared.errors import BadSetting
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import load_artefact
-from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, SAVED_MODEL, PolicyStore
+from shared.policies.runtime import load_artefact
+from shared.policies.store import CHECKPOINT, LITERT_MODEL, MANIFEST, SAVED_MODEL, PolicyStore
 from shared.settings import Fleets, FleetSettings, HostingSettings, Settings
 from tests.conftest import MEAN_MODEL
 from tests.contract.conftest import START_SECONDS

@@ -14,10 +14,10 @@ import pytest
 from services.cli.backtest import prepare
 from services.cli.demand import Source
 from services.cli.supervision import service_command
-from services.trainer.backtest import ORACLE, baselines
-from services.trainer.contenders import tuned_rules
-from shared.core.backtest import decide
-from shared.policy_store import LITERT_MODEL
+from shared.core.replay import decide
+from shared.learning.backtest import ORACLE, baselines
+from shared.learning.selection.contenders import tuned_rules
+from shared.policies.store import LITERT_MODEL
 from shared.settings import FleetSettings
 
 WAVE = [

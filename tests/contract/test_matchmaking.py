@@ -8,12 +8,12 @@ import httpx
 import pytest
 
 from services.matchmaking.app import create_app
-from shared.access import Access
 from shared.bus import DEMANDS, Bus, DemandReceipt, IdempotencyKey
 from shared.errors import BusAway
+from shared.http.access import Access
+from shared.http.tokens import Tokens
 from shared.messages import Demand
 from shared.settings import Fleets, FleetSettings
-from shared.tokens import Tokens
 
 NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)
 FLEETS = Fleets({"default": FleetSettings(), "eu-west": FleetSettings()})

@@ -22,9 +22,9 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from services.matchmaking.app import create_app as create_matchmaking
 from services.prediction.app import create_app as create_prediction
 from shared.bus import Bus
-from shared.http import HttpService
+from shared.http.app import HttpService
 from shared.messages import Demand, utc_now
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import a_decision, a_step, an_explanation
 

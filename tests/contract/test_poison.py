@@ -25,13 +25,13 @@ from services.metrics.app import create_app as metrics
 from services.metrics.fleet_metrics import FleetMetrics
 from services.metrics.workload import Workload
 from services.prediction.app import create_app as prediction
-from services.prediction.board import Board
+from services.prediction.fleet_states import Board
 from services.prediction.follower import following
-from services.prediction.supplies import Supplies
+from services.prediction.supply_recorder import Supplies
 from shared.bus import CHAMPIONS, DECISIONS, Bus
-from shared.champions import Champions
 from shared.messages import Champion, Demand, utc_now
-from shared.policy_store import PolicyStore
+from shared.policies.champions import Champions
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import a_decision, a_step, poisoned
 

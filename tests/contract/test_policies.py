@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.core.baselines import trend
 from shared.core.parameters import FleetParameters
+from shared.core.rules import trend
 from shared.errors import PolicyCorrupt, PolicyMissing, PolicyUnfit
 from shared.messages import PolicyManifest
-from shared.policies import (
+from shared.policies.runtime import (
     FleetPolicy,
     RulePolicy,
     experts_actions,
@@ -21,7 +21,7 @@ from shared.policies import (
     load_policy,
     plans_short,
 )
-from shared.policy_store import LITERT_MODEL, PolicyStore
+from shared.policies.store import LITERT_MODEL, PolicyStore
 from tests.policies import OneByOne
 
 MODEL = Path(__file__).parents[1] / "data" / "mean10.tflite"

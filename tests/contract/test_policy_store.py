@@ -13,8 +13,8 @@ import pytest
 from shared.core.parameters import FleetParameters
 from shared.errors import BadSetting, PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest
-from shared.policy_store import LITERT_MODEL, PolicyStore, new_version
-from shared.policy_store_folder import FolderFiles
+from shared.policies.store import LITERT_MODEL, PolicyStore, new_version
+from shared.policies.store_folder import FolderFiles
 
 NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)
 
@@ -228,7 +228,7 @@ def test_a_reader_never_sees_half_a_champion(store):
 PROMOTER = """
 import sys
 from shared.messages import utc_now
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 
 store = PolicyStore.at(sys.argv[1])
 print("ready", flush=True)
@@ -278,7 +278,7 @@ def test_a_promoter_that_dies_in_the_middle_keeps_nobody_out(tmp_path):
     store.set_champion("eu", "v1", NOW)
     dying = """
 import os, sys
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 PolicyStore.at(sys.argv[1]).files.change("eu/champion.json", lambda _: os._exit(9))
 """
     ended = subprocess.run([sys.executable, "-c", dying, str(tmp_path)], check=False)

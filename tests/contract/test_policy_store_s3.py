@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 
 from services.cli.__main__ import app
 from services.prediction.app import create_app
-from shared import champions as champions_module
-from shared import policy_store_s3
 from shared.bus import Bus
-from shared.champions import Champions
 from shared.core.fields import notebook_fields
 from shared.errors import BadSetting, PolicyUnfit, StoreAway
 from shared.messages import utc_now
-from shared.policy_store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore
-from shared.policy_store_s3 import S3Files
+from shared.policies import champions as champions_module
+from shared.policies import store_s3 as policy_store_s3
+from shared.policies.champions import Champions
+from shared.policies.store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore
+from shared.policies.store_s3 import S3Files
 from shared.settings import Fleets, FleetSettings
 from tests.contract.test_policy_store import PUBLISHED, draft, publish
 
@@ -382,7 +382,7 @@ async def test_a_lost_redis_finds_its_champions_in_the_store(store, publish_poli
 def test_boto3_is_only_imported_where_the_store_is_in_s3(tmp_path):
     code = (
         "import sys, services.prediction.__main__, services.environment.__main__\n"
-        "from shared.policy_store import PolicyStore\n"
+        "from shared.policies.store import PolicyStore\n"
         f"PolicyStore.at({str(tmp_path)!r}).versions('default')\n"
         "print('boto3' in sys.modules)"
     )

@@ -12,16 +12,16 @@ import pytest
 
 from services.prediction.app import create_app
 from services.prediction.invocations import invoke, observations
-from shared.access import Access
 from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, Bus
 from shared.core.fields import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput
+from shared.http.access import Access
+from shared.http.tokens import Tokens
 from shared.messages import Champion, Decision, Demand
-from shared.policies import first_policy
-from shared.policy_store import LITERT_MODEL, PolicyStore
+from shared.policies.runtime import first_policy
+from shared.policies.store import LITERT_MODEL, PolicyStore
 from shared.settings import Fleets, FleetSettings
-from shared.tokens import Tokens
 from tests.conftest import NOW, a_decision
 from tests.policies import OneByOne
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.prediction.board import Board
+from services.prediction.fleet_states import Board
 from shared.errors import DemandMissing, UnknownFleet
 from shared.messages import Champion, Decision, Demand
 from shared.settings import Fleets, FleetSettings

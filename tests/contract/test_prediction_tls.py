@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from shared.bus import DECISIONS, Bus
+from shared.http.tls import LOOK_SECONDS
 from shared.messages import utc_now
-from shared.tls import LOOK_SECONDS
 from tests.certificates import Authority, mount
 from tests.conftest import a_decision
 from tests.contract.conftest import START_SECONDS

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from services.trainer.decisions import Decisions
-from services.trainer.rehearsal import OF_EACH, SERIES, with_rehearsal
 from shared.core.parameters import FleetParameters
+from shared.learning.hindsight.samples import Decisions
+from shared.learning.hindsight.synthetic_samples import OF_EACH, SERIES, with_rehearsal
 
 PARAMETERS = FleetParameters(observation="calendar")
 

@@ -16,7 +16,7 @@ from services.cli.supervision import service_command
 from services.prediction.app import create_app
 from shared.bus import DECISIONS, MODES, Bus
 from shared.messages import FleetMode, RecordedStep, utc_now
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import a_decision, a_step
 

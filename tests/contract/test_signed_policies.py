@@ -13,11 +13,11 @@ import pytest
 import structlog
 
 from services.prediction import serve
-from shared.champions import Champions
 from shared.errors import BadSetting, PolicyCorrupt
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import GENERAL, GENERAL_STORE, load_policy
-from shared.policy_store import (
+from shared.policies.champions import Champions
+from shared.policies.runtime import GENERAL, GENERAL_STORE, load_policy
+from shared.policies.store import (
     LITERT_MODEL,
     MANIFEST,
     SAVED_MODEL,
@@ -25,7 +25,7 @@ from shared.policy_store import (
     read_manifest,
     seal,
 )
-from shared.policy_store_seal import SigningKey
+from shared.policies.store_seal import SigningKey
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import MEAN_MODEL
 

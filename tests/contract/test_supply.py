@@ -8,13 +8,13 @@ import pytest
 import redis
 import structlog
 
-from services.environment.stepping import Due, StepInput, step_fleet
+from services.environment.step import Due, StepInput, step_fleet
 from services.environment.supply import Supplies, newer
 from shared.bus import Bus
 from shared.core.lead_time import LeadTime
 from shared.core.parameters import FleetParameters
 from shared.messages import FleetRecord, FleetSupply, LeadTimes, Supply
-from shared.policies import RulePolicy
+from shared.policies.runtime import RulePolicy
 from tests.conftest import NOW
 
 PARAMETERS = FleetParameters()

@@ -17,8 +17,14 @@ import numpy as np
 import pytest
 
 from shared.core.parameters import FleetParameters
-from shared.policies import GENERAL, GENERAL_STORE, first_action, general_manifest, load_artefact
-from shared.policy_store import SAVED_MODEL
+from shared.policies.runtime import (
+    GENERAL,
+    GENERAL_STORE,
+    first_action,
+    general_manifest,
+    load_artefact,
+)
+from shared.policies.store import SAVED_MODEL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300, func_only=True)]
 

@@ -5,15 +5,15 @@ import shutil
 import numpy as np
 import pytest
 
-from services.trainer.budget import Budget, TrainingOptions
 from shared.core.curves import sine1h
 from shared.core.fields import from_notebook
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyDisagrees
+from shared.learning.budget import Budget, TrainingOptions
 from shared.messages import PolicyManifest, utc_now
-from shared.policies import first_action, load_policy
-from shared.policy_store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
+from shared.policies.runtime import first_action, load_policy
+from shared.policies.store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ STEPS = 16_384
 
 @pytest.fixture(scope="module")
 def ray_warm():
-    from services.trainer import warmth
+    from shared.learning.ppo import ray_session as warmth
 
     warmth.warm_up()
     yield
@@ -48,7 +48,7 @@ def demand():
 
 @pytest.fixture(scope="module")
 def learnt(ray_warm, demand, tmp_path_factory):
-    from services.trainer.learning import train
+    from shared.learning.training import train
 
     checkpoint = tmp_path_factory.mktemp("learnt") / CHECKPOINT
     result = train(recorded(demand), PARAMETERS, options(steps=STEPS), checkpoint)
@@ -57,7 +57,7 @@ def learnt(ray_warm, demand, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(learnt, tmp_path_factory):
-    from services.trainer.export import export
+    from shared.learning.export.writer import export
 
     folder = tmp_path_factory.mktemp("exported")
     export(learnt[0].module, folder)
@@ -106,7 +106,7 @@ def test_the_services_load_it_and_answer_as_torch_does(learnt, exported, tmp_pat
 
 
 def test_all_forms_agree(learnt, exported):
-    from services.trainer.export import TOLERANCE, check_agreement
+    from shared.learning.export.agreement import TOLERANCE, check_agreement
 
     rng = np.random.default_rng(2)
     assert check_agreement(learnt[0].module, exported, PARAMETERS, rng) <= TOLERANCE
@@ -123,7 +123,7 @@ def test_the_saved_model_has_the_signature_that_servers_expect(exported):
 
 
 def test_other_weights_in_the_litert_file_are_refused(learnt, artefact):
-    from services.trainer.export import check_agreement
+    from shared.learning.export.agreement import check_agreement
 
     content = bytearray((artefact / LITERT_MODEL).read_bytes())
     # LiteRT keeps a layer's weights by output: those of the first hidden unit of the first net.
@@ -139,8 +139,7 @@ def test_other_weights_in_the_litert_file_are_refused(learnt, artefact):
 def test_a_model_that_has_moved_on_is_refused(learnt, artefact):
     """The SavedModel of the weights before is another policy."""
     import torch
-
-    from services.trainer.export import check_agreement
+    from shared.learning.export.agreement import check_agreement
 
     module = learnt[0].module
     state = module.get_state()
@@ -154,7 +153,7 @@ def test_a_model_that_has_moved_on_is_refused(learnt, artefact):
 
 
 def test_a_file_that_is_no_model_is_refused(learnt, artefact):
-    from services.trainer.export import check_agreement
+    from shared.learning.export.agreement import check_agreement
 
     (artefact / LITERT_MODEL).write_bytes(b"not a model")
     with pytest.raises(PolicyDisagrees, match="LiteRT can't be run"):
@@ -164,7 +163,7 @@ def test_a_file_that_is_no_model_is_refused(learnt, artefact):
 @pytest.mark.parametrize("reward", ["asymmetric", "notebook"])
 def test_limits_above_the_action_factor_are_in_reach(ray_warm, reward):
     """max_servers 200 at an action_factor of 100: the policy may answer 2.0."""
-    from services.trainer.learning import train
+    from shared.learning.training import train
 
     parameters = FleetParameters(max_servers=200.0, reward=reward)
     demand = np.tile(np.linspace(150.0, 190.0, 40), 5)
@@ -175,7 +174,7 @@ def test_limits_above_the_action_factor_are_in_reach(ray_warm, reward):
 
 def test_the_same_seed_and_steps_give_the_same_policy(ray_warm, demand):
     """A fixed number of updates and steps: no clock has a say in what is learnt."""
-    from services.trainer import learning
+    from shared.learning import training as learning
 
     parameters = FleetParameters(observation="calendar")
     states = [
@@ -192,8 +191,9 @@ def test_the_same_seed_and_steps_give_the_same_policy(ray_warm, demand):
 
 def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_warm, tmp_path):
     """Two days of demand: last week is NaN. All forms agree, and the notebook's numbers do."""
-    from services.trainer import export, learning
-    from shared.core.backtest import observations_after
+    from shared.core.replay import observations_after
+    from shared.learning import training as learning
+    from shared.learning.export import writer as export
     from shared.recorded_demand import Recorded
 
     parameters = FleetParameters(observation="calendar")

@@ -13,7 +13,7 @@ from services.trainer.stop import Stop, TrainingStopped
 from shared.bus import TRAINING_RETRIES, TRAININGS, Bus, TrainingQueue
 from shared.errors import PolicyDisagrees
 from shared.messages import RecordedStep, TrainingJob, utc_now
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 
 pytestmark = pytest.mark.slow
@@ -92,7 +92,8 @@ def test_forms_that_disagree_are_not_published(
     jobs, redis_url, tmp_path, publish_policy, monkeypatch
 ):
     """The export writes a model that answers otherwise: real learning, real files."""
-    from services.trainer import export, warmth
+    from shared.learning.export import writer as export
+    from shared.learning.ppo import ray_session as warmth
 
     before = publish_policy(PolicyStore.at(tmp_path), "v1")
     with_history(monkeypatch)
@@ -126,7 +127,7 @@ def test_a_job_that_raises_is_told_and_retried(
     def broken(*_, **__):
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr("services.trainer.lessons.train", broken)
+    monkeypatch.setattr("services.trainer.fleet_training.train", broken)
     queue = TrainingQueue(redis_url)
     job = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=100)
     assert queue.enqueue(job, timeout_s=60)
@@ -148,7 +149,7 @@ def test_due_retries_are_put_back_once(jobs, worker, redis_url, monkeypatch):
         tries.append(1)
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr("services.trainer.lessons.train", broken)
+    monkeypatch.setattr("services.trainer.fleet_training.train", broken)
     queue = TrainingQueue(redis_url)
     job = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=100)
     queue.enqueue(job, timeout_s=60)
@@ -194,8 +195,8 @@ def test_a_worker_that_wakes_up_leaves_its_job_to_another(
     jobs, worker, redis_url, tmp_path, monkeypatch, publish_policy, meanwhile
 ):
     """It was paused while it learnt; the job was taken from it, as RQ records that."""
-    from services.trainer.learning import Learnt
-    from services.trainer.module import module_of
+    from shared.learning.models.network import module_of
+    from shared.learning.training import Learnt
 
     with_history(monkeypatch)
     before = publish_policy(PolicyStore.at(tmp_path), "v1")
@@ -212,7 +213,7 @@ def test_a_worker_that_wakes_up_leaves_its_job_to_another(
         module = module_of(FleetSettings().parameters, seed=0)
         return Learnt(module, 0, {}, {}, module)
 
-    monkeypatch.setattr("services.trainer.lessons.train", paused)
+    monkeypatch.setattr("services.trainer.fleet_training.train", paused)
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
     with structlog.testing.capture_logs() as logs:
         worker.work(burst=True, logging_level="WARNING")
@@ -255,7 +256,7 @@ def test_a_stop_in_mid_job_puts_it_back_with_all_its_retries(jobs, redis_url, mo
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(30)
 
-    monkeypatch.setattr("services.trainer.lessons.train", endless)
+    monkeypatch.setattr("services.trainer.fleet_training.train", endless)
     queue = TrainingQueue(redis_url)
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
@@ -275,8 +276,8 @@ def test_a_stop_in_mid_job_puts_it_back_with_all_its_retries(jobs, redis_url, mo
 @pytest.mark.parametrize("step", ["export", "check_agreement", "publish"])
 def test_a_stop_reaches_writing_and_spares_publishing(jobs, redis_url, tmp_path, monkeypatch, step):
     """Real learning and files; SIGTERM as the step begins."""
-    from services.trainer import warmth
     from services.trainer.worker import TrainingWorker
+    from shared.learning.ppo import ray_session as warmth
 
     with_history(monkeypatch)
     holder = PolicyStore if step == "publish" else jobs

@@ -15,14 +15,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from services.environment.stepping import Due, StepInput, step_fleet
+from services.environment.step import Due, StepInput, step_fleet
 from services.trainer.stop import Stop
 from shared.bus import TRAININGS, Bus
 from shared.core.curves import sine1h
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.messages import PolicyManifest, TrainingJob, utc_now
-from shared.policies import RulePolicy, first_action, load_policy
-from shared.policy_store import CHECKPOINT, PolicyStore
+from shared.policies.runtime import RulePolicy, first_action, load_policy
+from shared.policies.store import CHECKPOINT, PolicyStore
 from shared.settings import Fleets, FleetSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -47,11 +47,11 @@ METRIC_DEFINITIONS = {
 
 KILLED = """
 import os, pickle, signal, sys
-from services.trainer.quiet import quiet_libraries
+from shared.learning.extras import quiet_libraries
 quiet_libraries()
-from services.trainer.on_policy import learn_on_policy
+from shared.learning.on_policy.training import learn_on_policy
 from shared.logs import configure_logs
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 
 transitions, job = pickle.loads(sys.stdin.buffer.read())
 formats = iter(["console", None])
@@ -94,7 +94,12 @@ def changed(transition, **fields):
 @pytest.fixture(scope="module")
 def trainer():
     """The trainer's modules, with Ray running."""
-    from services.trainer import checkpoints, episodes, jobs, on_policy, warmth, working_folder
+    from services.trainer import jobs
+    from shared.learning.models import checkpoints
+    from shared.learning.on_policy import checkpoint_store as working_folder
+    from shared.learning.on_policy import episodes
+    from shared.learning.on_policy import training as on_policy
+    from shared.learning.ppo import ray_session as warmth
 
     warmth.warm_up()
     yield SimpleNamespace(

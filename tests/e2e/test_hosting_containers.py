@@ -13,8 +13,8 @@ from rich.console import Console
 
 from services.cli.export import export_policy
 from shared.core.parameters import FleetParameters
-from shared.policies import GENERAL, GENERAL_STORE, general_manifest
-from shared.policy_store import LITERT_MODEL
+from shared.policies.runtime import GENERAL, GENERAL_STORE, general_manifest
+from shared.policies.store import LITERT_MODEL
 from shared.settings import Settings
 from tests.conftest import free_port
 from tests.e2e.containers import docker, lines, until

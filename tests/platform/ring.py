@@ -13,15 +13,15 @@ import httpx
 import uvicorn
 
 from services.environment.demand_source import HttpDemand
-from services.environment.sharing import step_fleets
+from services.environment.fleet_loop import FleetStepper
 from services.environment.supply import Supplies
-from services.environment.worker import FleetStepper
+from services.environment.worker import step_fleets
 from services.matchmaking.app import create_app as create_matchmaking
 from services.prediction.app import create_app as create_prediction
 from shared.bus import Bus, TrainingQueue
-from shared.champions import Champions
 from shared.messages import utc_now
-from shared.policy_store import PolicyStore
+from shared.policies.champions import Champions
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import RedisServer, free_port
 

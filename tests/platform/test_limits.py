@@ -11,14 +11,14 @@ import pytest
 import structlog
 
 from services.environment.demand_source import LocalSine
-from services.environment.sharing import step_fleets
-from services.environment.worker import FleetStepper
+from services.environment.fleet_loop import FleetStepper
+from services.environment.worker import step_fleets
 from shared.bus import Bus, TrainingQueue
-from shared.champions import Champions
 from shared.core.fields import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.messages import PolicyManifest, utc_now
-from shared.policy_store import PolicyStore
+from shared.policies.champions import Champions
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.platform.rolling import Platform, until
 
@@ -31,8 +31,10 @@ VERSION = "v1"
 
 def publish_learnt(store: PolicyStore, fleet: str) -> None:
     """A champion as the trainer writes it for a fleet of 100 servers: its graph clips there."""
-    from services.trainer.export import check_agreement, export
-    from services.trainer.general import general_module
+    from shared.learning.export.agreement import check_agreement
+
+    from shared.learning.export.writer import export
+    from shared.learning.models.pretrained import general_module
 
     parameters = FleetParameters(observation="calendar")
     module = general_module(parameters)

@@ -27,7 +27,7 @@ from services.metrics.cloudwatch_values import VALUES_PER_STEP, step_values
 from shared.bus import TRAININGS, TRANSITIONS_LENGTH, Bus
 from shared.errors import BadSetting
 from shared.messages import LeadTimes, Supply, TrainingOutcome, Transition
-from shared.policy_store import new_version
+from shared.policies.store import new_version
 from shared.settings import FleetSettings
 from tests.conftest import free_port
 from tests.platform.test_metrics import START, TEN, commit, sidecar, until

@@ -20,16 +20,16 @@ OBJECT_STORE_BYTES = 80_000_000
 JOINS = """
 import json, pickle, sys
 from pathlib import Path
-from services.trainer.quiet import quiet_libraries
+from shared.learning.extras import quiet_libraries
 quiet_libraries()
 import ray
-from services.trainer.budget import Budget, TrainingOptions
-from services.trainer.on_policy import Job, learn_on_policy
-from services.trainer import learning
+from shared.learning.budget import Budget, TrainingOptions
+from shared.learning.on_policy.training import Job, learn_on_policy
+from shared.learning import training as learning
 from shared.recorded_demand import recorded_of
-from services.trainer.warmth import cool_down, warm_up
+from shared.learning.ppo.ray_session import cool_down, warm_up
 from shared.core.parameters import FleetParameters
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 
 transitions, steps = pickle.loads(sys.stdin.buffer.read())
 parameters = FleetParameters()

@@ -9,7 +9,7 @@ import pytest
 
 from shared.bus import CHAMPIONS
 from shared.messages import utc_now
-from shared.policy_store import LITERT_MODEL
+from shared.policies.store import LITERT_MODEL
 from tests.platform.ring import STEP_SECONDS, Ring, running, settings
 
 

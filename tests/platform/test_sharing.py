@@ -11,12 +11,12 @@ import pytest
 
 from services.cli.supervision import service_command
 from services.environment.demand_source import LocalSine
-from services.environment.sharing import lease_seconds, step_fleets
-from services.environment.worker import FleetStepper
+from services.environment.fleet_loop import FleetStepper
+from services.environment.worker import lease_seconds, step_fleets
 from shared.bus import Bus, TrainingQueue, keys
-from shared.champions import Champions
 from shared.messages import utc_now
-from shared.policy_store import PolicyStore
+from shared.policies.champions import Champions
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.platform.workers import owners
 

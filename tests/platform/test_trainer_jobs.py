@@ -17,8 +17,8 @@ import redis
 from shared.bus import CHAMPIONS, TRAININGS, Bus, TrainingQueue
 from shared.core.curves import sine1h
 from shared.messages import TrainingJob, utc_now
-from shared.policies import load_policy
-from shared.policy_store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
+from shared.policies.runtime import load_policy
+from shared.policies.store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
 from shared.settings import FleetSettings
 from tests.conftest import a_step
 

@@ -8,8 +8,8 @@ import pytest
 
 from shared.bus import CHAMPIONS, TRAININGS, Bus
 from shared.messages import PolicyManifest, TrainingJob, utc_now
-from shared.policies import first_policy
-from shared.policy_store import PolicyStore
+from shared.policies.runtime import first_policy
+from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import a_step
 
@@ -30,8 +30,8 @@ BEST = float(np.quantile(NOISE[-KEPT:], 5 / 6, method="inverted_cdf"))
 
 def publish_constant(store, version, servers, since):
     """A plain rule as the trainer writes it."""
-    from services.trainer.export import export
-    from services.trainer.rules import ServedRule
+    from shared.learning.export.writer import export
+    from shared.learning.models.rule_policy import ServedRule
 
     parameters = SETTINGS.parameters
     rule = ServedRule(0.0, servers, {}, (), 0.0, parameters)
@@ -63,9 +63,10 @@ async def told(bus):
 
 @pytest.fixture
 def jobs(redis_url, tmp_path, monkeypatch):
-    from services.trainer import jobs, warmth
+    from services.trainer import jobs
     from services.trainer.context import Context
     from services.trainer.stop import Stop
+    from shared.learning.ppo import ray_session as warmth
 
     context = Context(
         redis_url=redis_url,
@@ -100,8 +101,8 @@ def on_bus(redis_url):
 def test_fleets_share_the_general_policy_until_their_own_pays(jobs, on_bus, tmp_path, monkeypatch):
     """What is learnt here is to ask for the last demand, and no rule is in the contest."""
     from services.trainer import lessons
-    from services.trainer.learning import Learnt
-    from services.trainer.module import module_of
+    from shared.learning.models.network import module_of
+    from shared.learning.training import Learnt
 
     untrained = module_of(SETTINGS.parameters, seed=0)
     monkeypatch.setattr(lessons, "train", lambda *_, **__: Learnt(untrained, 0, {}, {}, untrained))
@@ -121,8 +122,8 @@ def test_fleets_share_the_general_policy_until_their_own_pays(jobs, on_bus, tmp_
 def test_a_rollback_while_the_gate_decides_stays(jobs, on_bus, tmp_path, monkeypatch):
     """The gate would keep `v2`, which does best; an operator goes back to `v1` meanwhile."""
     from services.trainer import lessons
-    from services.trainer.learning import Learnt
-    from services.trainer.module import module_of
+    from shared.learning.models.network import module_of
+    from shared.learning.training import Learnt
 
     untrained = module_of(SETTINGS.parameters, seed=0)
     monkeypatch.setattr(lessons, "train", lambda *_, **__: Learnt(untrained, 0, {}, {}, untrained))

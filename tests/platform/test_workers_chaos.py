@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from services.cli.supervision import service_command
-from services.environment.sharing import RENEW_SECONDS, lease_seconds
+from services.environment.worker import RENEW_SECONDS, lease_seconds
 from shared.bus import Bus
 from shared.messages import Transition
 from tests.platform.workers import Audit, Worker, owners

@@ -6,10 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from services.cli.demand import Source, players_per_server
+from services.cli.traces import MAX_DEMAND, read_trace
 from shared.errors import QUOTED, BadInput, BadSetting, UnknownFleet, quoted
 from shared.messages import DemandReport
 from shared.settings import FleetSettings, Settings, load_fleets, load_settings
-from shared.traces import MAX_DEMAND, read_trace
 
 HUGE = 10**400
 """An integer that JSON can hold and no float."""

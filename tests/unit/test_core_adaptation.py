@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.environment.stepping import Due, StepInput, step_fleet
+from services.environment.step import Due, StepInput, step_fleet
 from shared.core.adaptation import (
     FRESH,
     MOST_MARGIN,
@@ -19,10 +19,10 @@ from shared.core.adaptation import (
     unanswered,
     weights,
 )
-from shared.core.backtest import decide
 from shared.core.fields import notebook_fields
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
+from shared.core.replay import decide
 from tests.policies import OneByOne
 
 PARAMETERS = FleetParameters(min_servers=0.0, max_servers=300.0, action_factor=100.0)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.core.backtest import decide, limits_of, replay, score_after
 from shared.core.dynamics import FleetState, initial_state, observe, step
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
+from shared.core.replay import decide, limits_of, replay, score_after
 from tests.policies import OneByOne
 
 SMALL = FleetParameters(min_servers=1.0, max_servers=20.0, action_factor=10.0, history_len=2)

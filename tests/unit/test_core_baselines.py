@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.core.baselines import TREND_HEADROOM, headroom, trend
 from shared.core.parameters import FleetParameters
+from shared.core.rules import TREND_HEADROOM, headroom, trend
 
 WIDE = FleetParameters(min_servers=0.0, max_servers=1e9)
 HISTORIES = st.lists(st.floats(0, 1e6), min_size=5, max_size=5)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from shared.core import baselines
-from shared.core.backtest import replay
 from shared.core.history import History, part
 from shared.core.parameters import FleetParameters
+from shared.core.replay import replay
 from shared.core.tuning import LIVE_RULE, RULES, Rule, fit_margin, tune, with_margin
 
 WIDE = FleetParameters(min_servers=0.0, max_servers=1e6, action_factor=100.0)

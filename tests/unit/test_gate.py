@@ -6,11 +6,20 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from services.environment.stepping import Due, StepInput, step_fleet
-from services.trainer.contenders import tuned_rules
-from services.trainer.gate import CANDIDATE, cost_on, select
-from services.trainer.lessons import GATE_PART, LEAST_STEPS, stored_contenders
-from services.trainer.live import (
+from services.environment.step import Due, StepInput, step_fleet
+from services.trainer.fleet_training import GATE_PART, LEAST_STEPS, stored_contenders
+from shared.core.evaluation import evaluate
+from shared.core.fields import notebook_fields
+from shared.core.guards import NO_GUARDS, Guards, guarded_series
+from shared.core.history import History
+from shared.core.parameters import FleetParameters
+from shared.core.replay import decide, observations_after
+from shared.core.schedule import ScheduledFloor
+from shared.core.tuning import tune
+from shared.learning.models.rule_policy import SERVED_RULES, ServedRule
+from shared.learning.selection.contenders import tuned_rules
+from shared.learning.selection.gate import CANDIDATE, cost_on, select
+from shared.learning.selection.live import (
     LEAST_LIVE_STEPS,
     MOST_LIVE_STEPS,
     Live,
@@ -18,17 +27,8 @@ from services.trainer.live import (
     served_by,
     watch,
 )
-from services.trainer.rules import SERVED_RULES, ServedRule
-from shared.core.backtest import decide, observations_after
-from shared.core.evaluation import evaluate
-from shared.core.fields import notebook_fields
-from shared.core.guards import NO_GUARDS, Guards, guarded_series
-from shared.core.history import History
-from shared.core.parameters import FleetParameters
-from shared.core.schedule import ScheduledFloor
-from shared.core.tuning import tune
 from shared.messages import FleetSupply, Supply
-from shared.policy_store import PolicyStore
+from shared.policies.store import PolicyStore
 from shared.recorded_demand import Recorded, hold_out, recorded_of
 from tests.conftest import a_step
 from tests.policies import OneByOne

@@ -7,15 +7,16 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
+from shared.http.requests import fleet_of, read_body
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from shared import errors
-from shared.access import Access
-from shared.hosts import Hosts
-from shared.http import HttpService, JsonBytes, fleet_of, read_body
-from shared.problems import problem_of
-from shared.tokens import WEBHOOKS, Tokens
+from shared.http.access import Access
+from shared.http.app import HttpService, JsonBytes
+from shared.http.hosts import Hosts
+from shared.http.problems import problem_of
+from shared.http.tokens import WEBHOOKS, Tokens
 
 RAISED = [
     (errors.BadInput("send a number"), 422),

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from services.cli.live_costs import live_costs
-from services.environment.stepping import StepInput, next_due, step_fleet
+from services.environment.step import StepInput, next_due, step_fleet
 from shared.messages import RecordedStep
-from shared.policies import RulePolicy
+from shared.policies.runtime import RulePolicy
 from shared.settings import FleetSettings
 from tests.conftest import NOW
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.environment.choice import encoder_of
+from services.environment.decision import encoder_of
 from services.environment.history import empty_history, history_of, with_row, within_reach
-from services.environment.stepping import Due, StepInput, step_fleet
-from services.trainer.replay import ReplayVectorEnv
+from services.environment.step import Due, StepInput, step_fleet
 from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
+from shared.learning.ppo.replay_env import ReplayVectorEnv
 from shared.messages import RecordedStep
 from shared.recorded_demand import recorded_of
 from tests.policies import OneByOne

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from services.cli.plots import CUT, DEARER_THAN_SHOWN, draw
-from services.trainer.backtest import AUTOPILOT, ORACLE, Case, RecordedDemand, Report
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
+from shared.learning.backtest import AUTOPILOT, ORACLE, Case, RecordedDemand, Report
 
 pytest.importorskip("matplotlib", reason="matplotlib comes with the extra trainer")
 

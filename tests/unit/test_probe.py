@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.http.tls import Certificate
 from shared.probe import WELL_SECONDS, ailment, beat
-from shared.tls import Certificate
 from tests.certificates import a_certificate
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from shared import redaction
 from shared.errors import BadInput
+from shared.http.problems import problem_of
 from shared.logs import configure_logs, tell_uncaught_errors
-from shared.problems import problem_of
 from shared.redaction import HIDDEN, keep_password_of, keep_secret, redact, redacted
 
 TOKEN = "t0k3n-of-the-lobby"

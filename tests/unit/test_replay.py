@@ -6,10 +6,10 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.replay import ReplayVectorEnv
 from shared.core.gameserver_env import GameServerEnv
 from shared.core.history import History
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
+from shared.learning.ppo.replay_env import ReplayVectorEnv
 from shared.messages import RecordedStep
 from shared.recorded_demand import (
     Recorded,

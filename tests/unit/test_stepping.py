@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.environment.stepping import Commit, Due, StepInput, next_due, step_fleet
-from services.environment.worker import FleetStepper
+from services.environment.fleet_loop import FleetStepper
+from services.environment.step import Commit, Due, StepInput, next_due, step_fleet
 from shared.core.fields import notebook_fields
 from shared.core.gameserver_env import GameServerEnv
 from shared.core.parameters import FleetParameters
 from shared.messages import FleetRecord, utc_now
-from shared.policies import RulePolicy
+from shared.policies.runtime import RulePolicy
 from shared.settings import FleetSettings
 from tests.policies import OneByOne
 

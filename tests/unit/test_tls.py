@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from shared.errors import BadSetting
-from shared.tls import Certificate
+from shared.http.tls import Certificate
 from tests.certificates import Authority, mount
 
 AUTHORITY = Authority()

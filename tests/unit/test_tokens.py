@@ -7,9 +7,9 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from shared.bearer import Bearer, bearer_for, is_under
 from shared.errors import BadSetting
-from shared.tokens import ALL_ROLES, NOBODY, READERS, REPORTERS, Role, Tokens, token_fault
+from shared.http.bearer import Bearer, bearer_for, is_under
+from shared.http.tokens import ALL_ROLES, NOBODY, READERS, REPORTERS, Role, Tokens, token_fault
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from services.cli.traces import read_trace
 from shared.errors import BadInput
-from shared.traces import read_trace
 
 
 def write(tmp_path, text, encoding="utf-8"):

@@ -1,0 +1,299 @@
+"""What to tell of a fleet: a pure function of what is known, what was told, and `now`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from pydantic import BaseModel, Field
+
+from shared.core.guards import GuardName, Guards, guarded
+from shared.core.recommendation import whole_servers
+from shared.core.rules import headroom
+from shared.errors import DemandMissing
+from shared.messages import SUPPLY_SECONDS, Decision, Demand, Fallback, FleetSupply
+from shared.settings import FleetSettings
+
+HEADROOM_VERSION = "rule:headroom"
+
+
+class NotebookPrediction(BaseModel):
+    """What the notebook's client reads."""
+
+    num_of_gameservers: int = Field(description="servers to have: whole, within the limits")
+    curr_demand: float = Field(description="the newest demand, as reported")
+    action: float = Field(description="the policy's output; 1.0 is `action_factor` servers")
+    new_alloc: int = Field(description="the same as `num_of_gameservers`")
+    is_false_positive: int = Field(description="1 if the target was below the demand and raised")
+    observations: list[float] = Field(
+        description="what the policy saw: demands, then targets, oldest first; empty when the "
+        "headroom rule answered"
+    )
+
+
+class PredictionAnswer(BaseModel):
+    """How many game servers to have, by whom, since when, and why if it is no plain decision."""
+
+    Prediction: NotebookPrediction
+    fleet: str
+    allocation: float | None = Field(description="servers that are up; null when not known")
+    policy_version: str = Field(description="a policy's version, or `rule:...`")
+    decided_at: datetime = Field(
+        description="when it was decided; in a `stale_decision`, when its demand was observed"
+    )
+    age_s: float = Field(description="seconds since `decided_at`")
+    guard: GuardName | None = Field(description="what settled the number, if not the policy")
+    guards: list[GuardName] = Field(description="all that changed it, `guard` first")
+    fallback: Fallback | None = Field(description="why it is not a policy's fresh decision")
+    shadow: bool = Field(False, description="true: what would be told, if the fleet were live")
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """A number that was told instead of the environment's, where moves are limited."""
+
+    target: float
+    asks: tuple[float, ...]
+    guards: tuple[GuardName, ...]
+    moved_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """An answer that holds until something is heard, or else until a moment."""
+
+    answer: PredictionAnswer
+    until: datetime
+    paced: Paced | None = None
+    """To be handed in for the next answer."""
+
+
+def outlook(
+    settings: FleetSettings,
+    fleet: str,
+    decision: Decision | None,
+    demand: Demand | None,
+    now: datetime,
+    paced: Paced | None = None,
+    supply: FleetSupply | None = None,
+) -> Outlook:
+    """What to tell of a fleet now; raises `DemandMissing` when nothing fresh is known.
+
+    A fresh decision is told, raised to the servers that are in use now, and to the demand unless a
+    guard of moves has the environment do that. Without one, a fresh demand makes the headroom rule
+    decide, once a step as the environment would. Where moves are limited, what is told goes on from
+    the last decision, and when there are decisions again back to them, no faster than it may.
+    `age_s` is left at 0.
+    """
+    fresh_demand = None
+    fresh_supply, until = _while_it_counts(supply, now)
+    if demand is not None:
+        demand_until = demand.observed_at + timedelta(seconds=settings.demand_ttl_s)
+        if now <= demand_until:
+            fresh_demand, until = demand, min(until, demand_until)
+    floor = _floor(settings, fresh_demand, fresh_supply)
+    if decision is not None:
+        decided_until = decision.decided_at + timedelta(seconds=settings.decision_ttl_s)
+        if now <= decided_until:
+            until = min(until, decided_until)
+            if paced is None and settings.guards.of_moves and floor > decision.target:
+                paced = Paced(decision.target, (), (), decision.decided_at)
+            if paced is not None:
+                return _back_to(settings, decision, fresh_demand, floor, now, until, paced)
+            return Outlook(_decided(settings, decision, fresh_demand, floor), until)
+    if fresh_demand is None:
+        raise DemandMissing(_nothing_to_say(settings, fleet, decision, demand, now))
+    if paced is None and decision is not None and settings.guards.of_moves:
+        paced = Paced(decision.target, (), (), now - _step(settings))
+    return _by_headroom(settings, fresh_demand, floor, now, until, paced)
+
+
+def _decided(
+    settings: FleetSettings, decision: Decision, fresh_demand: Demand | None, floor: float
+) -> PredictionAnswer:
+    curr_demand = decision.curr_demand if fresh_demand is None else fresh_demand.demand
+    servers = whole_servers(decision.target, settings.parameters)
+    guards = list(decision.guards)
+    needed = 0.0 if settings.guards.of_moves else curr_demand
+    raised: tuple[tuple[float, GuardName], ...] = (
+        (needed, "below_demand"),
+        (floor, "allocated_floor"),
+    )
+    for least, guard in raised:
+        if whole_servers(least, settings.parameters) > servers:
+            servers = whole_servers(least, settings.parameters)
+            guards.insert(0, guard)
+    return _of_decision(decision, curr_demand, servers, tuple(dict.fromkeys(guards)))
+
+
+def _back_to(
+    settings: FleetSettings,
+    decision: Decision,
+    fresh_demand: Demand | None,
+    floor: float,
+    now: datetime,
+    until: datetime,
+    paced: Paced,
+) -> Outlook:
+    """A fresh decision, as far as what was told instead of the last ones may move to it."""
+    moves = max(_moves(settings, paced, now), int(decision.decided_at > paced.moved_at))
+    if "allocated_floor" in decision.guards:
+        floor = max(floor, decision.target)
+    if moves:
+        limits = replace(_over(settings.guards, moves), scale_down_delay=0)
+        # The decision has met the demand as far as it may: 0 is below any number.
+        told = guarded(
+            decision.target, 0.0, limits, settings.parameters, floor=floor, told=paced.target
+        )
+        if told.target == decision.target:
+            return Outlook(_decided(settings, decision, fresh_demand, floor), until)
+        paced = Paced(told.target, (), told.guards, now)
+    paced = _in_use(settings, paced, floor)
+    curr_demand = decision.curr_demand if fresh_demand is None else fresh_demand.demand
+    servers = whole_servers(paced.target, settings.parameters)
+    guards = tuple(dict.fromkeys((*paced.guards, *decision.guards)))
+    answer = _of_decision(decision, curr_demand, servers, guards)
+    return Outlook(answer, min(until, paced.moved_at + _step(settings)), paced)
+
+
+def _of_decision(
+    decision: Decision, curr_demand: float, servers: int, guards: Sequence[GuardName]
+) -> PredictionAnswer:
+    return PredictionAnswer(
+        Prediction=NotebookPrediction(
+            num_of_gameservers=servers,
+            curr_demand=curr_demand,
+            action=decision.action,
+            new_alloc=servers,
+            is_false_positive=int("below_demand" in guards),
+            observations=list(decision.observation),
+        ),
+        fleet=decision.fleet,
+        allocation=decision.allocation,
+        policy_version=decision.policy_version,
+        decided_at=decision.decided_at,
+        age_s=0,
+        guard=guards[0] if guards else None,
+        guards=list(guards),
+        fallback=decision.fallback,
+    )
+
+
+def _by_headroom(
+    settings: FleetSettings,
+    demand: Demand,
+    floor: float,
+    now: datetime,
+    until: datetime,
+    paced: Paced | None,
+) -> Outlook:
+    ask = float(headroom(demand.demand, settings.parameters))
+    moves = 1 if paced is None else _moves(settings, paced, now)
+    if paced is None or moves:
+        told = guarded(
+            ask,
+            demand.demand,
+            _over(settings.guards, moves),
+            settings.parameters,
+            floor=floor,
+            scheduled=settings.guards.scheduled(now, settings.parameters, settings.learning_freq),
+            told=None if paced is None else paced.target,
+            asks=() if paced is None else paced.asks,
+        )
+        paced = Paced(told.target, told.asks, told.guards, now)
+    paced = _in_use(settings, paced, floor)
+    servers = whole_servers(paced.target, settings.parameters)
+    answer = PredictionAnswer(
+        Prediction=NotebookPrediction(
+            num_of_gameservers=servers,
+            curr_demand=demand.demand,
+            action=ask / settings.parameters.action_factor,
+            new_alloc=servers,
+            is_false_positive=0,
+            observations=[],
+        ),
+        fleet=demand.fleet,
+        allocation=None,
+        policy_version=HEADROOM_VERSION,
+        decided_at=demand.observed_at,
+        age_s=0,
+        guard=paced.guards[0] if paced.guards else None,
+        guards=list(paced.guards),
+        fallback="stale_decision",
+    )
+    if settings.guards.of_moves or settings.guards.scheduled_floors:
+        until = min(until, paced.moved_at + _step(settings))
+    return Outlook(answer, until, paced if settings.guards.of_moves else None)
+
+
+def _in_use(settings: FleetSettings, paced: Paced, floor: float) -> Paced:
+    """Servers in use are not given up, whenever that is reported."""
+    least = min(floor, settings.parameters.max_servers)
+    if least <= paced.target:
+        return paced
+    guards = tuple(dict.fromkeys(("allocated_floor", *paced.guards)))
+    return replace(paced, target=least, guards=guards)
+
+
+def _moves(settings: FleetSettings, paced: Paced, now: datetime) -> int:
+    """Steps since it moved last; a clock that was set back counts as one."""
+    steps = (now - paced.moved_at) // _step(settings)
+    return steps if steps >= 0 else 1
+
+
+def _over(guards: Guards, steps: int) -> Guards:
+    """The guards of a number that nobody has asked for during so many steps."""
+    return replace(
+        guards,
+        max_step_up=guards.max_step_up * steps,
+        max_step_down=guards.max_step_down * steps,
+    )
+
+
+def _while_it_counts(
+    supply: FleetSupply | None, now: datetime
+) -> tuple[FleetSupply | None, datetime]:
+    """A supply that is not too old, and until when that does not change."""
+    if supply is not None:
+        until = supply.at + timedelta(seconds=SUPPLY_SECONDS)
+        if now <= until:
+            return supply, until
+    return None, datetime.max.replace(tzinfo=UTC)
+
+
+def _floor(settings: FleetSettings, demand: Demand | None, supply: FleetSupply | None) -> float:
+    """Servers that must not be given up, by the newer of both.
+
+    What the fleet's controller counts as allocated is not given up in any case.
+    """
+    reported = None if demand is None or demand.supply is None else demand.supply.allocated
+    tickets = None if demand is None else demand.tickets_waiting
+    if supply is None:
+        return settings.guards.floor(reported, tickets)
+    counted = supply.supply.allocated or 0
+    if reported is None or demand is None or supply.at >= demand.observed_at:
+        reported = counted
+    return max(settings.guards.floor(reported, tickets), counted)
+
+
+def _step(settings: FleetSettings) -> timedelta:
+    return timedelta(seconds=settings.learning_freq)
+
+
+def _nothing_to_say(
+    settings: FleetSettings,
+    fleet: str,
+    decision: Decision | None,
+    demand: Demand | None,
+    now: datetime,
+) -> str:
+    def age(of: datetime | None, ttl_s: float) -> str:
+        if of is None:
+            return "is not known"
+        return f"is {(now - of).total_seconds():.0f} s old and counts for {ttl_s:g} s"
+
+    decided = age(decision.decided_at if decision else None, settings.decision_ttl_s)
+    observed = age(demand.observed_at if demand else None, settings.demand_ttl_s)
+    return (
+        f"the newest decision of fleet {fleet!r} {decided}, its newest demand {observed}: use "
+        "your own fallback; look at the environment and matchmaking services"
+    )

@@ -1,0 +1,201 @@
+"""How a job learns, by the fleet's setting, and who the candidate meets in the gate."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from services.trainer.context import Context
+from shared.bus import TRAININGS, Bus
+from shared.core.guards import Guards
+from shared.core.parameters import FleetParameters
+from shared.errors import PolicyError
+from shared.learning.budget import Budget, TrainingOptions
+from shared.learning.models.mixture import Trained
+from shared.learning.models.pretrained import general_module
+from shared.learning.on_policy.training import (
+    LEARNT_TRANSITIONS,
+    NEWEST_BATCHES,
+    Job,
+    learn_on_policy,
+    used_up_to,
+)
+from shared.learning.progress import Progress
+from shared.learning.selection.contenders import Selection
+from shared.learning.selection.gate import GateDecision, cost_on
+from shared.learning.selection.live import MOST_LIVE_STEPS, Live, live_beside
+from shared.learning.training import Learnt, train
+from shared.messages import Champion, TrainingOutcome, Transition
+from shared.policies.runtime import FleetPolicy, load_policy
+from shared.policies.store import PolicyStore
+from shared.recorded_demand import Recorded, hold_out, recorded_of
+from shared.settings import FleetSettings
+
+Learning = Callable[[Path | None], tuple[Learnt, int]]
+"""Learns, writes a checkpoint if given a path; also returns how many steps it was trained on."""
+
+GATE_PART = 0.2
+"""Newest part of the history that the gate keeps for itself."""
+LEAST_STEPS = 20
+"""Decisions that the gate needs; with fewer, a candidate serves if nobody does."""
+REMEMBERED_VERDICTS = 100
+"""Of a fleet, in which a version that was demoted is looked for."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """Who serves a fleet, who did before, and what came of it."""
+
+    champion: Champion | None
+    policies: Mapping[str, FleetPolicy]
+    """The champion and the runner-up, of those that can serve, by version."""
+    transitions: Sequence[Transition]
+    """What the fleet has done live since the champion serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The champion-challenger gate of one training job."""
+
+    recorded: Recorded
+    selection: Selection
+    guards: Guards
+
+    def decide(self, candidate: Trained, rivals: Rivals) -> GateDecision:
+        """Who wins, by the demand that is kept and by how the champion does live."""
+        champion = None if rivals.champion is None else rivals.champion.version
+        live = self._live(rivals)
+        return self.selection.decide(candidate, rivals.policies, champion, live)
+
+    def _live(self, rivals: Rivals) -> Live | None:
+        """The champion's live cost beside the runner-up's; None without a step or a runner-up."""
+        champion = rivals.champion
+        runner_up = None if champion is None else rivals.policies.get(champion.runner_up or "")
+        if champion is None or runner_up is None:
+            return None
+        return live_beside(
+            champion.version,
+            runner_up,
+            rivals.transitions,
+            self.recorded,
+            self.selection.parameters,
+            self.guards,
+        )
+
+
+def lesson_of(
+    context: Context, fleet: str, version: str, settings: FleetSettings
+) -> tuple[Learning, Gate | None]:
+    """What learns, and the gate that the candidate has to pass; None: it serves without one."""
+    if settings.learning == "on_policy":
+        return _on_policy(context, fleet, version, settings), None
+    return _replay(context, fleet, settings)
+
+
+def rivals_of(
+    context: Context, fleet: str, champion: Champion | None, parameters: FleetParameters
+) -> Rivals:
+    """The champion and the runner-up, and how the champion has done."""
+
+    async def read(bus: Bus) -> tuple[list[TrainingOutcome], list[Transition]]:
+        verdicts = await bus.newest_changes(TRAININGS, fleet, REMEMBERED_VERDICTS)
+        if champion is None or champion.runner_up is None:
+            return verdicts, []
+        steps = MOST_LIVE_STEPS + parameters.lead_steps
+        return verdicts, await bus.newest_transitions(fleet, steps, champion.since)
+
+    verdicts, transitions = context.on_bus(read)
+    demoted = {verdict.champion for verdict in verdicts if verdict.outcome == "demoted"}
+    policies = stored_contenders(context.store, champion, demoted, parameters)
+    return Rivals(champion, policies, transitions)
+
+
+def stored_contenders(
+    store: PolicyStore,
+    champion: Champion | None,
+    demoted: Collection[str | None],
+    parameters: FleetParameters,
+) -> dict[str, FleetPolicy]:
+    """The champion and the runner-up, of those that can serve, by version.
+
+    A runner-up that was demoted before does not come back by itself.
+    """
+    found: dict[str, FleetPolicy] = {}
+    if champion is None:
+        return found
+    runner_up = None if champion.runner_up in demoted else champion.runner_up
+    for version in filter(None, (champion.version, runner_up)):
+        try:
+            found[version] = load_policy(store, champion.fleet, version, parameters)
+        except PolicyError as error:
+            _log.warning("contender_refused", fleet=champion.fleet, reason=str(error))
+    return found
+
+
+def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Learning, Gate]:
+    """What learns from recorded demand, and the gate on what is kept of it."""
+    parameters = settings.parameters
+    steps = context.on_bus(lambda bus: bus.recorded_steps(fleet))
+    recorded = recorded_of(steps, settings.learning_freq)
+    training, rows = hold_out(recorded, GATE_PART, parameters, LEAST_STEPS)
+
+    def on_progress(progress: Progress) -> None:
+        context.stop.check()
+        _log.info(
+            "training_progress",
+            fleet=fleet,
+            seconds=progress.seconds,
+            environment_steps=progress.environment_steps,
+            scaled_mean_reward=progress.mean_reward,
+            held_out_cost=progress.held_out_cost,
+        )
+
+    def learning(checkpoint: Path | None) -> tuple[Learnt, int]:
+        options = TrainingOptions(
+            settings.gamma,
+            context.seed,
+            Budget(settings.time_total_s),
+            context.num_env_runners,
+            context.num_learners,
+        )
+        learnt = train(training, parameters, options, checkpoint, on_progress)
+        return learnt, len(training.history.demands)
+
+    history, guards = recorded.history, settings.guards
+    scorer = cost_on(history, rows, parameters, guards)
+    selection = Selection.of(
+        training, history, rows, parameters, scorer, general_module(parameters)
+    )
+    return learning, Gate(recorded, selection, guards)
+
+
+def _on_policy(context: Context, fleet: str, version: str, settings: FleetSettings) -> Learning:
+    """What learns from the live transitions that are new.
+
+    It learns from the newest, as the notebook does: none can be kept from it to score it on.
+    """
+    after = used_up_to(context.store, fleet)
+    count = NEWEST_BATCHES * settings.train_batch_size
+    transitions = context.on_bus(lambda bus: bus.newest_transitions(fleet, count, after))
+    job = Job(
+        fleet=fleet,
+        version=version,
+        # Live transitions have the notebook's observations.
+        parameters=replace(settings.parameters, observation="notebook"),
+        gamma=settings.gamma,
+        batch_size=settings.train_batch_size,
+        seconds=settings.time_total_s,
+        seed=context.seed,
+        num_learners=context.num_learners,
+    )
+
+    def learning(checkpoint: Path | None) -> tuple[Learnt, int]:
+        learnt = learn_on_policy(
+            transitions, job, context.store, checkpoint, after_batch=context.stop.check
+        )
+        return learnt, int(learnt.scores[LEARNT_TRANSITIONS])
+
+    return learning

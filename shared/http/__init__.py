@@ -1,0 +1,1 @@
+"""What the HTTP services share: the app, access, problems, health, TLS, the server."""

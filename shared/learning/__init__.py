@@ -1,0 +1,1 @@
+"""The library that learns: policies from recorded demand, and which of them serves."""

@@ -1,0 +1,1 @@
+"""Policies as TensorFlow and LiteRT files that agree with what was trained."""

@@ -1,0 +1,116 @@
+"""The nets in TensorFlow: `ResidualModule` again, with native variables."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from torch import Tensor, block_diag
+
+from shared.learning.models.features import Layout
+from shared.learning.models.network import (
+    LIMIT,
+    SMALLEST_UNIT,
+    USUAL_MOVE,
+    PolicyShape,
+    ResidualModule,
+)
+
+
+class ServedPolicy(tf.Module):  # type: ignore[misc]
+    """The policy in TensorFlow: raw observation in servers in, clipped mean action out.
+
+    Its weights are native variables. Keras models inside, or traced from outside, convert to a
+    LiteRT file without weights and without an error. The nets of the ensemble are one net: their
+    first layers side by side, their second ones as blocks on a diagonal, their answers averaged.
+    """
+
+    def __init__(self, module: ResidualModule) -> None:
+        super().__init__()
+        self._shape: PolicyShape = module.shape
+        self._layout: Layout = module.layout
+        nets = module.nets
+        members = nets.first.shape[0]
+        second = block_diag(*nets.second.detach())  # type: ignore[no-untyped-call]
+        last = nets.last.detach().reshape(-1, 1) / members
+        weights = (_side_by_side(nets.first), second.numpy(), last.numpy())
+        biases = (
+            nets.first_bias.detach().reshape(-1).numpy(),
+            nets.second_bias.detach().reshape(-1).numpy(),
+            nets.last_bias.detach().mean(dim=0).reshape(-1).numpy(),
+        )
+        self._weights = [tf.Variable(weight) for weight in weights]
+        self._biases = [tf.Variable(bias) for bias in biases]
+        self._linear = tf.Variable(nets.linear.detach().mean(dim=0).numpy())
+
+    def answers(self, observation: Any) -> Any:
+        """`ResidualModule.actions` again: observations ``(batch, n)`` to actions ``(batch, 1)``."""
+        shape = self._shape
+        features, last, unit = self._features(observation)
+        signal = features
+        for weight, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
+            signal = signal @ weight + bias
+            signal = signal * tf.sigmoid(signal)
+        residual = signal @ self._weights[-1] + self._biases[-1] + features @ self._linear
+        action = (last + unit * residual) / shape.action_factor
+        return tf.clip_by_value(action, shape.lowest_action, shape.highest_action)
+
+    def _features(self, observation: Any) -> tuple[Any, Any, Any]:
+        """`ResidualModule.features` again."""
+        plan = self._layout
+        is_there = tf.equal(observation, observation)
+        there = tf.cast(is_there, tf.float32)
+        known = tf.where(is_there, observation, tf.zeros_like(observation))
+        last = known[:, plan.last : plan.last + 1]
+        unit, level = self._local_unit(known, there, last)
+        of, origin = _at(plan.differences, 0), _at(plan.differences, 1)
+        gaps = _pick(known, of) - _pick(known, origin)
+        gaps = gaps * _pick(there, of) * _pick(there, origin) / unit
+        parts = [gaps]
+        if plan.spreads:
+            parts.append(_pick(known, plan.spreads) / unit)
+        parts = [tf.clip_by_value(tf.concat(parts, axis=1), -LIMIT, LIMIT)]
+        parts.append(tf.math.log(unit / tf.maximum(level, SMALLEST_UNIT)))
+        if plan.phases:
+            field = _at(plan.phases, 0)
+            turns = tf.constant([_at(plan.phases, 1)], dtype=tf.float32)
+            angle = _pick(known, field) * (2 * math.pi * turns)
+            parts += [wave(angle) * _pick(there, field) for wave in (tf.sin, tf.cos)]
+        if plan.flags:
+            parts.append(1.0 - _pick(there, plan.flags))
+        return tf.concat(parts, axis=1), last, unit
+
+    def _local_unit(self, known: Any, there: Any, last: Any) -> tuple[Any, Any]:
+        """`ResidualModule._local_unit` again."""
+        plan = self._layout
+        if plan.average is None or plan.spread is None:
+            window = _pick(known, plan.window)
+            level = tf.reduce_mean(window, axis=1, keepdims=True)
+            changes = window[:, 1:] - window[:, :-1]
+            move = tf.sqrt(tf.reduce_mean(changes * changes, axis=1, keepdims=True))
+            has_move = tf.ones_like(move)
+        else:
+            averaged = there[:, plan.average : plan.average + 1]
+            has_move = there[:, plan.spread : plan.spread + 1]
+            average = known[:, plan.average : plan.average + 1]
+            level = averaged * average + (1 - averaged) * last
+            move = known[:, plan.spread : plan.spread + 1]
+        by_level = USUAL_MOVE * level
+        walk = has_move * move * math.sqrt(self._shape.lead_steps) + (1 - has_move) * by_level
+        return tf.maximum(0.5 * by_level + 0.5 * walk, SMALLEST_UNIT), level
+
+
+def _side_by_side(weights: Tensor) -> NDArray[np.float32]:
+    """``(members, inputs, outputs)`` as ``(inputs, members * outputs)``."""
+    wide: NDArray[np.float32] = weights.detach().permute(1, 0, 2).flatten(1).numpy()
+    return wide
+
+
+def _at(pairs: Sequence[tuple[int, int]], which: int) -> list[int]:
+    return [pair[which] for pair in pairs]
+
+
+def _pick(values: Any, columns: Sequence[int]) -> Any:
+    return tf.gather(values, list(columns), axis=1)

@@ -1,0 +1,61 @@
+"""Write a policy as SavedModel and LiteRT."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from shared.core.replay import prior_of
+from shared.learning.export.tf_network import ServedPolicy
+from shared.learning.export.tf_rule import RuleGraph
+from shared.learning.models.features import INPUT, OUTPUT
+from shared.learning.models.mixture import Blend
+from shared.learning.models.network import (
+    ResidualModule,
+)
+from shared.learning.models.rule_policy import ServedRule
+from shared.policies.store import LITERT_MODEL, SAVED_MODEL
+
+
+class Exported(tf.Module):  # type: ignore[misc]
+    """The graphs of a policy's experts, side by side."""
+
+    def __init__(self, graphs: Sequence[Any], prior: Sequence[float]) -> None:
+        super().__init__()
+        self._graphs = list(graphs)
+        self._prior = tf.constant([prior], dtype=tf.float32)
+
+    def answers(self, observation: Any) -> dict[str, Any]:
+        """Observations ``(batch, n)`` to each expert's action, ``(batch, experts)``."""
+        return {OUTPUT: tf.concat([graph.answers(observation) for graph in self._graphs], axis=1)}
+
+    def decide(self, observation: Any) -> dict[str, Any]:
+        """Observations ``(batch, n)`` to actions ``(batch, 1)``, before anything is known."""
+        answers = self.answers(observation)[OUTPUT]
+        return {OUTPUT: tf.reduce_sum(answers * self._prior, axis=1, keepdims=True)}
+
+
+def export(policy: Blend | ResidualModule | ServedRule, folder: Path) -> None:
+    """Write a policy's `tf-model/00000001` and `policy.tflite` into an artefact's folder.
+
+    The SavedModel gives its action, for hosts that know nothing of what comes of it; the LiteRT
+    file gives its experts' actions, for the services.
+    """
+    if isinstance(policy, Blend):
+        graphs = [ServedPolicy(policy.module), *map(RuleGraph, policy.rules.values())]
+    elif isinstance(policy, ServedRule):
+        graphs = [RuleGraph(policy)]
+    else:
+        graphs = [ServedPolicy(policy)]
+    exported = Exported(graphs, prior_of(policy))
+    size = len(policy.fields)
+    many = tf.TensorSpec([None, size], tf.float32, name=INPUT)
+    decide = tf.function(exported.decide).get_concrete_function(many)
+    saved_model = folder / SAVED_MODEL
+    saved_model.parent.mkdir(parents=True, exist_ok=True)
+    tf.saved_model.save(exported, str(saved_model), signatures={"serving_default": decide})
+    one = tf.TensorSpec([1, size], tf.float32, name=INPUT)
+    answers = tf.function(exported.answers).get_concrete_function(one)
+    lite = tf.lite.TFLiteConverter.from_concrete_functions([answers], exported).convert()
+    (folder / LITERT_MODEL).write_bytes(lite)

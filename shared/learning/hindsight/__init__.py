@@ -1,0 +1,1 @@
+"""Fitting nets by hindsight: recorded and synthetic samples, and the optimizer."""

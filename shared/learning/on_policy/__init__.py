@@ -1,0 +1,1 @@
+"""The notebook's way: PPO on what the live fleet has done itself."""

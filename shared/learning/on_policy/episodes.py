@@ -1,0 +1,166 @@
+"""Recorded live transitions as the episodes that RLlib learns from."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from shared.core.parameters import EPISODE_STEPS, FleetParameters
+from shared.learning.models.network import ResidualModule
+from shared.learning.rllib import Columns, SingleAgentEpisode
+from shared.messages import Count, Finite, Message, Transition
+
+Run = list[Transition]
+"""Transitions that follow one another without a break, oldest first."""
+
+
+KEPT_EPISODES = 100
+"""Finished episodes that the figures are of: RLlib's window, which the notebook leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeFigures:
+    """The notebook's figures of episodes; rewards are the fleet's own."""
+
+    reward_mean: float
+    reward_max: float
+    reward_min: float
+    len_mean: float
+    """Steps."""
+
+
+class Episode(Message):
+    """What has been learnt from of an episode of the fleet."""
+
+    reward: Finite = 0.0
+    steps: Count = 0
+
+
+class Episodes(Message):
+    """A fleet's newest episodes, over batches and jobs; a batch ends where it will."""
+
+    finished: tuple[Episode, ...] = ()
+    """Oldest first."""
+    running: Episode = Episode()
+    last_step: Count = 0
+    """Number of the newest step in them."""
+
+    def after(self, transitions: Sequence[Transition]) -> "Episodes":
+        """With later transitions; an episode whose last step is left out ends with the next one."""
+        finished, running, last_step = list(self.finished), self.running, self.last_step
+        for transition in transitions:
+            later = transition.step > last_step
+            if running.steps and not (later and _number(transition.step) == _number(last_step)):
+                finished.append(running)
+                running = Episode()
+            running = Episode(reward=running.reward + transition.reward, steps=running.steps + 1)
+            last_step = transition.step
+            if transition.done:
+                finished.append(running)
+                running = Episode()
+        return Episodes(
+            finished=tuple(finished[-KEPT_EPISODES:]), running=running, last_step=last_step
+        )
+
+    def figures(self) -> EpisodeFigures:
+        """Of the finished episodes; while there is none, of the running one."""
+        told = self.finished or (self.running,)
+        rewards = [episode.reward for episode in told]
+        return EpisodeFigures(
+            reward_mean=float(np.mean(rewards)),
+            reward_max=max(rewards),
+            reward_min=min(rewards),
+            len_mean=float(np.mean([episode.steps for episode in told])),
+        )
+
+
+def usable(transitions: Sequence[Transition], parameters: FleetParameters) -> list[Transition]:
+    """Those that may be learnt from: not stale, no gap before them, of the fleet's observation.
+
+    Their actions are by the fleet's present `action_factor`, whatever it was.
+    """
+    size = len(parameters.observation_fields)
+    return [
+        _by(parameters.action_factor, transition)
+        for transition in transitions
+        if not transition.stale
+        and transition.gap_steps == 0
+        and len(transition.observation) == len(transition.next_observation) == size
+    ]
+
+
+def _by(factor: float, transition: Transition) -> Transition:
+    scale = (transition.action_factor or factor) / factor
+    if scale == 1:
+        return transition
+    behaviour = transition.behaviour
+    return transition.model_copy(
+        update={
+            "action": scale * transition.action,
+            "behaviour": behaviour and (scale * behaviour[0], scale * behaviour[1]),
+            "action_factor": factor,
+        }
+    )
+
+
+def runs_of(transitions: Sequence[Transition]) -> list[Run]:
+    """Unbroken runs: they end with an episode, and where what follows is another state."""
+    runs = [list(transitions[:1])]
+    for before, after in pairwise(transitions):
+        if (
+            before.done
+            or after.step != before.step + 1
+            or after.observation != before.next_observation
+        ):
+            runs.append([])
+        runs[-1].append(after)
+    return [run for run in runs if run]
+
+
+def episodes_of(
+    runs: Sequence[Run], module: ResidualModule, reward_scale: float
+) -> list[SingleAgentEpisode]:
+    """Each run as an RLlib episode, whose last observation bootstraps the rest of its return.
+
+    PPO compares what the policy does now with what the behaviour policy did. A drawn action has
+    the distribution that it was drawn from recorded with it. The rule's actions, and those of a
+    policy that does not explore, are not drawn: their behaviour policy is taken to be `module` as
+    it is before the update, its distribution at each observation. Their ratio begins at 1, a
+    better action than expected draws the mean towards it, one that equals the mean does not.
+    """
+    return [_episode(run, module, reward_scale) for run in runs]
+
+
+def _number(step: int) -> int:
+    """Which of the fleet's episodes a step is in."""
+    return (step - 1) // EPISODE_STEPS
+
+
+def _episode(run: Run, module: ResidualModule, reward_scale: float) -> SingleAgentEpisode:
+    seen = [transition.observation for transition in run] + [run[-1].next_observation]
+    observations = np.array(seen, dtype=np.float32)
+    actions = np.array([[transition.action] for transition in run], dtype=np.float32)
+    with torch.no_grad():
+        answer = module.forward_train({Columns.OBS: torch.from_numpy(observations[:-1])})
+        inputs = answer[Columns.ACTION_DIST_INPUTS]
+        for at, transition in enumerate(run):
+            if transition.behaviour is not None:
+                mean, deviation = transition.behaviour
+                inputs[at] = torch.tensor([mean, math.log(deviation)])
+        behaviour = module.get_train_action_dist_cls().from_logits(inputs)
+        logp = behaviour.logp(torch.from_numpy(actions))
+    episode = SingleAgentEpisode(
+        observations=list(observations),
+        actions=list(actions),
+        rewards=[transition.reward * reward_scale for transition in run],
+        truncated=True,
+        extra_model_outputs={
+            Columns.ACTION_DIST_INPUTS: list(inputs.numpy()),
+            Columns.ACTION_LOGP: list(logp.numpy()),
+        },
+        len_lookback_buffer=0,
+    )
+    return episode.to_numpy()

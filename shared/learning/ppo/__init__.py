@@ -1,0 +1,1 @@
+"""RLlib's PPO on the replay of recorded demand."""

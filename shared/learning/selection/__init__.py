@@ -1,0 +1,1 @@
+"""Which policy serves: the gate, its contenders, the live watch."""

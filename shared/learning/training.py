@@ -1,0 +1,226 @@
+"""Train a policy on recorded demand: a hindsight fit, RLlib's PPO on its replay, a refit.
+
+For a trace: ``train(Recorded.unbroken(History(times, demands, step_seconds)), parameters,
+options)``.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+import numpy as np
+
+from shared.core.evaluation import HeldOut, evaluate, evaluate_rule
+from shared.core.parameters import FleetParameters
+from shared.core.replay import decide
+from shared.learning.budget import Budget, TrainingOptions
+from shared.learning.hindsight.optimizer import BATCH, Hindsight
+from shared.learning.hindsight.samples import decisions_of
+from shared.learning.hindsight.synthetic_samples import with_rehearsal
+from shared.learning.models.mixture import Trained, rule_beside, with_rule
+from shared.learning.models.network import ResidualModule, module_of
+from shared.learning.models.pretrained import begun_from, general_nets
+from shared.learning.models.rule_policy import ServedRule
+from shared.learning.ppo.algorithm import ppo_on
+from shared.learning.progress import BestSoFar, Progress, Stages, Watch
+from shared.recorded_demand import Recorded, decision_rows, hold_out, replayable
+
+HELD_OUT = 0.15
+"""Last part of the history that is not trained on: to stop early, and to be scored."""
+HINDSIGHT_PART = 0.35
+"""Part of the time for the first hindsight fit, and again for the refit with the held-out part."""
+HINDSIGHT_SECONDS = 30.0
+"""It has settled by then, so a longer run gives the time to PPO."""
+HINDSIGHT_PASSES = 400
+"""Most times that each recorded decision is learnt from: beyond it nets grow sure of the few that a
+short history has (on pieces of real traces, 1,000 passes cost up to 14 % more than 400)."""
+LEAST_UPDATES = 300
+"""Whatever the passes."""
+WORTH_KEEPING = 0.03
+"""Part of the held-out cost that PPO has to save; less is luck among its many evaluations."""
+LEAST_TO_CHOOSE_ON = 500
+"""Held-out steps. On fewer, what PPO saves is luck too, and the newest demand is worth more."""
+UPDATES_PER_ROUND = 50
+"""Between two looks at the clock, and two evaluations on the held-out part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """A trained module and the figures of its training."""
+
+    module: ResidualModule
+    environment_steps: int
+    """Steps replayed by PPO."""
+    scores: dict[str, float]
+    """By name; costs in servers per step."""
+    stage_seconds: dict[str, float]
+    validated: Trained
+    """As it was before it saw the held-out part: what a selection on that part scores."""
+    rule: ServedRule | None = None
+    """Beside the module, where it sees enough for one."""
+    hindsight_decisions: int = 0
+    """That hindsight has drawn for each net: recorded, changed and made-up ones."""
+
+    @property
+    def policy(self) -> Trained:
+        """The candidate: the module, with the rule beside it."""
+        return with_rule(self.module, self.rule)
+
+
+def train(
+    recorded: Recorded,
+    parameters: FleetParameters,
+    options: TrainingOptions,
+    checkpoint: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Learnt:
+    """Train within the budget; only a budget of steps makes the same policy from the same seed.
+
+    Half of the nets begin as the pretrained policy's, where there is one for the observation: they
+    bring what a short history does not show. Early stopping picks the best weights on the held-out
+    part, of the hindsight fit and then of PPO; the scores are theirs, with the rule beside them.
+    Where PPO has not done much better than its start, the weights returned are those of a refit
+    that sees the held-out part as well: the newest demand is worth more than the choice of when to
+    stop. Otherwise they are PPO's best, and the score `of_ppo` is 1. An RLlib checkpoint of them is
+    written to `checkpoint`, if given. Ray must be running (`shared.learning.ppo.ray_session`).
+    Raises `TooLittleHistory`.
+    """
+    budget = options.budget
+    usable = replayable(recorded, parameters)
+    training, held_out = hold_out(usable, HELD_OUT, parameters)
+    stages = Stages()
+    module = _initial_module(parameters, options.seed)
+    watch = Watch(BestSoFar(usable.history, parameters, held_out), on_progress)
+    updates = 0
+    if parameters.reward == "asymmetric":
+        updates = _fit(module, training, parameters, options, watch)
+        module.set_state(watch.best.state)
+    fitted = watch.best.held_out
+    stages.done("hindsight")
+    until = budget.seconds - stages.seconds["hindsight"]  # what is left then is for the refit
+    with ppo_on(training, parameters, options, module) as ppo:
+        stages.done("build")
+        while not watch.environment_steps or (
+            stages.since_start < until
+            if budget.steps is None
+            else watch.environment_steps < budget.steps
+        ):
+            watch.read(ppo.iterate())
+            watch.look(module)
+        module.set_state(watch.best.state)
+        stages.done("ppo")
+        best = module_of(parameters, options.seed)
+        best.set_state(watch.best.state)
+        validated = with_rule(best, rule_beside(training.history, parameters))
+        targets = decide(validated, usable.history, parameters, held_out)
+        score = evaluate(targets, usable.history, parameters, held_out)
+        of_ppo = not updates or not len(held_out) or _much_better(watch.best.held_out, fitted)
+        if not of_ppo:
+            _refit(module, usable, parameters, options.seed, watch, updates)
+        stages.done("refit")
+        if checkpoint is not None:
+            ppo.save(checkpoint)
+            stages.done("checkpoint")
+    return Learnt(
+        module=module,
+        environment_steps=watch.environment_steps,
+        scores=_scores(watch, score, evaluate_rule(usable.history, parameters, held_out))
+        | {"of_ppo": float(of_ppo)},
+        stage_seconds=stages.seconds,
+        validated=validated,
+        rule=rule_beside(usable.history, parameters),
+        hindsight_decisions=updates * BATCH * (1 if of_ppo else 2),
+    )
+
+
+def _initial_module(parameters: FleetParameters, seed: int) -> ResidualModule:
+    """An untrained module, half of whose nets are the pretrained policy's where there is one."""
+    module = module_of(parameters, seed)
+    module.set_state(begun_from(module.get_state(), general_nets(parameters)))
+    return module
+
+
+def _hindsight(
+    module: ResidualModule, recorded: Recorded, parameters: FleetParameters, seed: int
+) -> Hindsight:
+    """A fit to the decisions of recorded demand, and to some of synthetic demand."""
+    decisions = decisions_of(recorded, parameters, np.random.default_rng(seed))
+    usual = float(np.median(recorded.history.demands))
+    decisions = with_rehearsal(decisions, usual, parameters)
+    return Hindsight(module, decisions, parameters.over_prov_factor, seed)
+
+
+def _fit(
+    module: ResidualModule,
+    recorded: Recorded,
+    parameters: FleetParameters,
+    options: TrainingOptions,
+    watch: Watch,
+) -> int:
+    """Fit by hindsight, evaluated round by round on the held-out part; the updates it took."""
+    began = time.monotonic()
+    most, seconds = _limits(options.budget, recorded, parameters)
+    hindsight = _hindsight(module, recorded, parameters, options.seed)
+    evaluated = module_of(parameters, options.seed)
+    updates, part = 0, 0.0
+    while part < 1:
+        evaluated.set_state(hindsight.round(UPDATES_PER_ROUND, part))
+        watch.look(evaluated)
+        updates += UPDATES_PER_ROUND
+        part = max(updates / most, (time.monotonic() - began) / seconds)
+    return updates
+
+
+def _limits(budget: Budget, recorded: Recorded, parameters: FleetParameters) -> tuple[int, float]:
+    """Most updates of the hindsight fit, and most seconds."""
+    passes = HINDSIGHT_PASSES * len(decision_rows(recorded, parameters)) // BATCH
+    most = max(passes, LEAST_UPDATES)
+    if budget.timed:
+        return most, min(HINDSIGHT_PART * budget.seconds, HINDSIGHT_SECONDS)
+    return min(most, budget.hindsight_updates), inf
+
+
+def _refit(
+    module: ResidualModule,
+    recorded: Recorded,
+    parameters: FleetParameters,
+    seed: int,
+    watch: Watch,
+    updates: int,
+) -> None:
+    """Fit the nets anew with nothing held out: so no best, but as many updates."""
+    begun = _initial_module(parameters, seed).get_state()
+    nets = {name: value for name, value in begun.items() if name.startswith("nets.")}
+    module.set_state({**module.get_state(), **nets})
+    hindsight = _hindsight(module, recorded, parameters, seed)
+    averaged = module.get_state()
+    for done in range(0, updates, UPDATES_PER_ROUND):
+        averaged = hindsight.round(UPDATES_PER_ROUND, done / updates)
+        watch.tell()
+    module.set_state(averaged)
+
+
+def _much_better(after: HeldOut | None, before: HeldOut | None) -> bool:
+    """Whether PPO has won so much that it is worth more than the newest demand."""
+    if after is None or before is None:
+        return False
+    if before.steps < LEAST_TO_CHOOSE_ON:
+        return False
+    return after.reward > before.reward + WORTH_KEEPING * abs(before.reward)
+
+
+def _scores(watch: Watch, held_out: HeldOut | None, rule: HeldOut | None) -> dict[str, float]:
+    """Figures for the manifest; the held-out ones are left out when nothing was held out."""
+    scores: dict[str, float] = {"environment_steps": watch.environment_steps}
+    if watch.mean_reward is not None:
+        scores["scaled_mean_reward"] = watch.mean_reward
+    if held_out is not None and rule is not None:
+        scores |= {
+            "held_out_steps": held_out.steps,
+            "held_out_cost": held_out.cost,
+            "held_out_reward": held_out.reward,
+            "held_out_rule_cost": rule.cost,
+        }
+    return scores

@@ -1,0 +1,1 @@
+"""Policies as the services run them, where they are kept, and which one serves."""

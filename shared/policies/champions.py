@@ -1,0 +1,116 @@
+"""The policy that serves each fleet, kept in step with the policy store."""
+
+import asyncio
+
+import structlog
+
+from shared.errors import PolicyCorrupt, PolicyError, StoreAway, UnknownFleet
+from shared.messages import Champion
+from shared.policies.runtime import FleetPolicy, Policy, first_policy, load_policy, plans_short
+from shared.policies.store import PolicyStore
+from shared.settings import Fleets
+
+RELOAD_SECONDS = 30.0
+"""The store is looked at this often: nobody tells of a champion while Redis is away."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Champions:
+    """Every fleet's policy: its champion, or `first_policy` while it has none.
+
+    The store's pointer is the truth; a message on the bus only says that it moved. A policy that
+    can't serve is refused, logged and counted, and the one before goes on. Nothing raises.
+    """
+
+    def __init__(self, store: PolicyStore, fleets: Fleets) -> None:
+        self._store = store
+        self._fleets = fleets
+        self._serving: dict[str, Policy] = {
+            name: first_policy(settings.parameters) for name, settings in fleets.by_name.items()
+        }
+        self._refused: dict[str, str] = {}
+        self._loading = asyncio.Lock()
+        self._away = False
+        self.refused = 0
+        """Policies refused since the start; a version that is tried again counts once."""
+
+    def policy(self, fleet: str) -> Policy:
+        """What decides for a fleet now; raises `UnknownFleet`."""
+        try:
+            return self._serving[fleet]
+        except KeyError:
+            raise UnknownFleet(fleet, self._fleets.names) from None
+
+    async def load_all(self) -> None:
+        """Load every fleet's champion from the store, where it is not the one that serves."""
+        for fleet in self._fleets.names:
+            if not await self._load(fleet, None):
+                return
+
+    async def reload(self) -> None:
+        """Load what has moved, every `RELOAD_SECONDS`, until cancelled."""
+        while True:
+            await asyncio.sleep(RELOAD_SECONDS)
+            await self.load_all()
+
+    async def apply(self, champion: Champion) -> bool:
+        """Follow a champion that has moved; say whether its version serves now."""
+        if champion.fleet not in self._serving:
+            return False
+        await self._load(champion.fleet, champion)
+        return self._serving[champion.fleet].version == champion.version
+
+    async def _load(self, fleet: str, told: Champion | None) -> bool:
+        """Whether the store answers. Reads files and hashes them, so off the event loop."""
+        async with self._loading:
+            try:
+                policy = await asyncio.to_thread(self._read, fleet, told)
+            except StoreAway as away:
+                if not self._away:
+                    _log.warning("policy_store_is_away", reason=str(away))
+                self._away = True
+                return False
+            except (PolicyError, OSError) as error:
+                self._refuse(fleet, error)
+                policy = None
+            if self._away:
+                self._away = False
+                _log.info("policy_store_is_back")
+            if policy is not None:
+                self._serving[fleet] = policy
+                self._refused.pop(fleet, None)
+                _log.info("policy_loaded", fleet=fleet, version=policy.version)
+                self._tell_if_short(fleet, policy)
+            return True
+
+    def _read(self, fleet: str, told: Champion | None) -> FleetPolicy | None:
+        """The policy to change to, or None when there is nothing to change."""
+        champion = self._store.champion(fleet) or told
+        if champion is None or champion.version == self._serving[fleet].version:
+            return None
+        try:
+            return load_policy(self._store, fleet, champion.version, self._fleets[fleet].parameters)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise PolicyCorrupt(f"policy {champion.version}: can't be read: {error}") from error
+
+    def _tell_if_short(self, fleet: str, policy: FleetPolicy) -> None:
+        parameters = self._fleets[fleet].parameters
+        if means := plans_short(policy, parameters):
+            _log.warning(
+                "policy_kept",
+                fleet=fleet,
+                version=policy.version,
+                lead_steps=policy.lead_steps,
+                fleet_lead_steps=parameters.lead_steps,
+                means=means,
+            )
+
+    def _refuse(self, fleet: str, error: Exception) -> None:
+        reason = str(error)
+        if self._refused.get(fleet) == reason:
+            return
+        self._refused[fleet] = reason
+        self.refused += 1
+        serving = self._serving[fleet].version
+        _log.error("policy_refused", fleet=fleet, serving=serving, error=reason)
