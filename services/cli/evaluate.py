@@ -10,14 +10,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from services.cli.learner import check_trainer
 from shared.core.arrays import FloatArray
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.core.replay import BatchPolicy, decide, later
 from shared.core.rewards import reward_of
 from shared.errors import BadInput, PolicyError, PolicyMissing
 from shared.learning.backtest import RecordedDemand
-from shared.learning.extras import quiet_libraries
+from shared.learning.extras import check_trainer, quiet_libraries
 from shared.messages import PolicyManifest
 from shared.policies.store import MANIFEST, read_manifest
 from shared.policies.store_folder import FolderFiles

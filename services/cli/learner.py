@@ -1,6 +1,5 @@
 """Learn on recorded demand, with what the extra `trainer` brings; nothing of it loads before."""
 
-import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from services.cli.files import hidden_folder
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
-from shared.errors import BadInput
 from shared.learning.budget import TrainingOptions
-from shared.learning.extras import quiet_libraries
+from shared.learning.extras import check_trainer, quiet_libraries
 from shared.messages import PolicyManifest
 from shared.policies.runtime import GENERAL
 from shared.policies.store import CHECKPOINT, new_version, seal
@@ -29,15 +27,6 @@ if TYPE_CHECKING:
 
 Told = Callable[[float, str], None]
 """How far learning has come: the part that is done, 0 to 1, and the figures in words."""
-
-
-def check_trainer(what: str = "learning") -> None:
-    """Raise `BadInput` when the extra `trainer`, which `what` needs, is not installed."""
-    missing = [name for name in ("ray", "torch", "tensorflow") if not _installed(name)]
-    if missing:
-        raise BadInput(
-            f"{what} needs {', '.join(missing)}: pip install 'gameserver-autopilot[trainer]'"
-        )
 
 
 @contextmanager
@@ -83,7 +72,6 @@ def write_artefact(
     It is signed with the key, if there is one.
     """
     from shared.learning.export.agreement import check_agreement
-
     from shared.learning.export.writer import export
     from shared.learning.from_trace import LEARNT, train_on
 
@@ -118,9 +106,8 @@ def write_general(
     """Learn the general policy from made-up demand, and put its artefact at `folder`, whole."""
     check_trainer()
     quiet_libraries()
-    from shared.learning.export.agreement import check_agreement
-
     from shared.learning import pretraining
+    from shared.learning.export.agreement import check_agreement
     from shared.learning.export.writer import export
 
     parameters = pretraining.general_parameters(history_len)
@@ -173,7 +160,3 @@ def progress_bar() -> Iterator[Told]:
             progress.update(task, completed=min(done, 1.0), description=words)
 
         yield tell
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None

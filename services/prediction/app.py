@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
 from pydantic import BaseModel, Field
-from shared.http.requests import FLEET_PARAMETER, SHADOW_PARAMETER, fleet_of, shadow_of
 from starlette.requests import Request
 
 from services.prediction.agones import FleetAutoscaleReview, add_agones_routes
@@ -19,7 +18,7 @@ from services.prediction.catalogue import Catalogue, catalogue
 from services.prediction.explain import add_explain_route
 from services.prediction.fleet_states import Board
 from services.prediction.follower import following
-from services.prediction.hosting import add_hosting_routes
+from services.prediction.invocations import add_hosting_routes
 from services.prediction.recommendation import PredictionAnswer
 from services.prediction.supply_recorder import Supplies
 from shared.bus import Bus
@@ -28,6 +27,7 @@ from shared.http.access import Access
 from shared.http.app import HttpService, JsonBytes
 from shared.http.health import add_health_routes
 from shared.http.problems import problems
+from shared.http.requests import FLEET_PARAMETER, SHADOW_PARAMETER, fleet_of, shadow_of
 from shared.policies.champions import Champions
 from shared.policies.runtime import Policy
 from shared.policies.store import PolicyStore

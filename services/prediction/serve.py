@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from services.prediction.hosting import add_hosting_routes
+from services.prediction.invocations import add_hosting_routes
 from shared.entry import run_service
 from shared.errors import BadSetting, PolicyError
 from shared.http.access import Access, access_of

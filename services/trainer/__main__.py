@@ -30,9 +30,8 @@ def main(settings: Settings, fleets: Fleets) -> None:
     os.nice(NICENESS)
     quiet_libraries()
     # Here and not above: they import ray, torch and tensorflow, which read the environment.
-    from services.trainer.context import Context
+    from services.trainer.context import Context, Stop
     from services.trainer.jobs import set_context
-    from services.trainer.stop import Stop
     from services.trainer.worker import TrainingWorker
     from shared.learning.ppo.ray_session import cool_down, warm_up
 

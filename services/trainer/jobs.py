@@ -8,13 +8,12 @@ import numpy as np
 import structlog
 from rq import get_current_job
 from rq.exceptions import AbandonedJobError, NoSuchJobError
-from shared.learning.export.agreement import check_agreement
 
-from services.trainer.context import Context
+from services.trainer.context import Context, JobLost
 from services.trainer.fleet_training import lesson_of, rivals_of
-from services.trainer.stop import JobLost
 from shared.bus import CHAMPIONS, TRAININGS, Bus
 from shared.errors import AutopilotError, BusAway, UnknownFleet
+from shared.learning.export.agreement import check_agreement
 from shared.learning.export.writer import export
 from shared.learning.on_policy.training import exploration_of
 from shared.learning.progress import Stages

@@ -16,8 +16,8 @@ from rq.utils import now
 from rq.worker import SimpleWorker
 from rq.worker_registration import clean_worker_registry
 
+from services.trainer.context import JobLost, Stop, TrainingStopped
 from services.trainer.jobs import tell_abandoned, train
-from services.trainer.stop import JobLost, Stop, TrainingStopped
 from shared.bus import QueuedTraining, TrainingQueue
 from shared.errors import BusAway
 from shared.probe import beat

@@ -1,6 +1,9 @@
-"""Keep the libraries' C++ out of the logs."""
+"""The extra `trainer`: whether it is installed, and its libraries kept out of the logs."""
 
+import importlib.util
 import os
+
+from shared.errors import BadInput
 
 _QUIET = {
     # TensorFlow's C++ reports the missing GPU as an error; its Python still raises what matters.
@@ -16,3 +19,16 @@ def quiet_libraries() -> None:
     """Set what ray and tensorflow read when they are imported, unless it is set already."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def check_trainer(what: str = "learning") -> None:
+    """Raise `BadInput` when the extra `trainer`, which `what` needs, is not installed."""
+    missing = [name for name in ("ray", "torch", "tensorflow") if not _installed(name)]
+    if missing:
+        raise BadInput(
+            f"{what} needs {', '.join(missing)}: pip install 'gameserver-autopilot[trainer]'"
+        )
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None

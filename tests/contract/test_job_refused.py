@@ -13,7 +13,7 @@ from rq.repeat import Repeat
 from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 
-from services.trainer.stop import Stop
+from services.trainer.context import Stop
 from shared.bus import QueuedTraining, TrainingQueue
 from shared.messages import TrainingJob, utc_now
 

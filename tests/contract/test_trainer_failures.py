@@ -9,7 +9,7 @@ import time
 import pytest
 import structlog
 
-from services.trainer.stop import Stop, TrainingStopped
+from services.trainer.context import Stop, TrainingStopped
 from shared.bus import TRAINING_RETRIES, TRAININGS, Bus, TrainingQueue
 from shared.errors import PolicyDisagrees
 from shared.messages import RecordedStep, TrainingJob, utc_now

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from services.environment.step import Due, StepInput, step_fleet
-from services.trainer.stop import Stop
+from services.trainer.context import Stop
 from shared.bus import TRAININGS, Bus
 from shared.core.curves import sine1h
 from shared.core.parameters import EPISODE_STEPS, FleetParameters

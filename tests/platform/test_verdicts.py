@@ -64,8 +64,7 @@ async def told(bus):
 @pytest.fixture
 def jobs(redis_url, tmp_path, monkeypatch):
     from services.trainer import jobs
-    from services.trainer.context import Context
-    from services.trainer.stop import Stop
+    from services.trainer.context import Context, Stop
     from shared.learning.ppo import ray_session as warmth
 
     context = Context(
