@@ -17,6 +17,7 @@ from shared.errors import BadInput
 from shared.http.bearer import Bearer, bearer_for
 from shared.http.tokens import REPORTERS, Tokens
 from shared.messages import MAX_SERVERS_EVER, utc_now
+from shared.resilience import Outage
 
 REQUEST_TIMEOUT_SECONDS = 5.0
 AWAY_SECONDS = 0.5
@@ -44,7 +45,7 @@ class Matchmaker:
         A service that is away is waited for: demand that could not be told in time is skipped,
         as a real matchmaker would. Raises `BadInput` when it refuses a demand, or took none.
         """
-        accepted, away = 0, False
+        accepted, outage = 0, Outage("matchmaking_is_away", "matchmaking_is_back", url=self.url)
         with httpx.Client(timeout=REQUEST_TIMEOUT_SECONDS, auth=self._auth()) as client:
             start = self.clock()
             for number, demand in enumerate(demands):
@@ -53,13 +54,11 @@ class Matchmaker:
                     continue
                 self.sleep(max(0.0, -behind))
                 answered = self._post(client, demand)
-                if answered and away:
-                    _log.info("matchmaking_is_back", url=self.url)
-                elif not answered and not away:
-                    _log.warning("matchmaking_is_away", url=self.url)
-                away = not answered
                 accepted += answered
-                if away:
+                if answered:
+                    outage.end()
+                else:
+                    outage.begin("it does not take demand")
                     self.sleep(AWAY_SECONDS)
         if not accepted:
             raise BadInput(

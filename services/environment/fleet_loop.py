@@ -26,9 +26,9 @@ from shared.errors import BusAway, DemandMissing, LeaseLost, StepConflict
 from shared.explanation import explained, steps_to_explain
 from shared.messages import FleetRecord, FleetSupply, TrainingJob
 from shared.policies.champions import Champions
+from shared.resilience import Outage, until_back
 from shared.settings import FleetSettings
 
-BUS_RETRY_SECONDS = 0.5
 ASKS_PER_BATCH = 10
 """How often a fleet asks again, per batch of steps, while its last job is still running."""
 
@@ -80,7 +80,7 @@ class FleetStepper:
         self._record: FleetRecord | None = None
         self._history = empty_history(settings.learning_freq)
         self._encoder = encoder_of(self._parameters.observation_fields, self._parameters.lead_steps)
-        self._stale = False
+        self._silence = Outage("demand_missing", "demand_is_back", fleet=fleet)
         self._warned_of_lead_time = False
         self._settled_by: GuardName | None = None
         self._stepping = asyncio.Lock()
@@ -248,16 +248,9 @@ class FleetStepper:
         try:
             reading = await self._source.read(number)
         except DemandMissing as missing:
-            if not self._stale:
-                self._stale = True
-                holding = self._record is not None
-                _log.warning(
-                    "demand_missing", fleet=self.fleet, holding=holding, reason=str(missing)
-                )
+            self._silence.begin(missing, holding=self._record is not None)
             return None
-        if self._stale:
-            self._stale = False
-            _log.info("demand_is_back", fleet=self.fleet, demand=reading.demand)
+        self._silence.end(demand=reading.demand)
         return reading
 
     async def _supply(self, reading: Reading | None) -> FleetSupply | None:
@@ -306,16 +299,4 @@ class FleetStepper:
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call until Redis answers: a step is never dropped because Redis was away."""
-        away = False
-        while True:
-            try:
-                answer = await call()
-            except BusAway as error:
-                if not away:
-                    _log.warning("redis_is_away", fleet=self.fleet, reason=str(error))
-                away = True
-                await asyncio.sleep(BUS_RETRY_SECONDS)
-            else:
-                if away:
-                    _log.info("redis_is_back", fleet=self.fleet)
-                return answer
+        return await until_back(call, Outage(fleet=self.fleet))

@@ -13,6 +13,7 @@ from shared.core.parameters import FleetParameters
 from shared.core.recommendation import whole_servers
 from shared.errors import BusAway
 from shared.messages import FleetSupply, LeadTimes
+from shared.resilience import Outage
 
 LONGEST_REREAD_SECONDS = 2.0
 REREADS_PER_STEP = 10
@@ -33,7 +34,7 @@ class Supplies:
         self._newest: dict[str, FleetSupply] = {}
         self._read_at: float | None = None
         self._reading = asyncio.Lock()
-        self._away = False
+        self._outage = Outage("supplies_not_read", "supplies_read_again")
 
     async def newest(self, fleet: str) -> FleetSupply | None:
         """A fleet's supply, if its controller told it lately; None also while Redis is away."""
@@ -48,11 +49,9 @@ class Supplies:
             self._newest = await self._bus.newest_supplies(self._fleets)
         except BusAway as error:
             self._newest = {}
-            if not self._away:
-                _log.warning("supplies_not_read", reason=str(error))
-            self._away = True
+            self._outage.begin(error)
         else:
-            self._away = False
+            self._outage.end()
 
 
 def newer(*supplies: FleetSupply | None) -> FleetSupply | None:

@@ -3,7 +3,8 @@
 import asyncio
 import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -14,6 +15,7 @@ from shared.errors import BusAway
 from shared.messages import Champion
 from shared.policies.champions import Champions
 from shared.probe import beat
+from shared.resilience import cancelled, supervised
 
 LEASE_STEPS = 0.2
 """A worker that says nothing for so long has lost its fleets to those that are there."""
@@ -80,7 +82,7 @@ class Holding:
             for fleet, (lease, task) in self._stepping.items()
             if held.get(fleet) != lease or task.done()
         ]
-        await _end([self._stepping.pop(fleet)[1] for fleet in lost])
+        await cancelled(*[self._stepping.pop(fleet)[1] for fleet in lost])
         for fleet, lease in held.items():
             if fleet not in self._stepping:
                 task = asyncio.create_task(self._step(self._steppers[fleet], lease))
@@ -107,7 +109,7 @@ class Holding:
                 await self._bus.leave_fleets(self._worker)
         except (TimeoutError, BusAway):
             _log.warning("shutdown_cut_short", reason="a step could not be committed; it is redone")
-        await _end([task for _, task in self._stepping.values()])
+        await cancelled(*(task for _, task in self._stepping.values()))
 
 
 async def step_fleets(
@@ -120,21 +122,16 @@ async def step_fleets(
     """Step the fleets that this worker holds and follow champions until `stop`."""
     await champions.load_all()
     holding = Holding(steppers, bus, heartbeat)
-    tasks = [
-        asyncio.create_task(_follow_champions(champions, bus)),
-        asyncio.create_task(champions.reload()),
-        asyncio.create_task(holding.run()),
-    ]
+    works: dict[str, Callable[[], Awaitable[None]]] = {
+        "follow_champions": partial(_follow_champions, champions, bus),
+        "reload_champions": champions.reload,
+        "hold_fleets": holding.run,
+    }
+    tasks = [asyncio.create_task(supervised(name, work)) for name, work in works.items()]
     _log.info("environment_ready", fleets=len(steppers))
     await stop.wait()
-    await _end(tasks)
+    await cancelled(*tasks)
     await holding.end()
-
-
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _follow_champions(champions: Champions, bus: Bus) -> None:

@@ -28,6 +28,7 @@ from shared.http.access import Access
 from shared.http.app import HttpService
 from shared.http.health import add_health_routes
 from shared.messages import Decision, FleetMode, Message, TrainingOutcome
+from shared.resilience import cancelled, supervised
 
 PROMETHEUS_GROUP = "metrics-prometheus"
 CLOUDWATCH_GROUP = "metrics-cloudwatch"
@@ -82,7 +83,7 @@ def create_app(
 
     turn = Turn(
         bus,
-        {name: partial(_keep_going, name, run) for name, run in alone.items()},
+        {name: partial(supervised, name, run, RESTART_SECONDS) for name, run in alone.items()},
         fleet_metrics.forget,
     )
     always: dict[str, Callable[[], Awaitable[None]]] = {
@@ -92,11 +93,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_keep_going(name, run)) for name, run in always.items()]
+        tasks = [
+            asyncio.create_task(supervised(name, run, RESTART_SECONDS))
+            for name, run in always.items()
+        ]
         yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(*tasks)
         await turn.end()
         await bus.close()
 
@@ -127,13 +129,3 @@ def _record(change: Message, fleet_metrics: FleetMetrics) -> None:
         fleet_metrics.record_training(change)
     elif isinstance(change, FleetMode):
         fleet_metrics.record_mode(change)
-
-
-async def _keep_going(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """One part's fault must not stop the others, nor end the part for good."""
-    while True:
-        try:
-            await run()
-        except Exception:  # noqa: BLE001
-            _log.exception("metrics_part_failed", part=name)
-        await asyncio.sleep(RESTART_SECONDS)

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter
 from services.metrics.cloudwatch_values import VALUES_PER_STEP, step_values, training_values
 from shared.errors import BadSetting
 from shared.messages import TrainingOutcome, Transition
+from shared.resilience import Outage
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient
@@ -86,6 +87,7 @@ class CloudWatch:
         self._namespace = namespace
         self._clock = clock
         self._retry_s = retry_s
+        self._outage = Outage("cloudwatch_is_away", "cloudwatch_is_back")
         self._put = counter("steps", "Steps whose metrics CloudWatch has taken")
         self._failed = counter("failed_calls", "Calls that CloudWatch did not take; tried again")
         self._refused = counter(
@@ -110,7 +112,7 @@ class CloudWatch:
     async def _put_call(self, valued: "Sequence[Valued]") -> None:
         messages = [told for told, _ in valued]
         values = [value for _, values in valued for value in values]
-        wait_s, away = self._retry_s, False
+        wait_s = self._retry_s
         while True:
             try:
                 await asyncio.to_thread(
@@ -121,15 +123,12 @@ class CloudWatch:
                     await self._put_apart(valued, error)
                     return
                 self._failed.inc()
-                if not away:
-                    away = True
-                    _log.warning("cloudwatch_is_away", reason=str(error))
+                self._outage.begin(error)
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, RETRY_SECONDS_MOST)
             else:
                 self._put.inc(_steps(messages))
-                if away:
-                    _log.info("cloudwatch_is_back")
+                self._outage.end()
                 return
 
     async def _put_apart(self, valued: "Sequence[Valued]", error: Exception) -> None:

@@ -10,13 +10,13 @@ from prometheus_client import Counter
 
 from shared.bus import TRANSITIONS, Bus, Log, Unreadable, reason_of
 from shared.errors import BusAway
+from shared.resilience import BUS_RETRY_SECONDS, Outage, until_back
 
 CONSUMER = "metrics"
 """One name for ever: what it had not acknowledged when it ended is its own when it starts."""
 BATCH = 250
 """Messages read at once."""
 BLOCK_MS = 1_000
-BUS_RETRY_SECONDS = 0.5
 
 Handle = Callable[[Sequence[Any]], Awaitable[None]]
 """Takes messages in; when it raises, it has taken in none of them."""
@@ -46,7 +46,7 @@ class Consumer:
 
     async def run(self) -> None:
         """Go on until cancelled."""
-        pending, away = True, False
+        pending, outage = True, Outage(group=self.group)
         while True:
             try:
                 entries = await self.bus.read_group(
@@ -55,12 +55,10 @@ class Consumer:
             except BusAway as error:
                 # What Redis handed out just before it went is among the pending.
                 pending = True
-                away = self._mark_away(away, error)
+                outage.begin(error)
                 await asyncio.sleep(BUS_RETRY_SECONDS)
                 continue
-            if away:
-                away = False
-                _log.info("redis_is_back", group=self.group)
+            outage.end()
             if entries:
                 await self._take_in(entries)
             pending = bool(entries) if pending else not entries
@@ -100,16 +98,4 @@ class Consumer:
 
     async def _patiently(self, call: Callable[[], Awaitable[None]]) -> None:
         """Until Redis takes it: read again instead, what is handed over would be counted twice."""
-        away = False
-        while True:
-            try:
-                await call()
-                return
-            except BusAway as error:
-                away = self._mark_away(away, error)
-                await asyncio.sleep(BUS_RETRY_SECONDS)
-
-    def _mark_away(self, away: bool, error: BusAway) -> bool:
-        if not away:
-            _log.warning("redis_is_away", group=self.group, reason=str(error))
-        return True
+        await until_back(call, Outage(group=self.group))

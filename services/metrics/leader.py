@@ -10,6 +10,7 @@ import structlog
 
 from shared.bus import Bus
 from shared.errors import BusAway
+from shared.resilience import cancelled
 
 WORK = "metrics"
 GONE_SECONDS = 10.0
@@ -62,7 +63,5 @@ class Turn:
             _log.debug("turn_not_ended", reason=str(error))
 
     async def _end_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelled(*self._tasks)
         self._tasks = []

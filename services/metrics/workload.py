@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from shared.bus import Bus
 from shared.errors import BusAway
+from shared.resilience import Outage
 
 LOOK_SECONDS = 2.0
 
@@ -38,17 +39,13 @@ class Workload:
 
     async def follow(self, bus: Bus) -> None:
         """Look again and again, until cancelled."""
-        away = False
+        outage = Outage()
         while True:
             try:
                 self._training_jobs = await bus.training_jobs()
             except BusAway as error:
                 self._training_jobs = None
-                if not away:
-                    _log.warning("redis_is_away", reason=str(error))
-                away = True
+                outage.begin(error)
             else:
-                if away:
-                    _log.info("redis_is_back")
-                away = False
+                outage.end()
             await asyncio.sleep(LOOK_SECONDS)

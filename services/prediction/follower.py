@@ -1,7 +1,7 @@
 """Keeps the board and the champions as new as Redis has them, and Redis as new as the supplies."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
@@ -11,9 +11,7 @@ from services.prediction.supply_recorder import Supplies
 from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, MODES, Bus, reason_of
 from shared.messages import Champion
 from shared.policies.champions import Champions
-
-RESTART_SECONDS = 1.0
-STOP_SECONDS = 2.0
+from shared.resilience import cancelled, supervised
 
 _log = structlog.get_logger(__name__)
 
@@ -38,24 +36,14 @@ async def following(
 
     await champions.load_all()
     tasks = [
-        asyncio.create_task(_for_ever(follow)),
-        asyncio.create_task(_for_ever(champions.reload)),
-        asyncio.create_task(_for_ever(supplies.record)),
+        asyncio.create_task(supervised(name, work))
+        for name, work in {
+            "follow": follow,
+            "reload_champions": champions.reload,
+            "record_supplies": supplies.record,
+        }.items()
     ]
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        # Bounded: a library that swallows the cancellation must not keep the service from ending.
-        await asyncio.wait(tasks, timeout=STOP_SECONDS)
-
-
-async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
-    """Start the work again when it fails: without it the answers would silently grow old."""
-    while True:
-        try:
-            await work()
-        except Exception:  # noqa: BLE001 - logged, and tried again
-            _log.exception("following_failed")
-            await asyncio.sleep(RESTART_SECONDS)
+        await cancelled(*tasks)

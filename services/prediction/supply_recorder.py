@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter
 from shared.bus import Bus
 from shared.errors import BusAway
 from shared.messages import FleetSupply
+from shared.resilience import Outage
 
 _log = structlog.get_logger(__name__)
 
@@ -22,7 +23,7 @@ class Supplies:
         self._bus = bus
         self._pending: dict[str, FleetSupply] = {}
         self._told = asyncio.Event()
-        self._away = False
+        self._outage = Outage("supply_not_recorded", "supply_recorded_again")
         self._recorded = Counter(
             "autopilot_supplies_recorded", "Supplies that are in Redis", registry=registry
         )
@@ -45,11 +46,7 @@ class Supplies:
                 await self._bus.record_supplies(supplies)
             except BusAway as error:
                 self._lost.inc(len(supplies))
-                if not self._away:
-                    self._away = True
-                    _log.warning("supply_not_recorded", reason=str(error))
+                self._outage.begin(error)
             else:
                 self._recorded.inc(len(supplies))
-                if self._away:
-                    self._away = False
-                    _log.info("supply_recorded_again")
+                self._outage.end()

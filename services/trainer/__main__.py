@@ -13,6 +13,7 @@ from shared.errors import BusAway
 from shared.learning.extras import quiet_libraries
 from shared.messages import utc_now
 from shared.policies.store import PolicyStore
+from shared.resilience import Outage
 from shared.settings import Fleets, Settings
 
 NICENESS = 10
@@ -67,17 +68,14 @@ def main(settings: Settings, fleets: Fleets) -> None:
 
 
 def _wait_for_redis(url: str) -> None:
-    away = False
+    outage = Outage()
     while True:
         try:
             wait_for_redis(url, REDIS_PATIENCE_SECONDS)
         except BusAway as error:
-            if not away:
-                away = True
-                _log.warning("redis_is_away", error=str(error))
+            outage.begin(error)
             continue
-        if away:
-            _log.info("redis_is_back")
+        outage.end()
         return
 
 

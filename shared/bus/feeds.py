@@ -13,12 +13,12 @@ from shared.bus.entries import entries_of, readable
 from shared.bus.keys import Feed, M
 from shared.errors import BusAway
 from shared.messages import Message
+from shared.resilience import BUS_RETRY_SECONDS, Outage
 
 PAGE = 1_000
 """Stream entries in one answer, about 1 MB, when a stream is read backwards."""
 FOLLOW_BLOCK_MS = 1_000
 FOLLOW_BATCH = 500
-RECONNECT_SECONDS = 0.5
 
 _PUBLISH = """
 -- KEYS: state, changes; ARGV: fleet, message, length
@@ -72,7 +72,7 @@ class Feeds(Connection):
         back it starts again from the latest state.
         """
         by_stream = {feed.changes: feed for feed in feeds}
-        away = False
+        outage = Outage()
         while True:
             try:
                 positions: dict[Any, Any] = {
@@ -81,9 +81,7 @@ class Feeds(Connection):
                 for feed in feeds:
                     for message in (await self.latest(feed)).values():
                         yield message
-                if away:
-                    away = False
-                    _log.info("redis_is_back")
+                outage.end()
                 while True:
                     with asking():
                         answer = await self._client.xread(
@@ -96,10 +94,8 @@ class Feeds(Connection):
                         if message is not None:
                             yield message
             except BusAway as error:
-                if not away:
-                    away = True
-                    _log.warning("redis_is_away", error=str(error))
-                await asyncio.sleep(RECONNECT_SECONDS)
+                outage.begin(error)
+                await asyncio.sleep(BUS_RETRY_SECONDS)
 
     async def _end_of(self, stream: str) -> str:
         with asking():

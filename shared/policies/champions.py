@@ -8,6 +8,7 @@ from shared.errors import PolicyCorrupt, PolicyError, StoreAway, UnknownFleet
 from shared.messages import Champion
 from shared.policies.runtime import FleetPolicy, Policy, first_policy, load_policy, plans_short
 from shared.policies.store import PolicyStore
+from shared.resilience import Outage
 from shared.settings import Fleets
 
 RELOAD_SECONDS = 30.0
@@ -31,7 +32,7 @@ class Champions:
         }
         self._refused: dict[str, str] = {}
         self._loading = asyncio.Lock()
-        self._away = False
+        self._outage = Outage("policy_store_is_away", "policy_store_is_back")
         self.refused = 0
         """Policies refused since the start; a version that is tried again counts once."""
 
@@ -67,16 +68,12 @@ class Champions:
             try:
                 policy = await asyncio.to_thread(self._read, fleet, told)
             except StoreAway as away:
-                if not self._away:
-                    _log.warning("policy_store_is_away", reason=str(away))
-                self._away = True
+                self._outage.begin(away)
                 return False
             except (PolicyError, OSError) as error:
                 self._refuse(fleet, error)
                 policy = None
-            if self._away:
-                self._away = False
-                _log.info("policy_store_is_back")
+            self._outage.end()
             if policy is not None:
                 self._serving[fleet] = policy
                 self._refused.pop(fleet, None)
