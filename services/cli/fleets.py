@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.cli.live_costs import LiveCosts, live_costs
-from services.prediction.fleet_states import Board
+from services.prediction.fleet_states import FleetStates
 from shared.bus import DECISIONS, DEMANDS, MODES, Bus, Feed, reason_of
 from shared.errors import BusAway
 from shared.messages import FleetMode
@@ -70,21 +70,21 @@ def list_fleets(
 async def _shown(
     settings: Settings, fleets: Fleets, newest: int, now: datetime
 ) -> list[dict[str, Any]]:
-    board = Board(fleets)
+    states = FleetStates(fleets)
     bus = Bus.connect(settings.redis_url)
     try:
         feeds: tuple[Feed[Any], ...] = (MODES, DECISIONS, DEMANDS)
         for feed in feeds:
             for message in (await bus.latest(feed)).values():
-                board.hear(message)
+                states.update(message)
         costs = {name: await _live_costs(bus, name, newest, fleets) for name in fleets.names}
     finally:
         await bus.close()
-    answers, reasons = board.all_encoded(now, shadow=True)
+    answers, reasons = states.all_encoded(now, shadow=True)
     return [
         _fleet(
             name,
-            board.in_shadow(name),
+            states.in_shadow(name),
             json.loads(answers[name]) if name in answers else None,
             reasons.get(name),
             costs[name],

@@ -23,7 +23,7 @@ from shared.policies.store_seal import SigningKey
 
 if TYPE_CHECKING:
     from shared.learning.progress import Progress as Reached
-    from shared.learning.training import Learnt
+    from shared.learning.training import TrainingResult
 
 Told = Callable[[float, str], None]
 """How far learning has come: the part that is done, 0 to 1, and the figures in words."""
@@ -34,13 +34,13 @@ def trainer() -> Iterator[None]:
     """Ray runs in the block. Raises `BadInput` when the extra is not installed."""
     check_trainer()
     quiet_libraries()
-    from shared.learning.ppo.ray_session import cool_down, warm_up
+    from shared.learning.ppo.ray_session import start_ray, stop_ray
 
     try:
-        warm_up()
+        start_ray()
         yield
     finally:
-        cool_down()
+        stop_ray()
 
 
 def telling(options: TrainingOptions, tell: Told) -> Callable[["Reached"], None]:
@@ -95,7 +95,7 @@ def write_artefact(
         return seal(draft.model_copy(update=chosen), hidden, folder, key)
 
 
-def write_general(
+def write_pretrained(
     folder: Path,
     history_len: int,
     seed: int,
@@ -110,26 +110,26 @@ def write_general(
     from shared.learning.export.agreement import check_agreement
     from shared.learning.export.writer import export
 
-    parameters = pretraining.general_parameters(history_len)
+    parameters = pretraining.pretraining_parameters(history_len)
     # The forms are compared in fleets of the usual size: their numbers have so many digits.
     usual = FleetParameters(history_len=history_len, observation="calendar")
     with hidden_folder(folder) as hidden:
-        learnt = pretraining.learn_general(history_len, seed, tell)
+        learnt = pretraining.pretrain(history_len, seed, tell)
         export(learnt.module, hidden)
         pretraining.write_nets(learnt.module, hidden)
         check_agreement(learnt.module, hidden, usual, np.random.default_rng(seed))
         draft = _draft(learnt, parameters, seed, now)
-        made_up = {
+        synthetic = {
             "version": f"{GENERAL}-{history_len}-{draft.version}",
             "fleet": GENERAL,
             "kind": GENERAL,
             "trained_on_steps": pretraining.SERIES * pretraining.OF_EACH,
         }
-        return seal(draft.model_copy(update=made_up), hidden, folder, key)
+        return seal(draft.model_copy(update=synthetic), hidden, folder, key)
 
 
 def _draft(
-    learnt: "Learnt", parameters: FleetParameters, seed: int, now: datetime
+    learnt: "TrainingResult", parameters: FleetParameters, seed: int, now: datetime
 ) -> PolicyManifest:
     return PolicyManifest.draft(
         parameters,

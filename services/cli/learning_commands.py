@@ -141,7 +141,7 @@ def train(
         if any(option is not None for option in others):
             raise BadInput("--demand synthetic takes --out, --history-len and --seed, no others")
         with learner.progress_bar() as tell:
-            manifest = learner.write_general(
+            manifest = learner.write_pretrained(
                 out,
                 fleet.history_len if history_len is None else history_len,
                 settings.seed if seed is None else seed,

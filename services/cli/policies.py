@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from services.cli.artefacts import find_version
-from services.cli.verdicts import Verdicts, concerning, read_verdicts, verdicts_table
+from services.cli.gate_decisions import GateDecisions, concerning, decisions_table, read_decisions
 from shared.bus import CHAMPIONS, Bus, TrainingQueue
 from shared.core.parameters import FleetParameters
 from shared.errors import BusAway, PolicyError, PolicyMissing
 from shared.messages import Champion, PolicyManifest, TrainingOutcome
-from shared.policies.runtime import FleetPolicy, first_policy, load_policy, plans_short
+from shared.policies.runtime import FleetPolicy, initial_policy, load_policy, plans_short
 from shared.policies.store import PolicyStore
 from shared.settings import Fleets, Settings, load_fleets
 
@@ -45,13 +45,13 @@ def list_policies(
     The verdicts and the training are null in the JSON while Redis is away.
     """
     listed = list(_listed(PolicyStore.of(settings), fleets))
-    verdicts: Verdicts | None = None
+    verdicts: GateDecisions | None = None
     training: dict[str, str] | None = None
     unknown = ""
     try:
         queue = TrainingQueue(settings.redis_url)
         status = {fleet: queue.status(fleet) or "nothing queued" for fleet in fleets.names}
-        ended = read_verdicts(settings.redis_url, fleets.names, max(newest, 1))
+        ended = read_decisions(settings.redis_url, fleets.names, max(newest, 1))
     except BusAway as away:
         unknown = f"unknown, and so are the gate's verdicts: {away}"
     else:
@@ -63,7 +63,7 @@ def list_policies(
     console.print(_versions_table(listed))
     for fleet in fleets.names:
         if verdicts and verdicts[fleet]:
-            console.print(verdicts_table(fleet, verdicts[fleet]))
+            console.print(decisions_table(fleet, verdicts[fleet]))
         line = f"training of {fleet}: {unknown if training is None else training[fleet]}"
         console.print(line, markup=False, soft_wrap=True)
 
@@ -78,24 +78,24 @@ def show_policy(
     _, manifest = find_version(version, fleet, settings)
     document = manifest.model_dump(mode="json")
     try:
-        verdicts = read_verdicts(settings.redis_url, [fleet])[fleet]
+        verdicts = read_decisions(settings.redis_url, [fleet])[fleet]
     except BusAway as away:
         document["verdicts"] = None
         errors.print(f"the gate's verdicts are unknown: {away}", markup=False, soft_wrap=True)
     else:
         document["verdicts"] = [
-            verdict.model_dump(mode="json") for verdict in concerning(version, verdicts)
+            decision.model_dump(mode="json") for decision in concerning(version, verdicts)
         ]
     console.print_json(json.dumps(document))
 
 
 def _document(
-    listed: Sequence[Listed], verdicts: Verdicts | None, training: Mapping[str, str] | None
+    listed: Sequence[Listed], verdicts: GateDecisions | None, training: Mapping[str, str] | None
 ) -> str:
     told = None
     if verdicts is not None:
         told = {
-            fleet: [verdict.model_dump(mode="json") for verdict in ended]
+            fleet: [decision.model_dump(mode="json") for decision in ended]
             for fleet, ended in verdicts.items()
         }
     versions = [asdict(one) for one in listed]
@@ -129,7 +129,7 @@ def _listed(store: PolicyStore, fleets: Fleets) -> Iterator[Listed]:
 
 def _first(fleet: str, parameters: FleetParameters) -> Listed:
     """What serves a fleet that has no champion."""
-    policy = first_policy(parameters)
+    policy = initial_policy(parameters)
     if isinstance(policy, FleetPolicy):
         return _of(policy.manifest, fleet, "serves (shared)")
     return Listed(fleet, policy.version, "serves (rule)", kind=policy.version)

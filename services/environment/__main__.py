@@ -8,7 +8,7 @@ import httpx
 import uvloop
 
 from services.environment.demand_source import DemandSource, HttpDemand, LocalSine
-from services.environment.fleet_loop import FleetStepper
+from services.environment.fleet_loop import FleetLoop
 from services.environment.supply import Supplies
 from services.environment.worker import step_fleets
 from shared.bus import Bus, TrainingQueue
@@ -42,8 +42,8 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
     turns = asyncio.Semaphore(REQUESTS_AT_ONCE)
     limits = httpx.Limits(max_keepalive_connections=REQUESTS_AT_ONCE)
     async with httpx.AsyncClient(limits=limits) as client:
-        steppers = [
-            FleetStepper(
+        loops = [
+            FleetLoop(
                 fleet,
                 fleets[fleet],
                 index / len(fleets.names),
@@ -61,7 +61,7 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
         gc.freeze()
         # With connections of its own: a lease must not wait for its turn behind thousands of steps.
         leases = Bus.connect(settings.redis_url)
-        await step_fleets(steppers, champions, leases, stop, settings.heartbeat)
+        await step_fleets(loops, champions, leases, stop, settings.heartbeat)
     await leases.close()
     await bus.close()
 

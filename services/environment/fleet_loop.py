@@ -44,7 +44,7 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class FleetStepper:
+class FleetLoop:
     """Steps one fleet for ever."""
 
     def __init__(

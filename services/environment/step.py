@@ -155,7 +155,7 @@ def _decision_after(
     parameters = given.parameters
     known = FRESH if given.record is None else given.record.adaptation
     if given.due.gap_steps:
-        known = known._replace(waiting=())
+        known = known._replace(pending=())
     observation = _floats(observe(outcome.state))
     if given.demand is None:
         return Choice(
@@ -313,7 +313,7 @@ class _Taken:
             demands=self._next_observation[: self._given.parameters.history_len],
             answers=then.answers,
             weights=weights(then.adaptation, then.prior) if then.answers else (),
-            margin=then.adaptation.margin * then.adaptation.usual_miss if then.answers else 0.0,
+            margin=then.adaptation.margin * then.adaptation.mean_error if then.answers else 0.0,
             action=then.action,
             ask=self._ask,
             reported_demand=self._reported,
@@ -342,7 +342,7 @@ def _by_present_settings(record: FleetRecord, parameters: FleetParameters) -> Fl
         update={
             "next_action": scale * record.next_action,
             "next_behaviour": behaviour and (scale * behaviour[0], scale * behaviour[1]),
-            "adaptation": known._replace(waiting=()) if other_lead else known,
+            "adaptation": known._replace(pending=()) if other_lead else known,
             "action_factor": factor,
         }
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from services.environment.fleet_loop import FleetStepper
+from services.environment.fleet_loop import FleetLoop
 from shared.bus import CHAMPIONS, Bus, Lease
 from shared.errors import BusAway
 from shared.messages import Champion
@@ -36,18 +36,16 @@ def lease_seconds(step_seconds: float) -> float:
     return min(max(LEASE_STEPS * step_seconds, SHORTEST_LEASE_SECONDS), LONGEST_LEASE_SECONDS)
 
 
-class Holding:
+class Assignment:
     """Steps the fleets that this worker holds, and no others, for as long as it holds them."""
 
-    def __init__(
-        self, steppers: Sequence[FleetStepper], bus: Bus, heartbeat: Path | None = None
-    ) -> None:
+    def __init__(self, loops: Sequence[FleetLoop], bus: Bus, heartbeat: Path | None = None) -> None:
         """`heartbeat` is a file to touch whenever Redis has heard that this worker is there."""
-        self._steppers = {stepper.fleet: stepper for stepper in steppers}
+        self._loops = {loop.fleet: loop for loop in loops}
         self._bus = bus
         self._heartbeat = heartbeat
         self._worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-        self._lease_s = lease_seconds(min(stepper.step_seconds for stepper in steppers))
+        self._lease_s = lease_seconds(min(loop.step_seconds for loop in loops))
         self._changes = 0
         self._resuming = asyncio.Semaphore(RESUMING_AT_ONCE)
         self._stepping: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
@@ -71,7 +69,7 @@ class Holding:
         ended = any(task.done() for _, task in self._stepping.values())
         if changes and changes == self._changes and not ended:
             return
-        held = await self._bus.hold_fleets(self._worker, tuple(self._steppers), self._lease_s)
+        held = await self._bus.hold_fleets(self._worker, tuple(self._loops), self._lease_s)
         await self._step_only(held)
         self._changes = changes
 
@@ -85,27 +83,27 @@ class Holding:
         await cancelled(*[self._stepping.pop(fleet)[1] for fleet in lost])
         for fleet, lease in held.items():
             if fleet not in self._stepping:
-                task = asyncio.create_task(self._step(self._steppers[fleet], lease))
+                task = asyncio.create_task(self._step(self._loops[fleet], lease))
                 self._stepping[fleet] = (lease, task)
         if set(self._stepping) != before:
-            _log.info("fleets_held", fleets=len(held), of=len(self._steppers))
+            _log.info("fleets_held", fleets=len(held), of=len(self._loops))
 
-    async def _step(self, stepper: FleetStepper, lease: Lease) -> None:
+    async def _step(self, loop: FleetLoop, lease: Lease) -> None:
         """Step a fleet until its lease is lost; ends as well where its state can't be read."""
         try:
             async with self._resuming:
-                await stepper.resume(lease)
+                await loop.resume(lease)
         except Exception:  # noqa: BLE001 - it is tried again at the next renewal
-            _log.exception("fleet_not_resumed", fleet=stepper.fleet)
+            _log.exception("fleet_not_resumed", fleet=loop.fleet)
         else:
-            await stepper.run()
+            await loop.run()
 
     async def end(self) -> None:
         """Let steps under way be committed, then leave the fleets to the other workers."""
-        held = [self._steppers[fleet] for fleet in self._stepping]
+        held = [self._loops[fleet] for fleet in self._stepping]
         try:
             async with asyncio.timeout(SHUTDOWN_SECONDS):
-                await asyncio.gather(*(stepper.finish() for stepper in held))
+                await asyncio.gather(*(loop.finish() for loop in held))
                 await self._bus.leave_fleets(self._worker)
         except (TimeoutError, BusAway):
             _log.warning("shutdown_cut_short", reason="a step could not be committed; it is redone")
@@ -113,7 +111,7 @@ class Holding:
 
 
 async def step_fleets(
-    steppers: Sequence[FleetStepper],
+    loops: Sequence[FleetLoop],
     champions: Champions,
     bus: Bus,
     stop: asyncio.Event,
@@ -121,17 +119,17 @@ async def step_fleets(
 ) -> None:
     """Step the fleets that this worker holds and follow champions until `stop`."""
     await champions.load_all()
-    holding = Holding(steppers, bus, heartbeat)
+    assignment = Assignment(loops, bus, heartbeat)
     works: dict[str, Callable[[], Awaitable[None]]] = {
         "follow_champions": partial(_follow_champions, champions, bus),
         "reload_champions": champions.reload,
-        "hold_fleets": holding.run,
+        "hold_fleets": assignment.run,
     }
     tasks = [asyncio.create_task(supervised(name, work)) for name, work in works.items()]
-    _log.info("environment_ready", fleets=len(steppers))
+    _log.info("environment_ready", fleets=len(loops))
     await stop.wait()
     await cancelled(*tasks)
-    await holding.end()
+    await assignment.end()
 
 
 async def _follow_champions(champions: Champions, bus: Bus) -> None:

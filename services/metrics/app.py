@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.metrics.consumer import BATCH, Consumer, Handle
 from services.metrics.fleet_metrics import FleetMetrics
-from services.metrics.leader import Turn
+from services.metrics.leader import LeaderLease
 from services.metrics.workload import Workload
 from shared.bus import (
     DECISIONS,
@@ -81,7 +81,7 @@ def create_app(
             CLOUDWATCH_GROUP, put_to_cloudwatch, ENDED_TRAININGS
         )
 
-    turn = Turn(
+    turn = LeaderLease(
         bus,
         {name: partial(supervised, name, run, RESTART_SECONDS) for name, run in alone.items()},
         fleet_metrics.forget,

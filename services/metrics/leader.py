@@ -20,7 +20,7 @@ RENEW_SECONDS = 2.0
 _log = structlog.get_logger(__name__)
 
 
-class Turn:
+class LeaderLease:
     """Does its parts while it is this sidecar's turn, and calls `lost` when that is over."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Turn:
         try:
             while True:
                 try:
-                    mine = await self._bus.take_turn(WORK, self._name, GONE_SECONDS)
+                    mine = await self._bus.take_lease(WORK, self._name, GONE_SECONDS)
                 except BusAway as error:
                     _log.debug("turn_not_renewed", reason=str(error))
                 else:
@@ -58,7 +58,7 @@ class Turn:
     async def end(self) -> None:
         """When `run` is over: the next sidecar need not wait."""
         try:
-            await self._bus.end_turn(WORK, self._name)
+            await self._bus.end_lease(WORK, self._name)
         except BusAway as error:
             _log.debug("turn_not_ended", reason=str(error))
 

@@ -18,13 +18,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from shared.http.requests import FLEET_PARAMETER, check_json, fleet_named, read_body
 from starlette.requests import Request
 
-from services.prediction.fleet_states import Board
+from services.prediction.fleet_states import FleetStates
 from services.prediction.supply_recorder import Supplies
 from shared.http.app import HttpService, JsonBytes
 from shared.http.problems import parse, problems
+from shared.http.requests import FLEET_PARAMETER, check_json, fleet_named, read_body
 from shared.http.tokens import WEBHOOKS
 from shared.messages import FleetSupply, ServerCount, Supply
 from shared.settings import Fleets
@@ -121,20 +121,20 @@ _REVIEW: dict[str, Any] = {
 
 def add_agones_routes(
     app: HttpService,
-    board: Board,
+    states: FleetStates,
     fleets: Fleets,
     supplies: Supplies,
     clock: Callable[[], datetime],
 ) -> None:
     """Add the webhook. A `service` in a FleetAutoscaler can't have a query: so also with a path."""
-    scale = _webhook(board, fleets, supplies, clock)
+    scale = _webhook(states, fleets, supplies, clock)
     for path, named in ((PATH, _NAMED), (f"{PATH}/{{fleet}}", _IN_PATH)):
         extra = {"parameters": [named], "requestBody": _REVIEW}
         app.add_api_route(path, scale, openapi_extra=extra, **_DOCUMENTED)
 
 
 def _webhook(
-    board: Board, fleets: Fleets, supplies: Supplies, clock: Callable[[], datetime]
+    states: FleetStates, fleets: Fleets, supplies: Supplies, clock: Callable[[], datetime]
 ) -> Callable[[Request], Awaitable[JsonBytes]]:
     async def scale(request: Request) -> JsonBytes:
         """How many servers an Agones fleet should have; 503 where its own policy should decide."""
@@ -145,8 +145,8 @@ def _webhook(
         now = clock()
         supply = FleetSupply(fleet=fleet, at=now, supply=_supply(review.request.status))
         supplies.take(supply)
-        board.hear(supply)
-        servers = board.to_follow(fleet, now).Prediction.num_of_gameservers
+        states.update(supply)
+        servers = states.to_follow(fleet, now).Prediction.num_of_gameservers
         response = FleetAutoscaleResponse(uid=review.request.uid, scale=True, replicas=servers)
         answer = review.model_copy(update={"response": response})
         return JsonBytes(answer.model_dump_json(by_alias=True, exclude_unset=True).encode())

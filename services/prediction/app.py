@@ -16,7 +16,7 @@ from starlette.requests import Request
 from services.prediction.agones import FleetAutoscaleReview, add_agones_routes
 from services.prediction.catalogue import Catalogue, catalogue
 from services.prediction.explain import add_explain_route
-from services.prediction.fleet_states import Board
+from services.prediction.fleet_states import FleetStates
 from services.prediction.follower import following
 from services.prediction.invocations import add_hosting_routes
 from services.prediction.recommendation import PredictionAnswer
@@ -71,19 +71,19 @@ def create_app(
     access: Access | None = None,
 ) -> HttpService:
     """The prediction service over a bus, which it closes at its end, and a policy store."""
-    board = Board(fleets)
+    states = FleetStates(fleets)
     champions = Champions(store, fleets)
     parameters = {name: settings.parameters for name, settings in fleets.by_name.items()}
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with following(bus, board, champions, supplies):
+        async with following(bus, states, champions, supplies):
             yield
         await bus.close()
 
     async def ready() -> None:
         """Answers from memory need no Redis; without any, Redis has to be there."""
-        answers, _ = board.all_encoded(clock(), shadow=True)
+        answers, _ = states.all_encoded(clock(), shadow=True)
         if not answers:
             await bus.ping()
 
@@ -101,11 +101,11 @@ def create_app(
 
     async def prediction(request: Request) -> JsonBytes:
         """How many game servers a fleet should have now, answered from memory."""
-        return JsonBytes(board.encoded(fleet_of(request), clock(), shadow=shadow_of(request)))
+        return JsonBytes(states.encoded(fleet_of(request), clock(), shadow=shadow_of(request)))
 
     async def predictions(request: Request) -> JsonBytes:
         """How many game servers every fleet should have now."""
-        answers, reasons = board.all_encoded(clock(), shadow=shadow_of(request))
+        answers, reasons = states.all_encoded(clock(), shadow=shadow_of(request))
         content = {
             "predictions": dict.fromkeys(reasons)
             | {name: orjson.Fragment(answer) for name, answer in answers.items()},
@@ -150,7 +150,7 @@ def create_app(
         tags=["policies"],
     )
     add_hosting_routes(app, serving, [FLEET_PARAMETER])
-    add_agones_routes(app, board, fleets, supplies, clock)
-    add_explain_route(app, bus, board, fleets, clock)
+    add_agones_routes(app, states, fleets, supplies, clock)
+    add_explain_route(app, bus, states, fleets, clock)
     add_health_routes(app, ready, registry)
     return app

@@ -5,16 +5,16 @@ from datetime import datetime
 
 import orjson
 from pydantic import Field
-from shared.http.requests import FLEET_PARAMETER, fleet_of
 from starlette.requests import Request
 
-from services.prediction.fleet_states import Board
+from services.prediction.fleet_states import FleetStates
 from services.prediction.recommendation import PredictionAnswer
 from shared.bus import Bus
 from shared.errors import DemandMissing, FleetInShadow
 from shared.explanation import Explained, explained, steps_to_explain
 from shared.http.app import HttpService, JsonBytes
 from shared.http.problems import problems
+from shared.http.requests import FLEET_PARAMETER, fleet_of
 from shared.settings import Fleets
 
 
@@ -30,7 +30,7 @@ class Explanation(Explained):
 
 
 def add_explain_route(
-    app: HttpService, bus: Bus, board: Board, fleets: Fleets, clock: Callable[[], datetime]
+    app: HttpService, bus: Bus, states: FleetStates, fleets: Fleets, clock: Callable[[], datetime]
 ) -> None:
     """Add the route; it reads Redis, since nobody scales by it."""
 
@@ -45,10 +45,10 @@ def add_explain_route(
             )
         steps = await bus.recorded_steps(fleet, steps_to_explain(settings.parameters))
         content = explained(why, steps, settings).model_dump(mode="json")
-        shadow = board.in_shadow(fleet)
+        shadow = states.in_shadow(fleet)
         told, reason = None, str(FleetInShadow(fleet)) if shadow else None
         try:
-            told = orjson.Fragment(board.encoded(fleet, clock(), shadow=True))
+            told = orjson.Fragment(states.encoded(fleet, clock(), shadow=True))
         except DemandMissing as error:
             reason = str(error)
         return JsonBytes(orjson.dumps(content | {"shadow": shadow, "told": told, "reason": reason}))

@@ -5,7 +5,12 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from services.prediction.recommendation import Outlook, Paced, PredictionAnswer, outlook
+from services.prediction.recommendation import (
+    PredictionAnswer,
+    RateLimited,
+    Recommendation,
+    recommend,
+)
 from shared.bus import reason_of
 from shared.errors import DemandMissing, FleetInShadow, PredictionStale, UnknownFleet
 from shared.messages import (
@@ -30,7 +35,7 @@ class _Known:
     demand_met_at: datetime | None = None
     """When a decision was made last that had seen fresh demand."""
     supply: FleetSupply | None = None
-    paced: Paced | None = None
+    limited: RateLimited | None = None
     encoded: "_Encoded | None" = None
 
 
@@ -45,7 +50,7 @@ class _Encoded:
     until: datetime
 
 
-class Board:
+class FleetStates:
     """The newest decision, demand, supply and mode of every fleet, and the answers they make."""
 
     def __init__(self, fleets: Fleets) -> None:
@@ -56,7 +61,7 @@ class Board:
         self._failing: set[str] = set()
         """Fleets without an answer for a reason that nobody has foreseen, which is logged once."""
 
-    def hear(self, message: Message) -> None:
+    def update(self, message: Message) -> None:
         """Take news of a fleet in; of demands the newest by `observed_at` counts."""
         if not isinstance(message, Decision | Demand | FleetMode | FleetSupply):
             return
@@ -78,7 +83,7 @@ class Board:
         known.encoded = None
 
     def encoded(self, fleet: str, now: datetime, *, shadow: bool = False) -> bytes:
-        """The `PredictionAnswer` of a fleet, encoded; errors as `outlook`.
+        """The `PredictionAnswer` of a fleet, encoded; errors as `recommend`.
 
         Raises `FleetInShadow` where nobody is to follow it, unless the caller says `shadow`.
         """
@@ -153,16 +158,16 @@ class Board:
             raise FleetInShadow(fleet)
         kept = known.encoded
         if kept is None or now > kept.until:
-            said = outlook(
+            said = recommend(
                 known.settings,
                 fleet,
                 known.decision,
                 known.demand,
                 now,
-                known.paced,
+                known.limited,
                 known.supply,
             )
-            known.paced = said.paced
+            known.limited = said.limited
             kept = known.encoded = _encode(said, shadow=known.shadow)
         return kept
 
@@ -180,14 +185,14 @@ def _the_same(before: FleetSupply, after: FleetSupply) -> bool:
     return same and before.at <= after.at <= before.at + counts
 
 
-def _encode(outlook: Outlook, *, shadow: bool) -> _Encoded:
-    answer = outlook.answer.model_copy(update={"shadow": shadow})
+def _encode(recommend: Recommendation, *, shadow: bool) -> _Encoded:
+    answer = recommend.answer.model_copy(update={"shadow": shadow})
     mark = b'"age_s":0.0'
     before, after = answer.model_dump_json().encode().split(mark)
     return _Encoded(
-        answer=outlook.answer,
+        answer=recommend.answer,
         before_age=before + mark[:-3],
         after_age=after,
         decided_at=answer.decided_at,
-        until=outlook.until,
+        until=recommend.until,
     )

@@ -1,4 +1,4 @@
-"""Keeps the board and the champions as new as Redis has them, and Redis as new as the supplies."""
+"""Keeps the states and the champions as new as Redis has them, and Redis as new as the supplies."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from services.prediction.fleet_states import Board
+from services.prediction.fleet_states import FleetStates
 from services.prediction.supply_recorder import Supplies
 from shared.bus import CHAMPIONS, DECISIONS, DEMANDS, MODES, Bus, reason_of
 from shared.messages import Champion
@@ -18,7 +18,7 @@ _log = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def following(
-    bus: Bus, board: Board, champions: Champions, supplies: Supplies
+    bus: Bus, states: FleetStates, champions: Champions, supplies: Supplies
 ) -> AsyncIterator[None]:
     """Follow until the block ends; each fleet's champion is loaded before it begins."""
 
@@ -29,7 +29,7 @@ async def following(
                 if isinstance(message, Champion):
                     await champions.apply(message)
                 else:
-                    board.hear(message)
+                    states.update(message)
             except Exception as error:  # noqa: BLE001 - one fleet's must not stop the others'
                 kind = type(message).__name__
                 _log.error("message_not_taken", kind=kind, reason=reason_of(error))

@@ -48,7 +48,7 @@ class PredictionAnswer(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Paced:
+class RateLimited:
     """A number that was told instead of the environment's, where moves are limited."""
 
     target: float
@@ -58,24 +58,24 @@ class Paced:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Recommendation:
     """An answer that holds until something is heard, or else until a moment."""
 
     answer: PredictionAnswer
     until: datetime
-    paced: Paced | None = None
+    limited: RateLimited | None = None
     """To be handed in for the next answer."""
 
 
-def outlook(
+def recommend(
     settings: FleetSettings,
     fleet: str,
     decision: Decision | None,
     demand: Demand | None,
     now: datetime,
-    paced: Paced | None = None,
+    limited: RateLimited | None = None,
     supply: FleetSupply | None = None,
-) -> Outlook:
+) -> Recommendation:
     """What to tell of a fleet now; raises `DemandMissing` when nothing fresh is known.
 
     A fresh decision is told, raised to the servers that are in use now, and to the demand unless a
@@ -95,16 +95,16 @@ def outlook(
         decided_until = decision.decided_at + timedelta(seconds=settings.decision_ttl_s)
         if now <= decided_until:
             until = min(until, decided_until)
-            if paced is None and settings.guards.of_moves and floor > decision.target:
-                paced = Paced(decision.target, (), (), decision.decided_at)
-            if paced is not None:
-                return _back_to(settings, decision, fresh_demand, floor, now, until, paced)
-            return Outlook(_decided(settings, decision, fresh_demand, floor), until)
+            if limited is None and settings.guards.limit_moves and floor > decision.target:
+                limited = RateLimited(decision.target, (), (), decision.decided_at)
+            if limited is not None:
+                return _back_to(settings, decision, fresh_demand, floor, now, until, limited)
+            return Recommendation(_decided(settings, decision, fresh_demand, floor), until)
     if fresh_demand is None:
         raise DemandMissing(_nothing_to_say(settings, fleet, decision, demand, now))
-    if paced is None and decision is not None and settings.guards.of_moves:
-        paced = Paced(decision.target, (), (), now - _step(settings))
-    return _by_headroom(settings, fresh_demand, floor, now, until, paced)
+    if limited is None and decision is not None and settings.guards.limit_moves:
+        limited = RateLimited(decision.target, (), (), now - _step(settings))
+    return _by_headroom(settings, fresh_demand, floor, now, until, limited)
 
 
 def _decided(
@@ -113,7 +113,7 @@ def _decided(
     curr_demand = decision.curr_demand if fresh_demand is None else fresh_demand.demand
     servers = whole_servers(decision.target, settings.parameters)
     guards = list(decision.guards)
-    needed = 0.0 if settings.guards.of_moves else curr_demand
+    needed = 0.0 if settings.guards.limit_moves else curr_demand
     raised: tuple[tuple[float, GuardName], ...] = (
         (needed, "below_demand"),
         (floor, "allocated_floor"),
@@ -132,27 +132,27 @@ def _back_to(
     floor: float,
     now: datetime,
     until: datetime,
-    paced: Paced,
-) -> Outlook:
+    limited: RateLimited,
+) -> Recommendation:
     """A fresh decision, as far as what was told instead of the last ones may move to it."""
-    moves = max(_moves(settings, paced, now), int(decision.decided_at > paced.moved_at))
+    moves = max(_moves(settings, limited, now), int(decision.decided_at > limited.moved_at))
     if "allocated_floor" in decision.guards:
         floor = max(floor, decision.target)
     if moves:
         limits = replace(_over(settings.guards, moves), scale_down_delay=0)
         # The decision has met the demand as far as it may: 0 is below any number.
         told = guarded(
-            decision.target, 0.0, limits, settings.parameters, floor=floor, told=paced.target
+            decision.target, 0.0, limits, settings.parameters, floor=floor, told=limited.target
         )
         if told.target == decision.target:
-            return Outlook(_decided(settings, decision, fresh_demand, floor), until)
-        paced = Paced(told.target, (), told.guards, now)
-    paced = _in_use(settings, paced, floor)
+            return Recommendation(_decided(settings, decision, fresh_demand, floor), until)
+        limited = RateLimited(told.target, (), told.guards, now)
+    limited = _in_use(settings, limited, floor)
     curr_demand = decision.curr_demand if fresh_demand is None else fresh_demand.demand
-    servers = whole_servers(paced.target, settings.parameters)
-    guards = tuple(dict.fromkeys((*paced.guards, *decision.guards)))
+    servers = whole_servers(limited.target, settings.parameters)
+    guards = tuple(dict.fromkeys((*limited.guards, *decision.guards)))
     answer = _of_decision(decision, curr_demand, servers, guards)
-    return Outlook(answer, min(until, paced.moved_at + _step(settings)), paced)
+    return Recommendation(answer, min(until, limited.moved_at + _step(settings)), limited)
 
 
 def _of_decision(
@@ -184,11 +184,11 @@ def _by_headroom(
     floor: float,
     now: datetime,
     until: datetime,
-    paced: Paced | None,
-) -> Outlook:
+    limited: RateLimited | None,
+) -> Recommendation:
     ask = float(headroom(demand.demand, settings.parameters))
-    moves = 1 if paced is None else _moves(settings, paced, now)
-    if paced is None or moves:
+    moves = 1 if limited is None else _moves(settings, limited, now)
+    if limited is None or moves:
         told = guarded(
             ask,
             demand.demand,
@@ -196,12 +196,12 @@ def _by_headroom(
             settings.parameters,
             floor=floor,
             scheduled=settings.guards.scheduled(now, settings.parameters, settings.learning_freq),
-            told=None if paced is None else paced.target,
-            asks=() if paced is None else paced.asks,
+            told=None if limited is None else limited.target,
+            asks=() if limited is None else limited.asks,
         )
-        paced = Paced(told.target, told.asks, told.guards, now)
-    paced = _in_use(settings, paced, floor)
-    servers = whole_servers(paced.target, settings.parameters)
+        limited = RateLimited(told.target, told.asks, told.guards, now)
+    limited = _in_use(settings, limited, floor)
+    servers = whole_servers(limited.target, settings.parameters)
     answer = PredictionAnswer(
         Prediction=NotebookPrediction(
             num_of_gameservers=servers,
@@ -216,27 +216,27 @@ def _by_headroom(
         policy_version=HEADROOM_VERSION,
         decided_at=demand.observed_at,
         age_s=0,
-        guard=paced.guards[0] if paced.guards else None,
-        guards=list(paced.guards),
+        guard=limited.guards[0] if limited.guards else None,
+        guards=list(limited.guards),
         fallback="stale_decision",
     )
-    if settings.guards.of_moves or settings.guards.scheduled_floors:
-        until = min(until, paced.moved_at + _step(settings))
-    return Outlook(answer, until, paced if settings.guards.of_moves else None)
+    if settings.guards.limit_moves or settings.guards.scheduled_floors:
+        until = min(until, limited.moved_at + _step(settings))
+    return Recommendation(answer, until, limited if settings.guards.limit_moves else None)
 
 
-def _in_use(settings: FleetSettings, paced: Paced, floor: float) -> Paced:
+def _in_use(settings: FleetSettings, limited: RateLimited, floor: float) -> RateLimited:
     """Servers in use are not given up, whenever that is reported."""
     least = min(floor, settings.parameters.max_servers)
-    if least <= paced.target:
-        return paced
-    guards = tuple(dict.fromkeys(("allocated_floor", *paced.guards)))
-    return replace(paced, target=least, guards=guards)
+    if least <= limited.target:
+        return limited
+    guards = tuple(dict.fromkeys(("allocated_floor", *limited.guards)))
+    return replace(limited, target=least, guards=guards)
 
 
-def _moves(settings: FleetSettings, paced: Paced, now: datetime) -> int:
+def _moves(settings: FleetSettings, limited: RateLimited, now: datetime) -> int:
     """Steps since it moved last; a clock that was set back counts as one."""
-    steps = (now - paced.moved_at) // _step(settings)
+    steps = (now - limited.moved_at) // _step(settings)
     return steps if steps >= 0 else 1
 
 

@@ -34,7 +34,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
     from services.trainer.context import Context, Stop
     from services.trainer.jobs import set_context
     from services.trainer.worker import TrainingWorker
-    from shared.learning.ppo.ray_session import cool_down, warm_up
+    from shared.learning.ppo.ray_session import start_ray, stop_ray
 
     stop = Stop()
     set_context(
@@ -51,7 +51,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
         )
     )
     try:
-        warm_up()
+        start_ray()
         _log.info("trainer_ready", fleets=len(fleets.names))
         while not stop.requested:
             # A worker takes the signals over, and does not give them back.
@@ -64,7 +64,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
             except BusAway as error:
                 _log.warning("redis_is_away", error=str(error))
     finally:
-        cool_down()
+        stop_ray()
 
 
 def _wait_for_redis(url: str) -> None:

@@ -13,7 +13,7 @@ from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError
 from shared.learning.budget import Budget, TrainingOptions
 from shared.learning.models.mixture import Trained
-from shared.learning.models.pretrained import general_module
+from shared.learning.models.pretrained import pretrained_module
 from shared.learning.on_policy.training import (
     LEARNT_TRANSITIONS,
     NEWEST_BATCHES,
@@ -25,20 +25,20 @@ from shared.learning.progress import Progress
 from shared.learning.selection.contenders import Selection
 from shared.learning.selection.gate import GateDecision, cost_on
 from shared.learning.selection.live import MOST_LIVE_STEPS, Live, live_beside
-from shared.learning.training import Learnt, train
+from shared.learning.training import TrainingResult, train
 from shared.messages import Champion, TrainingOutcome, Transition
 from shared.policies.runtime import FleetPolicy, load_policy
 from shared.policies.store import PolicyStore
 from shared.recorded_demand import Recorded, hold_out, recorded_of
 from shared.settings import FleetSettings
 
-Learning = Callable[[Path | None], tuple[Learnt, int]]
+Learning = Callable[[Path | None], tuple[TrainingResult, int]]
 """Learns, writes a checkpoint if given a path; also returns how many steps it was trained on."""
 
 GATE_PART = 0.2
 """Newest part of the history that the gate keeps for itself."""
 LEAST_STEPS = 20
-"""Decisions that the gate needs; with fewer, a candidate serves if nobody does."""
+"""Samples that the gate needs; with fewer, a candidate serves if nobody does."""
 REMEMBERED_VERDICTS = 100
 """Of a fleet, in which a version that was demoted is looked for."""
 
@@ -46,7 +46,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Rivals:
+class Incumbents:
     """Who serves a fleet, who did before, and what came of it."""
 
     champion: Champion | None
@@ -64,29 +64,29 @@ class Gate:
     selection: Selection
     guards: Guards
 
-    def decide(self, candidate: Trained, rivals: Rivals) -> GateDecision:
+    def decide(self, candidate: Trained, incumbents: Incumbents) -> GateDecision:
         """Who wins, by the demand that is kept and by how the champion does live."""
-        champion = None if rivals.champion is None else rivals.champion.version
-        live = self._live(rivals)
-        return self.selection.decide(candidate, rivals.policies, champion, live)
+        champion = None if incumbents.champion is None else incumbents.champion.version
+        live = self._live(incumbents)
+        return self.selection.decide(candidate, incumbents.policies, champion, live)
 
-    def _live(self, rivals: Rivals) -> Live | None:
+    def _live(self, incumbents: Incumbents) -> Live | None:
         """The champion's live cost beside the runner-up's; None without a step or a runner-up."""
-        champion = rivals.champion
-        runner_up = None if champion is None else rivals.policies.get(champion.runner_up or "")
+        champion = incumbents.champion
+        runner_up = None if champion is None else incumbents.policies.get(champion.runner_up or "")
         if champion is None or runner_up is None:
             return None
         return live_beside(
             champion.version,
             runner_up,
-            rivals.transitions,
+            incumbents.transitions,
             self.recorded,
             self.selection.parameters,
             self.guards,
         )
 
 
-def lesson_of(
+def training_of(
     context: Context, fleet: str, version: str, settings: FleetSettings
 ) -> tuple[Learning, Gate | None]:
     """What learns, and the gate that the candidate has to pass; None: it serves without one."""
@@ -95,9 +95,9 @@ def lesson_of(
     return _replay(context, fleet, settings)
 
 
-def rivals_of(
+def incumbents_of(
     context: Context, fleet: str, champion: Champion | None, parameters: FleetParameters
-) -> Rivals:
+) -> Incumbents:
     """The champion and the runner-up, and how the champion has done."""
 
     async def read(bus: Bus) -> tuple[list[TrainingOutcome], list[Transition]]:
@@ -110,7 +110,7 @@ def rivals_of(
     verdicts, transitions = context.on_bus(read)
     demoted = {verdict.champion for verdict in verdicts if verdict.outcome == "demoted"}
     policies = stored_contenders(context.store, champion, demoted, parameters)
-    return Rivals(champion, policies, transitions)
+    return Incumbents(champion, policies, transitions)
 
 
 def stored_contenders(
@@ -153,7 +153,7 @@ def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Lear
             held_out_cost=progress.held_out_cost,
         )
 
-    def learning(checkpoint: Path | None) -> tuple[Learnt, int]:
+    def learning(checkpoint: Path | None) -> tuple[TrainingResult, int]:
         options = TrainingOptions(
             settings.gamma,
             context.seed,
@@ -167,7 +167,7 @@ def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Lear
     history, guards = recorded.history, settings.guards
     scorer = cost_on(history, rows, parameters, guards)
     selection = Selection.of(
-        training, history, rows, parameters, scorer, general_module(parameters)
+        training, history, rows, parameters, scorer, pretrained_module(parameters)
     )
     return learning, Gate(recorded, selection, guards)
 
@@ -192,7 +192,7 @@ def _on_policy(context: Context, fleet: str, version: str, settings: FleetSettin
         num_learners=context.num_learners,
     )
 
-    def learning(checkpoint: Path | None) -> tuple[Learnt, int]:
+    def learning(checkpoint: Path | None) -> tuple[TrainingResult, int]:
         learnt = learn_on_policy(
             transitions, job, context.store, checkpoint, after_batch=context.stop.check
         )

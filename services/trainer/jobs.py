@@ -10,7 +10,7 @@ from rq import get_current_job
 from rq.exceptions import AbandonedJobError, NoSuchJobError
 
 from services.trainer.context import Context, JobLost
-from services.trainer.fleet_training import lesson_of, rivals_of
+from services.trainer.fleet_training import incumbents_of, training_of
 from shared.bus import CHAMPIONS, TRAININGS, Bus
 from shared.errors import AutopilotError, BusAway, UnknownFleet
 from shared.learning.export.agreement import check_agreement
@@ -19,9 +19,9 @@ from shared.learning.on_policy.training import exploration_of
 from shared.learning.progress import Stages
 from shared.learning.selection.contenders import GENERAL, Deployed
 from shared.learning.selection.gate import CANDIDATE, GateDecision
-from shared.learning.training import Learnt
+from shared.learning.training import TrainingResult
 from shared.messages import Champion, PolicyManifest, TrainingJob, TrainingOutcome
-from shared.policies.runtime import first_policy
+from shared.policies.runtime import initial_policy
 from shared.policies.store import CHECKPOINT, new_version
 from shared.recorded_demand import TooLittleHistory
 
@@ -58,20 +58,20 @@ def train(payload: str) -> str | None:
     try:
         return _train(context, job.fleet, stages)
     except (TooLittleHistory, UnknownFleet) as error:
-        _tell_failure(context, job.fleet, error, stages.since_start)
+        _record_failure(context, job.fleet, error, stages.since_start)
         return None
     except Exception as error:
-        _tell_failure(context, job.fleet, error, stages.since_start)
+        _record_failure(context, job.fleet, error, stages.since_start)
         raise
 
 
-def tell_abandoned(job: Any, kind: type[BaseException], *_: Any) -> None:
+def record_abandoned(job: Any, kind: type[BaseException], *_: Any) -> None:
     """Make it visible that a job's worker has died; an exception handler of RQ."""
     if issubclass(kind, AbandonedJobError):
         (context,) = _contexts
         fleet = TrainingJob.model_validate_json(job.payload).fleet
         error = AutopilotError("the worker of the training job died; the job is tried again")
-        _tell_failure(context, fleet, error, 0.0)
+        _record_failure(context, fleet, error, 0.0)
 
 
 def _train(context: Context, fleet: str, stages: Stages) -> str | None:
@@ -79,7 +79,7 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
     # A fleet has one job at a time, so what is half-written is a killed job's.
     context.store.sweep(fleet)
     version = new_version(context.clock())
-    learning, gate = lesson_of(context, fleet, version, settings)
+    learning, gate = training_of(context, fleet, version, settings)
     stages.done("read")
     with context.store.writing(fleet, version) as folder:
         with context.stop.interrupts():
@@ -89,8 +89,8 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
             decision: GateDecision = UNGATED
             deployed: Deployed | None = learnt.policy
             if gate is not None:
-                rivals = rivals_of(context, fleet, before, settings.parameters)
-                decision = gate.decide(learnt.policy, rivals)
+                incumbents = incumbents_of(context, fleet, before, settings.parameters)
+                decision = gate.decide(learnt.policy, incumbents)
                 deployed = gate.selection.deployed(decision, learnt.policy)
             shared = before is None and decision.winner == GENERAL
             stages.done("gate")
@@ -104,12 +104,12 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
                 else _write(context, draft, decision.winner, deployed, folder)
             )
             stages.done("export")
-        serves, crowned = None, False
+        serves, promoted = None, False
         _check_own()
         if not shared:
-            serves, crowned = _crown(context, fleet, before, decision.winner, written, folder)
+            serves, promoted = _promote(context, fleet, before, decision.winner, written, folder)
     stages.done("publish")
-    _tell(context, fleet, before, serves, crowned, decision, learnt, stages)
+    _tell(context, fleet, before, serves, promoted, decision, learnt, stages)
     return None if serves is None else serves.version
 
 
@@ -144,7 +144,7 @@ def _write(
     )
 
 
-def _crown(
+def _promote(
     context: Context,
     fleet: str,
     before: Champion | None,
@@ -171,20 +171,20 @@ def _tell(
     fleet: str,
     before: Champion | None,
     serves: Champion | None,
-    crowned: bool,
+    promoted: bool,
     decision: GateDecision,
-    learnt: Learnt,
+    learnt: TrainingResult,
     stages: Stages,
 ) -> None:
     """Record how the gate decided, and announce who serves; None: the shared general policy.
 
-    `crowned` says that it serves because of this job.
+    `promoted` says that it serves because of this job.
     """
-    general = first_policy(context.fleets[fleet].parameters).version
+    general = initial_policy(context.fleets[fleet].parameters).version
     champion, runner_up = (general, None) if before is None else (before.version, before.runner_up)
     version = general if serves is None else serves.version
     moved: Outcome = "demoted" if decision.demoted else "published"
-    outcome: Outcome = moved if crowned else "kept"
+    outcome: Outcome = moved if promoted else "kept"
     live, live_costs = decision.live, {}
     if live is not None and runner_up is not None:
         live_costs = {champion: live.champion, runner_up: live.runner_up}
@@ -229,7 +229,7 @@ def _draft(
     context: Context,
     fleet: str,
     version: str,
-    learnt: Learnt,
+    learnt: TrainingResult,
     trained_on: int,
     decision: GateDecision,
 ) -> PolicyManifest:
@@ -246,7 +246,7 @@ def _draft(
     )
 
 
-def _tell_failure(context: Context, fleet: str, error: Exception, seconds: float) -> None:
+def _record_failure(context: Context, fleet: str, error: Exception, seconds: float) -> None:
     """Make a failure visible, even while Redis is away."""
     reason = str(error) if isinstance(error, AutopilotError) else f"{type(error).__name__}: {error}"
     unexpected = None if isinstance(error, AutopilotError) else error

@@ -17,7 +17,7 @@ from rq.worker import SimpleWorker
 from rq.worker_registration import clean_worker_registry
 
 from services.trainer.context import JobLost, Stop, TrainingStopped
-from services.trainer.jobs import tell_abandoned, train
+from services.trainer.jobs import record_abandoned, train
 from shared.bus import QueuedTraining, TrainingQueue
 from shared.errors import BusAway
 from shared.probe import beat
@@ -74,7 +74,7 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
             connection=queue.connection,
             job_class=RunnableTraining,
             serializer=JSONSerializer,
-            exception_handlers=[tell_abandoned],
+            exception_handlers=[record_abandoned],
             maintenance_interval=UPKEEP_SECONDS,
             worker_ttl=WORKER_TTL_SECONDS,
         )

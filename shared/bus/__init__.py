@@ -24,7 +24,7 @@ from shared.bus.queued_training import QueuedTraining
 from shared.bus.steps import Steps
 from shared.bus.supplies import Supplies
 from shared.bus.training import TRAINING_RETRIES, TrainingQueue, Trainings
-from shared.bus.turns import Turns
+from shared.bus.turns import LeaderLeases
 
 __all__ = [
     "CHAMPIONS",
@@ -53,5 +53,5 @@ __all__ = [
 ]
 
 
-class Bus(Demands, Leases, Steps, Supplies, Groups, Trainings, Turns):
+class Bus(Demands, Leases, Steps, Supplies, Groups, Trainings, LeaderLeases):
     """The platform's Redis, for asyncio. Every method raises `BusAway` when it does not answer."""

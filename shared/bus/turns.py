@@ -19,7 +19,7 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 
 
-class Turns(Connection):
+class LeaderLeases(Connection):
     """Whose turn it is."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
@@ -27,7 +27,7 @@ class Turns(Connection):
         self._take_turn = client.register_script(_TAKE_TURN)
         self._end_turn = client.register_script(_END_TURN)
 
-    async def take_turn(self, work: str, process: str, seconds: float) -> bool:
+    async def take_lease(self, work: str, process: str, seconds: float) -> bool:
         """Whether the work is this process's from now on, for `seconds`: nobody else has it."""
         with asking():
             taken = await self._take_turn(
@@ -35,7 +35,7 @@ class Turns(Connection):
             )
         return bool(taken)
 
-    async def end_turn(self, work: str, process: str) -> None:
+    async def end_lease(self, work: str, process: str) -> None:
         """Let others have the work at once."""
         with asking():
             await self._end_turn(keys=[keys.TURN.format(work=work)], args=[process])

@@ -33,9 +33,9 @@ MARGIN_PACE = 0.01
 """How fast the margin moves, in usual misses."""
 LEAST_MARGIN, MOST_MARGIN = -1.0, 3.0
 """In usual misses."""
-USUAL_STEPS = 200
+ERROR_STEPS = 200
 """Over which the usual miss is averaged."""
-SMALLEST_MISS = 1e-5
+SMALLEST_ERROR = 1e-5
 """Least usual miss, as an action."""
 
 Answers = tuple[float, ...]
@@ -50,11 +50,11 @@ class Adaptation(NamedTuple):
     """Of each expert, in usual misses; less is better. Empty before the first outcome."""
     margin: float = 0.0
     """In usual misses."""
-    usual_miss: float = 0.0
+    mean_error: float = 0.0
     """How far demand usually is from the average of the answers."""
     outcomes: int = 0
     """Seen so far."""
-    waiting: tuple[Answers, ...] = ()
+    pending: tuple[Answers, ...] = ()
     """Given after the newest rows, `lead_steps` at most, oldest first; empty: none was given."""
 
 
@@ -95,21 +95,21 @@ def answered(
     if parameters.reward != "asymmetric":
         return FRESH, average(answers, prior)
     known = state
-    if len(state.waiting) == parameters.lead_steps and state.waiting[0]:
+    if len(state.pending) == parameters.lead_steps and state.pending[0]:
         known = _after(state, demand / parameters.action_factor, prior, parameters)
-    action = average(answers, weights(known, prior)) + known.margin * known.usual_miss
-    return _waits(known, tuple(answers), parameters), action
+    action = average(answers, weights(known, prior)) + known.margin * known.mean_error
+    return _with_pending(known, tuple(answers), parameters), action
 
 
 def unanswered(state: Adaptation, parameters: FleetParameters) -> Adaptation:
     """A row whose demand is not known and after which nobody was asked."""
-    return _waits(state, (), parameters)
+    return _with_pending(state, (), parameters)
 
 
 def rescaled(state: Adaptation, scale: float) -> Adaptation:
     """The same where an action that was 1.0 is `scale` now."""
-    waiting = tuple(tuple(scale * one for one in answers) for answers in state.waiting)
-    return state._replace(usual_miss=scale * state.usual_miss, waiting=waiting)
+    pending = tuple(tuple(scale * one for one in answers) for answers in state.pending)
+    return state._replace(mean_error=scale * state.mean_error, pending=pending)
 
 
 def adapted_actions(
@@ -132,7 +132,7 @@ def adapted_actions(
         if row < since:
             continue
         if row != before + 1:
-            state = state._replace(waiting=())
+            state = state._replace(pending=())
         state, taken[at] = answered(state, demand, given, prior, parameters)
         before = row
     return taken
@@ -144,12 +144,12 @@ def _after(
     """An outcome: `met` is what the oldest answers that wait should have been."""
     low = parameters.min_servers / parameters.action_factor
     high = parameters.max_servers / parameters.action_factor
-    answers = [min(max(answer, low), high) for answer in state.waiting[0]]
+    answers = [min(max(answer, low), high) for answer in state.pending[0]]
     told = average(answers, weights(state, prior))
     missed = met - told
     outcomes = state.outcomes + 1
-    usual = state.usual_miss + (abs(missed) - state.usual_miss) / min(outcomes, USUAL_STEPS)
-    usual = max(usual, SMALLEST_MISS)
+    usual = state.mean_error + (abs(missed) - state.mean_error) / min(outcomes, ERROR_STEPS)
+    usual = max(usual, SMALLEST_ERROR)
     price = parameters.over_prov_factor
     short = missed > state.margin * usual
     slope = (-price if short else 1.0) / (1 + price)
@@ -161,10 +161,10 @@ def _after(
             for loss, answer in zip(losses, answers, strict=True)
         ),
         margin=min(max(margin, LEAST_MARGIN), MOST_MARGIN),
-        usual_miss=usual,
+        mean_error=usual,
         outcomes=outcomes,
     )
 
 
-def _waits(state: Adaptation, answers: Answers, parameters: FleetParameters) -> Adaptation:
-    return state._replace(waiting=(*state.waiting, answers)[-parameters.lead_steps :])
+def _with_pending(state: Adaptation, answers: Answers, parameters: FleetParameters) -> Adaptation:
+    return state._replace(pending=(*state.pending, answers)[-parameters.lead_steps :])

@@ -61,7 +61,7 @@ class Guards:
     scheduled_floors: tuple[ScheduledFloor, ...] = ()
 
     @property
-    def of_moves(self) -> bool:
+    def limit_moves(self) -> bool:
         """Whether one of them looks at what was told before."""
         return bool(self.max_step_up or self.max_step_down or self.scale_down_delay)
 
@@ -134,7 +134,7 @@ def guarded(
     low, high = parameters.min_servers, parameters.max_servers
     moves = _Moves(ask)
     moves.within(low, high)
-    if guards.of_moves:
+    if guards.limit_moves:
         moves.to(max(moves.number, min(demand, high)), "below_demand")
     if guards.scale_down_delay:
         asks = asks[-guards.scale_down_delay :]

@@ -1,7 +1,7 @@
 """Replay policies against recorded demand: learn on the first part, score the rest.
 
 Row k of an array of *decisions* was made after row k of demand was seen. It is the target of
-step k + 1, the allocation of step k + `lead_steps`, and meets the demand of that step. Decisions
+step k + 1, the allocation of step k + `lead_steps`, and meets the demand of that step. Samples
 are made over the whole series, so that at the first scored step every server that is starting was
 asked for by the policy itself.
 """
@@ -162,7 +162,7 @@ def _stepped(
     stop: int,
     since: int,
 ) -> FloatArray:
-    """Decisions after each row from `first` up to `stop`, one after the other."""
+    """Samples after each row from `first` up to `stop`, one after the other."""
     low, high = parameters.min_servers, parameters.max_servers
     encoder = Encoder(policy.fields, policy.lead_steps)
     rows, prior, size = np.arange(first, stop), prior_of(policy), parameters.history_len

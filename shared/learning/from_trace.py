@@ -12,11 +12,11 @@ from shared.core.arrays import IntArray
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.learning.budget import TrainingOptions
-from shared.learning.models.pretrained import general_module
+from shared.learning.models.pretrained import pretrained_module
 from shared.learning.progress import Progress
 from shared.learning.selection.contenders import Deployed, Selection
 from shared.learning.selection.gate import CANDIDATE, GateDecision, Scorer, cost_on
-from shared.learning.training import HELD_OUT, Learnt, train
+from shared.learning.training import HELD_OUT, TrainingResult, train
 from shared.recorded_demand import Recorded, hold_out, replayable
 
 LEARNT = "learnt"
@@ -27,7 +27,7 @@ LEARNT = "learnt"
 class FromTrace:
     """What was trained, what serves, and why."""
 
-    learnt: Learnt
+    learnt: TrainingResult
     decision: GateDecision
     policy: Deployed
 
@@ -59,7 +59,7 @@ def train_on(
 
 
 def selected(
-    learnt: Learnt,
+    learnt: TrainingResult,
     recorded: Recorded,
     parameters: FleetParameters,
     scoring: Callable[[History, IntArray, FleetParameters], Scorer] = cost_on,
@@ -69,7 +69,7 @@ def selected(
     training, rows = hold_out(usable, HELD_OUT, parameters)
     scorer = scoring(usable.history, rows, parameters)
     selection = Selection.of(
-        training, usable.history, rows, parameters, scorer, general_module(parameters)
+        training, usable.history, rows, parameters, scorer, pretrained_module(parameters)
     )
     decision = selection.decide(learnt.validated)
     deployed = selection.deployed(decision, learnt.policy)

@@ -10,18 +10,18 @@ from shared.core.evaluation import evaluate, evaluate_rule
 from shared.core.parameters import FleetParameters
 from shared.core.replay import decide
 from shared.learning.hindsight.optimizer import Hindsight
-from shared.learning.hindsight.samples import Decisions, drawn
+from shared.learning.hindsight.samples import Samples, drawn_samples
 from shared.learning.hindsight.synthetic import synthetic_history
 from shared.learning.models.network import ResidualModule, module_of
 from shared.learning.models.pretrained import NETS
 from shared.learning.progress import Stages
-from shared.learning.training import UPDATES_PER_ROUND, Learnt
+from shared.learning.training import UPDATES_PER_ROUND, TrainingResult
 from shared.recorded_demand import Recorded, decision_rows
 
 SERIES = 300
 """Made-up fleets to learn from; a tenth as many more to score on."""
 OF_EACH = 1_000
-"""Decisions of each, from all over it."""
+"""Samples of each, from all over it."""
 BEGINNINGS = ((8, 100), (120, 100))
 """And of its first rows, where history hardly reaches: so many rows, so many decisions."""
 UPDATES = 8_000
@@ -30,7 +30,7 @@ WEIGHT_DECAY = 1e-4
 MOST_SERVERS = 1e6
 
 
-def general_parameters(history_len: int) -> FleetParameters:
+def pretraining_parameters(history_len: int) -> FleetParameters:
     """Of a fleet of any size."""
     return FleetParameters(
         min_servers=0.0,
@@ -40,15 +40,15 @@ def general_parameters(history_len: int) -> FleetParameters:
     )
 
 
-def learn_general(
+def pretrain(
     history_len: int, seed: int, tell: Callable[[float, str], None] = lambda _, __: None
-) -> Learnt:
+) -> TrainingResult:
     """Learn from made-up demand; the same from the same seed. `tell` hears the part that is done.
 
     Scores are mean costs over made-up fleets that it has not learnt from, each scaled to a peak of
     100 servers, beside those of the plain rule.
     """
-    parameters = general_parameters(history_len)
+    parameters = pretraining_parameters(history_len)
     rng = np.random.default_rng(seed)
     stages = Stages()
     decisions = _decisions(parameters, rng, tell)
@@ -60,7 +60,7 @@ def learn_general(
         tell(done / UPDATES, f"{done:,} of {UPDATES:,} updates")
     module.set_state(module_state)
     stages.done("hindsight")
-    return Learnt(module, 0, _scores(module, parameters, rng), stages.seconds, module)
+    return TrainingResult(module, 0, _scores(module, parameters, rng), stages.seconds, module)
 
 
 def write_nets(module: ResidualModule, folder: Path) -> None:
@@ -71,17 +71,17 @@ def write_nets(module: ResidualModule, folder: Path) -> None:
 
 def _decisions(
     parameters: FleetParameters, rng: np.random.Generator, tell: Callable[[float, str], None]
-) -> Decisions:
+) -> Samples:
     seen, met = [], []
     for number in range(SERIES):
         history = synthetic_history(rng)
         parts = ((len(history.demands), OF_EACH), *BEGINNINGS)
-        one_seen, one_met = drawn(history, parameters, rng, parts)
+        one_seen, one_met = drawn_samples(history, parameters, rng, parts)
         seen.append(one_seen)
         met.append(one_met)
         tell(0.0, f"{number + 1} of {SERIES} fleets made up")
     outcomes = np.concatenate(met)
-    return Decisions(np.concatenate(seen), outcomes, len(outcomes))
+    return Samples(np.concatenate(seen), outcomes, len(outcomes))
 
 
 def _scores(

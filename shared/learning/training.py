@@ -17,12 +17,12 @@ from shared.core.parameters import FleetParameters
 from shared.core.replay import decide
 from shared.learning.budget import Budget, TrainingOptions
 from shared.learning.hindsight.optimizer import BATCH, Hindsight
-from shared.learning.hindsight.samples import decisions_of
-from shared.learning.hindsight.synthetic_samples import with_rehearsal
+from shared.learning.hindsight.samples import samples_of
+from shared.learning.hindsight.synthetic_samples import with_synthetic
 from shared.learning.models.mixture import Trained, rule_beside, with_rule
 from shared.learning.models.network import ResidualModule, module_of
-from shared.learning.models.pretrained import begun_from, general_nets
-from shared.learning.models.rule_policy import ServedRule
+from shared.learning.models.pretrained import initialised_from, pretrained_nets
+from shared.learning.models.rule_policy import TunedRulePolicy
 from shared.learning.ppo.algorithm import ppo_on
 from shared.learning.progress import BestSoFar, Progress, Stages, Watch
 from shared.recorded_demand import Recorded, decision_rows, hold_out, replayable
@@ -47,7 +47,7 @@ UPDATES_PER_ROUND = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class TrainingResult:
     """A trained module and the figures of its training."""
 
     module: ResidualModule
@@ -58,7 +58,7 @@ class Learnt:
     stage_seconds: dict[str, float]
     validated: Trained
     """As it was before it saw the held-out part: what a selection on that part scores."""
-    rule: ServedRule | None = None
+    rule: TunedRulePolicy | None = None
     """Beside the module, where it sees enough for one."""
     hindsight_decisions: int = 0
     """That hindsight has drawn for each net: recorded, changed and made-up ones."""
@@ -75,7 +75,7 @@ def train(
     options: TrainingOptions,
     checkpoint: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Learnt:
+) -> TrainingResult:
     """Train within the budget; only a budget of steps makes the same policy from the same seed.
 
     Half of the nets begin as the pretrained policy's, where there is one for the observation: they
@@ -123,7 +123,7 @@ def train(
         if checkpoint is not None:
             ppo.save(checkpoint)
             stages.done("checkpoint")
-    return Learnt(
+    return TrainingResult(
         module=module,
         environment_steps=watch.environment_steps,
         scores=_scores(watch, score, evaluate_rule(usable.history, parameters, held_out))
@@ -138,7 +138,7 @@ def train(
 def _initial_module(parameters: FleetParameters, seed: int) -> ResidualModule:
     """An untrained module, half of whose nets are the pretrained policy's where there is one."""
     module = module_of(parameters, seed)
-    module.set_state(begun_from(module.get_state(), general_nets(parameters)))
+    module.set_state(initialised_from(module.get_state(), pretrained_nets(parameters)))
     return module
 
 
@@ -146,9 +146,9 @@ def _hindsight(
     module: ResidualModule, recorded: Recorded, parameters: FleetParameters, seed: int
 ) -> Hindsight:
     """A fit to the decisions of recorded demand, and to some of synthetic demand."""
-    decisions = decisions_of(recorded, parameters, np.random.default_rng(seed))
+    decisions = samples_of(recorded, parameters, np.random.default_rng(seed))
     usual = float(np.median(recorded.history.demands))
-    decisions = with_rehearsal(decisions, usual, parameters)
+    decisions = with_synthetic(decisions, usual, parameters)
     return Hindsight(module, decisions, parameters.over_prov_factor, seed)
 
 

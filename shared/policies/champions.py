@@ -6,7 +6,7 @@ import structlog
 
 from shared.errors import PolicyCorrupt, PolicyError, StoreAway, UnknownFleet
 from shared.messages import Champion
-from shared.policies.runtime import FleetPolicy, Policy, first_policy, load_policy, plans_short
+from shared.policies.runtime import FleetPolicy, Policy, initial_policy, load_policy, plans_short
 from shared.policies.store import PolicyStore
 from shared.resilience import Outage
 from shared.settings import Fleets
@@ -18,7 +18,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Champions:
-    """Every fleet's policy: its champion, or `first_policy` while it has none.
+    """Every fleet's policy: its champion, or `initial_policy` while it has none.
 
     The store's pointer is the truth; a message on the bus only says that it moved. A policy that
     can't serve is refused, logged and counted, and the one before goes on. Nothing raises.
@@ -28,7 +28,7 @@ class Champions:
         self._store = store
         self._fleets = fleets
         self._serving: dict[str, Policy] = {
-            name: first_policy(settings.parameters) for name, settings in fleets.by_name.items()
+            name: initial_policy(settings.parameters) for name, settings in fleets.by_name.items()
         }
         self._refused: dict[str, str] = {}
         self._loading = asyncio.Lock()

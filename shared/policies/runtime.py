@@ -23,7 +23,7 @@ from shared.policies.store_seal import SigningKey
 
 GENERAL = "general"
 """The made-up fleet whose policy serves those that have none of their own."""
-GENERAL_STORE = PolicyStore.at(Path(__file__).parent / "bundled_policies")
+PRETRAINED_STORE = PolicyStore.at(Path(__file__).parent / "bundled_policies")
 """Comes with the package; `autopilot train --demand synthetic` makes what is in it."""
 SMALLEST_SCALE = 2.0**-10
 """Of the fleets that a policy is asked about to find what it says above its ceiling."""
@@ -206,32 +206,36 @@ class FleetPolicy:
         return found
 
 
-def first_policy(parameters: FleetParameters) -> Policy:
+def initial_policy(parameters: FleetParameters) -> Policy:
     """What serves a fleet that has no champion: the general policy where it fits, else the rule."""
-    fitting = [one for one in _generals() if why_unfit(one, parameters) is None]
+    fitting = [one for one in _pretrained_manifests() if why_unfit(one, parameters) is None]
     if not fitting:
         return RulePolicy(parameters)
     manifest = max(fitting, key=lambda one: one.history_len)
     return FleetPolicy(manifest, parameters, lambda: _loaded(manifest.version))
 
 
-def general_manifest(parameters: FleetParameters) -> PolicyManifest | None:
+def pretrained_manifest(parameters: FleetParameters) -> PolicyManifest | None:
     """Of the general policy that is made for the fleet's own observation; None without one."""
-    fits = (one for one in _generals() if one.observation_fields == parameters.observation_fields)
+    fits = (
+        one
+        for one in _pretrained_manifests()
+        if one.observation_fields == parameters.observation_fields
+    )
     return next(fits, None)
 
 
 @cache
-def _generals() -> tuple[PolicyManifest, ...]:
-    versions = GENERAL_STORE.versions(GENERAL)
-    return tuple(GENERAL_STORE.manifest(GENERAL, version) for version in versions)
+def _pretrained_manifests() -> tuple[PolicyManifest, ...]:
+    versions = PRETRAINED_STORE.versions(GENERAL)
+    return tuple(PRETRAINED_STORE.manifest(GENERAL, version) for version in versions)
 
 
 @cache
 def _loaded(version: str) -> LearntPolicy:
     """One interpreter for all fleets, made when it is first asked."""
-    manifest = GENERAL_STORE.manifest(GENERAL, version)
-    return LearntPolicy(GENERAL_STORE.read(manifest, LITERT_MODEL), manifest)
+    manifest = PRETRAINED_STORE.manifest(GENERAL, version)
+    return LearntPolicy(PRETRAINED_STORE.read(manifest, LITERT_MODEL), manifest)
 
 
 def load_artefact(folder: Path, key: SigningKey | None = None) -> LearntPolicy:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.prediction.agones import FLEET_ANNOTATION, REVIEW_LIMIT
 from services.prediction.app import create_app
-from services.prediction.fleet_states import Board
+from services.prediction.fleet_states import FleetStates
 from shared.bus import DECISIONS, Bus
 from shared.http.access import Access
 from shared.http.tokens import Tokens
@@ -351,14 +351,14 @@ async def test_it_takes_a_token_of_its_own_in_the_address(redis_url, tmp_path, c
 def test_whatever_is_decided_and_allocated_the_number_is_within_the_limits(
     target, demand, allocated
 ):
-    """On the board itself: no Redis, no HTTP."""
-    board = Board(FLEETS)
-    board.hear(decided(target))
-    board.hear(Demand(fleet="default", demand=demand, observed_at=NOW))
-    before = board.to_follow("default", NOW).Prediction.num_of_gameservers
+    """On the states itself: no Redis, no HTTP."""
+    states = FleetStates(FLEETS)
+    states.update(decided(target))
+    states.update(Demand(fleet="default", demand=demand, observed_at=NOW))
+    before = states.to_follow("default", NOW).Prediction.num_of_gameservers
     counted = Supply(allocated=allocated)
-    board.hear(FleetSupply(fleet="default", at=NOW, supply=counted))
-    servers = board.to_follow("default", NOW).Prediction.num_of_gameservers
+    states.update(FleetSupply(fleet="default", at=NOW, supply=counted))
+    servers = states.to_follow("default", NOW).Prediction.num_of_gameservers
     assert 10 <= servers <= 100
     assert servers == max(before, min(allocated, 100))
 
@@ -366,17 +366,17 @@ def test_whatever_is_decided_and_allocated_the_number_is_within_the_limits(
 def test_what_is_allocated_counts_for_as_long_as_it_is_told_again():
     """With the same count, and after a silence of Agones."""
     fleets = Fleets({"default": FleetSettings(decision_ttl=10_000)})
-    board = Board(fleets)
-    board.hear(decided(42))
+    states = FleetStates(fleets)
+    states.update(decided(42))
 
     def told(seconds: float) -> int:
-        answer = board.to_follow("default", NOW + timedelta(seconds=seconds))
+        answer = states.to_follow("default", NOW + timedelta(seconds=seconds))
         return answer.Prediction.num_of_gameservers
 
     def count(seconds: float, allocated: int = 57) -> None:
         at = NOW + timedelta(seconds=seconds)
         supply = FleetSupply(fleet="default", at=at, supply=Supply(allocated=allocated))
-        board.hear(supply)
+        states.update(supply)
 
     count(0)
     assert told(0) == 57

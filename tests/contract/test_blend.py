@@ -10,7 +10,7 @@ from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.core.replay import decide, observations_after
 from shared.errors import PolicyCorrupt
-from shared.learning.models.mixture import OF_NETS, Blend, rule_beside, with_rule
+from shared.learning.models.mixture import OF_NETS, Mixture, rule_beside, with_rule
 from shared.learning.models.network import module_of
 from shared.messages import PolicyManifest, utc_now
 from shared.policies.runtime import FleetPolicy, LearntPolicy, first_action
@@ -95,7 +95,7 @@ def test_above_its_ceiling_it_says_what_one_of_higher_limits_would(blend, export
     nets = module_of(raised, seed=0)
     nets.set_state(blend.module.get_state())
     rules = {name: replace(rule, parameters=raised) for name, rule in blend.rules.items()}
-    expected = Blend(nets, rules, blend.experts)
+    expected = Mixture(nets, rules, blend.experts)
     grown = History(HISTORY.times, 0.012 * max_servers * HISTORY.demands, 600.0)
     seen = observations_after(grown, raised.observation_fields, raised, ROWS)
     artefact = served(exported, blend.experts)

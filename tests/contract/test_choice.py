@@ -8,11 +8,11 @@ import pytest
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.learning.from_trace import selected
-from shared.learning.models.mixture import Blend
+from shared.learning.models.mixture import Mixture
 from shared.learning.models.network import module_of
 from shared.learning.selection.contenders import NO_GOOD, tuned_rules
 from shared.learning.selection.gate import cost_on
-from shared.learning.training import Learnt
+from shared.learning.training import TrainingResult
 from shared.recorded_demand import Recorded
 
 PARAMETERS = FleetParameters(min_servers=0, observation="calendar")
@@ -22,7 +22,7 @@ NOISE = np.random.default_rng(0).integers(40, 61, 400).astype(float)
 
 
 NETS = module_of(PARAMETERS, seed=0)
-LEARNT = Learnt(NETS, 0, {}, {}, NETS)
+LEARNT = TrainingResult(NETS, 0, {}, {}, NETS)
 
 
 def select(cost, demands, parameters=PARAMETERS, learnt=LEARNT):
@@ -57,7 +57,7 @@ def test_a_rule_that_did_better_answers_beside_what_is_learnt(times, kind):
     choice = select(cost, NOISE)
     assert choice.kind == kind
     if kind == "learnt":
-        assert isinstance(choice.policy, Blend)
+        assert isinstance(choice.policy, Mixture)
         assert choice.decision.beside == "rule:constant"
         assert choice.policy.experts == {"nets": 0.5, "rule:constant": 0.5}
         seasonal = tuned_rules(recorded(NOISE).history, PARAMETERS)[SEASON]

@@ -14,7 +14,7 @@ import pytest
 from services.cli.supervision import service_command
 from shared.bus import TRAININGS, Bus
 from shared.core.parameters import FleetParameters
-from shared.policies.runtime import general_manifest
+from shared.policies.runtime import pretrained_manifest
 from shared.policies.store import PolicyStore
 from tests.conftest import a_verdict, free_port
 
@@ -151,7 +151,7 @@ def test_policies_list_shows_champions_and_training(run, redis_url, tmp_path, pu
     assert "no job has ended yet" in result.stdout
 
 
-GENERAL_VERSION = general_manifest(FleetParameters(observation="calendar")).version
+GENERAL_VERSION = pretrained_manifest(FleetParameters(observation="calendar")).version
 """Of the policy that comes with the package."""
 
 

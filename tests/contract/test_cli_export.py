@@ -136,11 +136,11 @@ def test_tensorflow_answers_from_sagemakers_archive_as_the_services_do(any_store
     import tensorflow as tf
 
     from shared.learning.export.writer import export as export_policy
-    from shared.learning.models.rule_policy import ServedRule
+    from shared.learning.models.rule_policy import TunedRulePolicy
 
     parameters = FleetParameters(observation="notebook")
     slopes = {"demand[-3]": -0.5}
-    rule = ServedRule(1.25, 3.0, slopes, (), shift_weight=0.0, parameters=parameters)
+    rule = TunedRulePolicy(1.25, 3.0, slopes, (), shift_weight=0.0, parameters=parameters)
     with any_store.writing("eu", "v1") as folder:
         export_policy(rule, folder)
         manifest = draft("v1").model_copy(update={"observation_fields": rule.fields})

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from services.environment.demand_source import Reading
-from services.environment.fleet_loop import FleetStepper
+from services.environment.fleet_loop import FleetLoop
 from services.environment.step import Due, StepInput, step_fleet
 from services.prediction.app import create_app
 from shared.bus import Bus, TrainingQueue
@@ -73,16 +73,16 @@ async def bus(redis_url) -> AsyncIterator[Bus]:
     await bus.close()
 
 
-def stepper_of(bus: Bus, fleet: str, *demands: float) -> FleetStepper:
+def stepper_of(bus: Bus, fleet: str, *demands: float) -> FleetLoop:
     queue: Any = TrainingQueue("redis://127.0.0.1:1/0")
     champions: Any = Everyone()
     series = Series(*demands)
-    return FleetStepper(fleet, FLEETS[fleet], 0.0, series, champions, bus, queue, clock=lambda: NOW)
+    return FleetLoop(fleet, FLEETS[fleet], 0.0, series, champions, bus, queue, clock=lambda: NOW)
 
 
-async def step(stepper: FleetStepper, count: int) -> None:
+async def step(loop: FleetLoop, count: int) -> None:
     for number in range(count):
-        await stepper._step(Due(NOW + (number - count) * timedelta(seconds=65), 0))
+        await loop._step(Due(NOW + (number - count) * timedelta(seconds=65), 0))
 
 
 @pytest.fixture
@@ -152,12 +152,12 @@ async def test_before_the_first_decision_and_of_no_fleet(client):
 
 async def test_the_log_says_the_same_where_a_guard_begins_to_settle_the_number(bus, client):
     demands = [*([40.0] * 12), 90.0]
-    stepper = stepper_of(bus, "default", *demands, 90.0, 90.0)
+    loop = stepper_of(bus, "default", *demands, 90.0, 90.0)
     with structlog.testing.capture_logs() as logs:
-        await step(stepper, len(demands))
+        await step(loop, len(demands))
     why = (await client.get("/explain")).json()
     with structlog.testing.capture_logs() as later:
-        await step(stepper, 2)
+        await step(loop, 2)
     (news,) = (log for log in logs if is_news(log))
     assert news["step"] == why["step"] == 14, "where max_step_up begins to hold it"
     assert {"observation", "guards", "rule", "expected", "policy_version"} <= set(news)

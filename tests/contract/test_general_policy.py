@@ -4,21 +4,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from shared.learning.export.agreement import random_observations
 from typer.testing import CliRunner
 
 from services.cli.__main__ import app
 from shared.core.parameters import FleetParameters
+from shared.learning.export.agreement import random_observations
 from shared.learning.models.network import MEMBERS, module_of
-from shared.learning.models.pretrained import NETS, begun_from, general_module, general_nets
+from shared.learning.models.pretrained import (
+    NETS,
+    initialised_from,
+    pretrained_module,
+    pretrained_nets,
+)
 from shared.policies.runtime import (
     GENERAL,
-    GENERAL_STORE,
+    PRETRAINED_STORE,
     FleetPolicy,
     RulePolicy,
     first_action,
-    first_policy,
-    general_manifest,
+    initial_policy,
+    pretrained_manifest,
 )
 from shared.policies.store import LITERT_MODEL, SAVED_MODEL
 
@@ -32,16 +37,16 @@ def seen(parameters=PARAMETERS):
 
 
 def test_what_comes_with_the_package_is_whole():
-    manifest = general_manifest(PARAMETERS)
+    manifest = pretrained_manifest(PARAMETERS)
     assert manifest is not None
     assert manifest.fleet == manifest.kind == GENERAL
     for name in (LITERT_MODEL, NETS, f"{SAVED_MODEL}/saved_model.pb"):
-        assert GENERAL_STORE.read(manifest, name), "read() checks the sha256"
+        assert PRETRAINED_STORE.read(manifest, name), "read() checks the sha256"
     assert manifest.scores["held_out_cost"] < manifest.scores["held_out_rule_cost"]
 
 
 def test_the_nets_that_fleets_begin_from_are_those_that_serve():
-    module, policy = general_module(PARAMETERS), first_policy(PARAMETERS)
+    module, policy = pretrained_module(PARAMETERS), initial_policy(PARAMETERS)
     rows = seen()
     served = np.array([[first_action(policy, row)] for row in rows])
     # The module clips to the fleet's highest action, the platform does so to the target.
@@ -51,7 +56,7 @@ def test_the_nets_that_fleets_begin_from_are_those_that_serve():
 @pytest.mark.parametrize("scale", [0.5, 3.0, 40.0])
 def test_a_fleet_of_another_size_is_decided_for_alike(scale):
     larger = replace(PARAMETERS, max_servers=100 * scale, action_factor=100 * scale)
-    usual, policy = first_policy(PARAMETERS), first_policy(larger)
+    usual, policy = initial_policy(PARAMETERS), initial_policy(larger)
     in_servers = np.array([field.startswith(SERVERS) for field in PARAMETERS.observation_fields])
     for row in seen():
         scaled = np.where(in_servers, scale * row, row)
@@ -69,27 +74,27 @@ def test_a_fleet_of_another_size_is_decided_for_alike(scale):
     ],
 )
 def test_it_serves_where_its_observation_fits(parameters, kind):
-    assert isinstance(first_policy(parameters), kind)
-    assert (general_nets(parameters) is None) == (kind is RulePolicy)
+    assert isinstance(initial_policy(parameters), kind)
+    assert (pretrained_nets(parameters) is None) == (kind is RulePolicy)
 
 
 def test_it_serves_a_longer_lead_time_too_and_no_learning_begins_from_it_there():
     longer = replace(PARAMETERS, history_len=7)
-    policy = first_policy(longer)
+    policy = initial_policy(longer)
     assert isinstance(policy, FleetPolicy)
     assert policy.lead_steps == 6
-    assert general_nets(longer) is None
+    assert pretrained_nets(longer) is None
 
 
 def test_half_of_a_fleets_nets_begin_from_it():
     untrained = module_of(PARAMETERS, seed=0).get_state()
-    general = general_nets(PARAMETERS)
-    begun = begun_from(untrained, general)
+    general = pretrained_nets(PARAMETERS)
+    begun = initialised_from(untrained, general)
     for name, weights in general.items():
         np.testing.assert_array_equal(begun[name][: MEMBERS // 2], weights[: MEMBERS // 2])
         np.testing.assert_array_equal(begun[name][MEMBERS // 2 :], untrained[name][MEMBERS // 2 :])
     np.testing.assert_array_equal(
-        begun_from(untrained, None)["nets.first"], untrained["nets.first"]
+        initialised_from(untrained, None)["nets.first"], untrained["nets.first"]
     )
 
 
@@ -100,7 +105,7 @@ def test_the_command_makes_it_again(monkeypatch, tmp_path):
 
     monkeypatch.setattr(pretraining, "SERIES", 20)
     monkeypatch.setattr(pretraining, "UPDATES", 400)
-    learnt = [pretraining.learn_general(5, seed=2) for _ in range(2)]
+    learnt = [pretraining.pretrain(5, seed=2) for _ in range(2)]
     first, again = (one.module.get_state() for one in learnt)
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name])

@@ -1,4 +1,4 @@
-"""What callers are told with guards set, through the environment's step and prediction's board."""
+"""What callers are told with guards set, through the environment's step and prediction's states."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.environment.step import Commit, Due, StepInput, step_fleet
-from services.prediction.fleet_states import Board
+from services.prediction.fleet_states import FleetStates
 from shared.core.fields import notebook_fields
 from shared.messages import Demand, FleetRecord, FleetSupply, Supply
 from shared.settings import Fleets, FleetSettings
@@ -98,8 +98,8 @@ def stepped(settings, record, number, ask, demand, allocated=None, tickets=None)
     )
 
 
-def told_by(board, at) -> dict:
-    return json.loads(board.encoded("default", at))
+def told_by(states, at) -> dict:
+    return json.loads(states.encoded("default", at))
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Seen:
 
 def played(settings: FleetSettings, happenings: list[Happening]) -> list[Seen]:
     """Step through what happens; each step begins with a restart, from the record in JSON."""
-    board, record, steps = Board(Fleets({"default": settings})), None, []
+    states, record, steps = FleetStates(Fleets({"default": settings})), None, []
     for number, now in enumerate(happenings):
         silent = now.demand is None
         floor = 0.0 if silent else settings.guards.floor(now.allocated, now.tickets)
@@ -125,11 +125,11 @@ def played(settings: FleetSettings, happenings: list[Happening]) -> list[Seen]:
             continue
         record = FleetRecord.model_validate_json(commit.record.model_dump_json())
         at = commit.decision.decided_at + timedelta(seconds=30)
-        board.hear(commit.decision)
-        numbers = [told_by(board, at)["Prediction"]["num_of_gameservers"]]
+        states.update(commit.decision)
+        numbers = [told_by(states, at)["Prediction"]["num_of_gameservers"]]
         if now.demand_after is not None:
-            board.hear(Demand(fleet="default", demand=now.demand_after, observed_at=at))
-            numbers.append(told_by(board, at)["Prediction"]["num_of_gameservers"])
+            states.update(Demand(fleet="default", demand=now.demand_after, observed_at=at))
+            numbers.append(told_by(states, at)["Prediction"]["num_of_gameservers"])
         wanted = commit.transition.target if silent else max(now.ask, now.demand)
         steps.append(Seen(commit, tuple(numbers), floor, min(wanted, settings.max_servers)))
     return steps
@@ -197,12 +197,12 @@ def test_guards_taken_away_let_the_ask_through():
 
 def test_the_rule_of_a_silent_environment_keeps_to_the_floor():
     settings = FleetSettings(floor_at_allocated=True, max_step_up=1)
-    board = Board(Fleets({"default": settings}))
+    states = FleetStates(Fleets({"default": settings}))
     supply = Supply(allocated=70)
-    board.hear(
+    states.update(
         Demand(fleet="default", demand=40, observed_at=NOW, supply=supply, tickets_waiting=6)
     )
-    answer = told_by(board, NOW)
+    answer = told_by(states, NOW)
     assert answer["Prediction"]["num_of_gameservers"] == 76
     assert (answer["fallback"], answer["guard"]) == ("stale_decision", "allocated_floor")
 
@@ -210,9 +210,9 @@ def test_the_rule_of_a_silent_environment_keeps_to_the_floor():
 def test_a_decision_names_its_guards_the_deciding_one_first():
     settings = FleetSettings(observation="notebook", max_step_up=5)
     first = stepped(settings, None, 0, 20, 20.0)
-    board = Board(Fleets({"default": settings}))
-    board.hear(stepped(settings, first.record, 1, 40, 60.0).decision)
-    answer = told_by(board, NOW + timedelta(seconds=66))
+    states = FleetStates(Fleets({"default": settings}))
+    states.update(stepped(settings, first.record, 1, 40, 60.0).decision)
+    answer = told_by(states, NOW + timedelta(seconds=66))
     assert answer["guard"] == "max_step_up"
     assert answer["guards"] == ["max_step_up", "below_demand"]
     assert answer["Prediction"]["num_of_gameservers"] == 25

@@ -1,7 +1,7 @@
 """What callers are told with guards set, whatever happens and in whichever order.
 
 Silent matchmakers and environments, restarts of the worker, known events, shadow, reports between
-steps: through the environment's step, its record in JSON, and prediction's board.
+steps: through the environment's step, its record in JSON, and prediction's states.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.environment.step import Commit, StepInput, next_due, step_fleet
-from services.prediction.fleet_states import Board
+from services.prediction.fleet_states import FleetStates
 from shared.core.fields import notebook_fields
 from shared.core.schedule import ScheduledFloor
 from shared.errors import DemandMissing, FleetInShadow
@@ -191,18 +191,18 @@ def stepped(
 
 
 def told_by(
-    board: Board, settings: FleetSettings, at: datetime, reported: Demand | None
+    states: FleetStates, settings: FleetSettings, at: datetime, reported: Demand | None
 ) -> Told | None:
     """What is told, or would be but for shadow; None where there is nothing to say."""
     try:
-        answer = json.loads(board.encoded("default", at, shadow=True))
+        answer = json.loads(states.encoded("default", at, shadow=True))
     except DemandMissing:
         return None
     if answer["shadow"]:
         with pytest.raises(FleetInShadow):
-            board.encoded("default", at)
+            states.encoded("default", at)
     else:
-        assert json.loads(board.encoded("default", at)) == answer
+        assert json.loads(states.encoded("default", at)) == answer
     number = answer["Prediction"]["num_of_gameservers"]
     assert settings.min_servers <= number <= settings.max_servers
     floor = 0.0
@@ -217,32 +217,32 @@ def played(settings: FleetSettings, happenings: list[Happening]) -> Iterator[Tol
 
     What nobody was told can't be held against the next number, so somebody asks at every step.
     """
-    board = Board(Fleets({"default": settings}))
+    states = FleetStates(Fleets({"default": settings}))
     record: FleetRecord | None = None
     reported: Demand | None = None
     counted = FleetSupply(fleet="default", at=NOW, supply=Supply(allocated=0))
 
     for number, now in enumerate(happenings):
         at = NOW + number * STEP
-        board.hear(FleetMode(fleet="default", shadow=now.shadow, since=at))
+        states.update(FleetMode(fleet="default", shadow=now.shadow, since=at))
         if now.report.demand is not None:
             reported = now.report.message(at)
-            board.hear(reported)
+            states.update(reported)
         if now.counted is not None:
             allocated = Supply(allocated=now.counted)
             counted = FleetSupply(fleet="default", at=at, supply=allocated)
-            board.hear(counted)
+            states.update(counted)
         if now.environment:
             commit = stepped(settings, record, now, at)
             if commit is not None:
                 # A restart at every step: all that it knows is what was committed.
                 record = FleetRecord.model_validate_json(commit.record.model_dump_json())
-                board.hear(commit.decision)
+                states.update(commit.decision)
         for after_s in (0.0, *now.asked_after_s):
             if after_s > 30 and now.between.demand is not None:
                 reported = now.between.message(at + timedelta(seconds=30))
-                board.hear(reported)
-            told = told_by(board, settings, at + timedelta(seconds=after_s), reported)
+                states.update(reported)
+            told = told_by(states, settings, at + timedelta(seconds=after_s), reported)
             if told is not None:
                 counts = told.at - counted.at <= timedelta(seconds=SUPPLY_SECONDS)
                 in_use = counted.supply.allocated if counts else 0
@@ -329,19 +329,19 @@ def record_target(record: FleetRecord) -> float:
 def test_a_silent_environment_is_stood_in_for_from_what_it_told_last(limited):
     pace = {"max_step_up": 5, "max_step_down": 2} if limited else {}
     settings = FleetSettings(observation="notebook", decision_ttl=100, **pace)
-    board = Board(Fleets({"default": settings}))
+    states = FleetStates(Fleets({"default": settings}))
     due = next_due(None, 65, 0, NOW)
     commit = step_fleet(
         StepInput(
             "default", None, Asking(40), settings.parameters, due, NOW, 30.0, guards=settings.guards
         )
     )
-    board.hear(commit.decision)
+    states.update(commit.decision)
 
     def told(seconds, demand):
         at = NOW + timedelta(seconds=seconds)
-        board.hear(Demand(fleet="default", demand=demand, observed_at=at))
-        answer = json.loads(board.encoded("default", at))
+        states.update(Demand(fleet="default", demand=demand, observed_at=at))
+        answer = json.loads(states.encoded("default", at))
         return answer["Prediction"]["num_of_gameservers"], answer["fallback"]
 
     silent = "stale_decision"
@@ -350,7 +350,7 @@ def test_a_silent_environment_is_stood_in_for_from_what_it_told_last(limited):
         assert first == [(40, None), (80, silent), (10, silent), (80, silent), (10, silent)]
         return
     assert first == [(40, None), (45, silent), (45, silent), (50, silent), (46, silent)]
-    board.hear(commit.decision.model_copy(update={"decided_at": NOW + timedelta(seconds=305)}))
+    states.update(commit.decision.model_copy(update={"decided_at": NOW + timedelta(seconds=305)}))
     back = [told(306, 30), told(307, 30), told(371, 30), told(372, 30)]
     assert back == [(44, None), (44, None), (42, None), (42, None)]
     assert told(403, 30) == (42, None)

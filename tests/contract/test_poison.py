@@ -25,7 +25,7 @@ from services.metrics.app import create_app as metrics
 from services.metrics.fleet_metrics import FleetMetrics
 from services.metrics.workload import Workload
 from services.prediction.app import create_app as prediction
-from services.prediction.fleet_states import Board
+from services.prediction.fleet_states import FleetStates
 from services.prediction.follower import following
 from services.prediction.supply_recorder import Supplies
 from shared.bus import CHAMPIONS, DECISIONS, Bus
@@ -257,17 +257,17 @@ async def test_one_message_that_raises_does_not_begin_the_following_of_all_again
                 raise OverflowError("nobody has foreseen this")
             return await super().apply(champion)
 
-    board, followed = Board(FLEETS), Followed.connect(redis_url)
+    states, followed = FleetStates(FLEETS), Followed.connect(redis_url)
     champions = Unforeseen(PolicyStore.at(tmp_path), FLEETS)
     supplies = Supplies(bus, CollectorRegistry())
     with structlog.testing.capture_logs() as logs:
-        async with following(followed, board, champions, supplies):
+        async with following(followed, states, champions, supplies):
             for fleet in ("us", "eu"):
                 champion = Champion(fleet=fleet, version="v1", since=utc_now())
                 await bus.publish(CHAMPIONS, fleet, champion)
             await bus.publish(DECISIONS, "eu", a_decision(fleet="eu", decided_at=utc_now()))
             await eventually(lambda: any(log.get("kind") == "Champion" for log in logs))
-            await eventually(lambda: "eu" in board.all_encoded(utc_now())[0])
+            await eventually(lambda: "eu" in states.all_encoded(utc_now())[0])
     await followed.close()
     assert Followed.times == 1
     assert not any(log["event"] == "task_failed" for log in logs)

@@ -19,7 +19,7 @@ from shared.errors import BadInput
 from shared.http.access import Access
 from shared.http.tokens import Tokens
 from shared.messages import Champion, Decision, Demand
-from shared.policies.runtime import first_policy
+from shared.policies.runtime import initial_policy
 from shared.policies.store import LITERT_MODEL, PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW, a_decision
@@ -287,7 +287,7 @@ async def test_too_much_at_once_is_413(client):
 
 
 async def test_a_new_champion_serves_within_a_second(client, bus, store, publish_policy):
-    await served(client, first_policy(FLEETS["default"].parameters).version)
+    await served(client, initial_policy(FLEETS["default"].parameters).version)
     for version in ("v1", "v2"):
         await bus.publish(CHAMPIONS, "default", publish_policy(store, version))
         await served(client, version)
@@ -440,7 +440,7 @@ async def test_policies_are_listed(client, bus, store, publish_policy):
     assert empty == {
         "fleet": "default",
         "champion": None,
-        "serving": first_policy(FLEETS["default"].parameters).version,
+        "serving": initial_policy(FLEETS["default"].parameters).version,
         "policies": [],
     }
     publish_policy(store, "v1")

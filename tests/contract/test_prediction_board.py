@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.prediction.fleet_states import Board
+from services.prediction.fleet_states import FleetStates
 from shared.errors import DemandMissing, UnknownFleet
 from shared.messages import Champion, Decision, Demand
 from shared.settings import Fleets, FleetSettings
@@ -28,15 +28,15 @@ def demand(servers: float, age_s: float = 0.0, fleet: str = "default") -> Demand
     return Demand(fleet=fleet, demand=servers, observed_at=observed_at)
 
 
-def board_of(*heard: Any, settings: FleetSettings = SETTINGS) -> Board:
-    board = Board(Fleets({"default": settings}))
+def board_of(*heard: Any, settings: FleetSettings = SETTINGS) -> FleetStates:
+    states = FleetStates(Fleets({"default": settings}))
     for message in heard:
-        board.hear(message)
-    return board
+        states.update(message)
+    return states
 
 
-def told(board: Board, now: datetime = NOW) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(board.encoded("default", now))
+def told(states: FleetStates, now: datetime = NOW) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(states.encoded("default", now))
     return answer
 
 
@@ -155,12 +155,12 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.why)
 def test_cases(case):
-    board = board_of(*case.heard)
+    states = board_of(*case.heard)
     if case.servers is None:
         with pytest.raises(DemandMissing, match="use your own fallback"):
-            board.encoded("default", NOW)
+            states.encoded("default", NOW)
         return
-    answer = told(board)
+    answer = told(states)
     prediction = answer["Prediction"]
     assert prediction["num_of_gameservers"] == prediction["new_alloc"] == case.servers
     assert prediction["curr_demand"] == case.curr_demand
@@ -174,44 +174,44 @@ def test_cases(case):
 
 
 def test_the_last_decision_brings_its_policy():
-    board = board_of(decision(), decision(policy_version="v2"))
-    assert told(board)["policy_version"] == "v2"
+    states = board_of(decision(), decision(policy_version="v2"))
+    assert told(states)["policy_version"] == "v2"
 
 
 def test_what_was_told_changes_with_what_is_heard_and_with_time():
     """The answer is kept encoded; every way it can grow old has to be noticed."""
-    board = board_of(decision())
-    assert told(board)["Prediction"]["num_of_gameservers"] == 84
-    board.hear(demand(95))
-    assert told(board)["Prediction"]["num_of_gameservers"] == 95
-    assert told(board, NOW + timedelta(seconds=60))["Prediction"]["num_of_gameservers"] == 95
+    states = board_of(decision())
+    assert told(states)["Prediction"]["num_of_gameservers"] == 84
+    states.update(demand(95))
+    assert told(states)["Prediction"]["num_of_gameservers"] == 95
+    assert told(states, NOW + timedelta(seconds=60))["Prediction"]["num_of_gameservers"] == 95
     # The demand is stale now, and the decision isn't.
-    later = told(board, NOW + timedelta(seconds=61))
+    later = told(states, NOW + timedelta(seconds=61))
     assert later["Prediction"]["num_of_gameservers"] == 84
     assert later["age_s"] == pytest.approx(62.3)
     with pytest.raises(DemandMissing, match="100 s old and counts for 100 s"):
-        board.encoded("default", NOW + timedelta(seconds=98.8))
-    board.hear(decision(age_s=-90))
-    assert told(board, NOW + timedelta(seconds=99))["fallback"] is None
+        states.encoded("default", NOW + timedelta(seconds=98.8))
+    states.update(decision(age_s=-90))
+    assert told(states, NOW + timedelta(seconds=99))["fallback"] is None
 
 
 def test_when_a_decision_grows_stale_the_rule_takes_over():
-    board = board_of(decision(age_s=99), demand(50))
-    assert told(board)["fallback"] is None
-    later = told(board, NOW + timedelta(seconds=2))
+    states = board_of(decision(age_s=99), demand(50))
+    assert told(states)["fallback"] is None
+    later = told(states, NOW + timedelta(seconds=2))
     assert later["fallback"] == "stale_decision"
     assert later["decided_at"] == "2026-11-22T20:33:01Z"
     assert later["age_s"] == 2
 
 
 def test_age_is_of_the_request_and_never_negative():
-    board = board_of(decision())
-    assert [told(board, NOW + timedelta(seconds=s))["age_s"] for s in (0, 1, 2.5)] == [
+    states = board_of(decision())
+    assert [told(states, NOW + timedelta(seconds=s))["age_s"] for s in (0, 1, 2.5)] == [
         1.3,
         2.3,
         3.8,
     ]
-    assert told(board, NOW - timedelta(seconds=5))["age_s"] == 0
+    assert told(states, NOW - timedelta(seconds=5))["age_s"] == 0
 
 
 @pytest.mark.parametrize("servers", [0.001, 0.25, 10, 79.999, 1e6])
@@ -223,10 +223,10 @@ def test_any_demand_makes_a_number_within_the_limits(servers):
 
 
 def test_what_is_not_for_this_board_is_left_out():
-    board = board_of(
+    states = board_of(
         demand(50, fleet="elsewhere"), Champion(fleet="default", version="v", since=NOW)
     )
     with pytest.raises(DemandMissing):
-        board.encoded("default", NOW)
+        states.encoded("default", NOW)
     with pytest.raises(UnknownFleet, match="use one of default"):
-        board.encoded("elsewhere", NOW)
+        states.encoded("elsewhere", NOW)

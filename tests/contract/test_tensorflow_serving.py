@@ -19,17 +19,17 @@ import pytest
 from shared.core.parameters import FleetParameters
 from shared.policies.runtime import (
     GENERAL,
-    GENERAL_STORE,
+    PRETRAINED_STORE,
     first_action,
-    general_manifest,
     load_artefact,
+    pretrained_manifest,
 )
 from shared.policies.store import SAVED_MODEL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300, func_only=True)]
 
 SERVING = Path(__file__).parents[1] / "tensorflow_serving.py"
-MANIFEST = general_manifest(FleetParameters(observation="calendar"))
+MANIFEST = pretrained_manifest(FleetParameters(observation="calendar"))
 FIELDS = MANIFEST.observation_fields
 
 
@@ -38,7 +38,7 @@ def exported(tmp_path_factory):
     """A learnt policy, in both forms that the command writes."""
     folder = tmp_path_factory.mktemp("exported")
     command = [sys.executable, "-m", "services.cli", "policies", "export", MANIFEST.version]
-    variables = {**os.environ, "AUTOPILOT_POLICY_STORE": str(GENERAL_STORE.files)}
+    variables = {**os.environ, "AUTOPILOT_POLICY_STORE": str(PRETRAINED_STORE.files)}
     for options in (
         ["--out", str(folder / "folder")],
         ["--sagemaker", "--out", str(folder / "model.tar.gz")],

@@ -26,9 +26,9 @@ STEPS = 16_384
 def ray_warm():
     from shared.learning.ppo import ray_session as warmth
 
-    warmth.warm_up()
+    warmth.start_ray()
     yield
-    warmth.cool_down()
+    warmth.stop_ray()
 
 
 def options(seed=0, seconds=1.0, **counts):
@@ -139,6 +139,7 @@ def test_other_weights_in_the_litert_file_are_refused(learnt, artefact):
 def test_a_model_that_has_moved_on_is_refused(learnt, artefact):
     """The SavedModel of the weights before is another policy."""
     import torch
+
     from shared.learning.export.agreement import check_agreement
 
     module = learnt[0].module

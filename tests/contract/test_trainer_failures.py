@@ -104,12 +104,12 @@ def test_forms_that_disagree_are_not_published(
             self._biases[-1].assign_add([0.5])
 
     monkeypatch.setattr(export, "ServedPolicy", Biased)
-    warmth.warm_up()
+    warmth.start_ray()
     try:
         with pytest.raises(PolicyDisagrees, match="not published"):
             jobs.train(payload())
     finally:
-        warmth.cool_down()
+        warmth.stop_ray()
     store = PolicyStore.at(tmp_path)
     assert store.champion("default") == before
     assert store.versions("default") == ["v1"]
@@ -196,7 +196,7 @@ def test_a_worker_that_wakes_up_leaves_its_job_to_another(
 ):
     """It was paused while it learnt; the job was taken from it, as RQ records that."""
     from shared.learning.models.network import module_of
-    from shared.learning.training import Learnt
+    from shared.learning.training import TrainingResult
 
     with_history(monkeypatch)
     before = publish_policy(PolicyStore.at(tmp_path), "v1")
@@ -211,7 +211,7 @@ def test_a_worker_that_wakes_up_leaves_its_job_to_another(
         else:
             queue.connection.hset(key, "status", "scheduled")
         module = module_of(FleetSettings().parameters, seed=0)
-        return Learnt(module, 0, {}, {}, module)
+        return TrainingResult(module, 0, {}, {}, module)
 
     monkeypatch.setattr("services.trainer.fleet_training.train", paused)
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
@@ -292,11 +292,11 @@ def test_a_stop_reaches_writing_and_spares_publishing(jobs, redis_url, tmp_path,
     queue = TrainingQueue(redis_url)
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    warmth.warm_up()
+    warmth.start_ray()
     try:
         TrainingWorker(queue, jobs._contexts[0].stop).work(logging_level="WARNING")
     finally:
-        warmth.cool_down()
+        warmth.stop_ray()
         for each, handler in before.items():
             signal.signal(each, handler)
     store = jobs._contexts[0].store

@@ -101,7 +101,7 @@ def trainer():
     from shared.learning.on_policy import training as on_policy
     from shared.learning.ppo import ray_session as warmth
 
-    warmth.warm_up()
+    warmth.start_ray()
     yield SimpleNamespace(
         checkpoints=checkpoints,
         episodes=episodes,
@@ -109,7 +109,7 @@ def trainer():
         on_policy=on_policy,
         working_folder=working_folder,
     )
-    warmth.cool_down()
+    warmth.stop_ray()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import httpx
 import uvicorn
 
 from services.environment.demand_source import HttpDemand
-from services.environment.fleet_loop import FleetStepper
+from services.environment.fleet_loop import FleetLoop
 from services.environment.supply import Supplies
 from services.environment.worker import step_fleets
 from services.matchmaking.app import create_app as create_matchmaking
@@ -126,10 +126,10 @@ async def running(folder: Path, fleet: FleetSettings) -> AsyncIterator[Ring]:
             )
             champions = Champions(store, fleets)
             supplies = Supplies(bus, fleets.names, fleet.learning_freq)
-            stepper = FleetStepper(
+            loop = FleetLoop(
                 "default", fleet, 0.0, source, champions, bus, queue, utc_now, supplies=supplies
             )
-            worker = asyncio.create_task(step_fleets([stepper], champions, bus, stop))
+            worker = asyncio.create_task(step_fleets([loop], champions, bus, stop))
             yield Ring(redis, store, bus, queue, http, matchmaking, prediction)
             stop.set()
             await worker

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from services.environment.demand_source import LocalSine
-from services.environment.fleet_loop import FleetStepper
+from services.environment.fleet_loop import FleetLoop
 from services.environment.worker import step_fleets
 from shared.bus import Bus, TrainingQueue
 from shared.core.fields import notebook_fields
@@ -32,12 +32,11 @@ VERSION = "v1"
 def publish_learnt(store: PolicyStore, fleet: str) -> None:
     """A champion as the trainer writes it for a fleet of 100 servers: its graph clips there."""
     from shared.learning.export.agreement import check_agreement
-
     from shared.learning.export.writer import export
-    from shared.learning.models.pretrained import general_module
+    from shared.learning.models.pretrained import pretrained_module
 
     parameters = FleetParameters(observation="calendar")
-    module = general_module(parameters)
+    module = pretrained_module(parameters)
     assert module is not None
     draft = PolicyManifest.draft(parameters, version=VERSION, fleet=fleet, created_at=utc_now())
     with store.writing(fleet, VERSION) as folder:
@@ -106,8 +105,8 @@ async def stepping(
     bus, queue, stop = Bus.connect(redis_url), TrainingQueue(redis_url), asyncio.Event()
     champions = Champions(store, fleets)
     source = LocalSine(60.0)
-    stepper = FleetStepper("default", fleet, 0.0, source, champions, bus, queue, utc_now)
-    worker = asyncio.create_task(step_fleets([stepper], champions, bus, stop))
+    loop = FleetLoop("default", fleet, 0.0, source, champions, bus, queue, utc_now)
+    worker = asyncio.create_task(step_fleets([loop], champions, bus, stop))
     try:
         yield bus, queue
     finally:

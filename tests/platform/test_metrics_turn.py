@@ -46,12 +46,12 @@ async def test_who_has_lost_its_turn_shows_no_fleet(bus, raw, redis_url, client_
 
 
 async def test_a_turn_is_one_processs_until_it_ends_or_falls_silent(bus: Bus, raw):
-    assert await bus.take_turn("work", "one", 60)
-    assert await bus.take_turn("work", "one", 60)
-    assert not await bus.take_turn("work", "two", 60)
-    assert await bus.take_turn("other work", "two", 60)
-    await bus.end_turn("work", "two")
-    assert not await bus.take_turn("work", "two", 60)
+    assert await bus.take_lease("work", "one", 60)
+    assert await bus.take_lease("work", "one", 60)
+    assert not await bus.take_lease("work", "two", 60)
+    assert await bus.take_lease("other work", "two", 60)
+    await bus.end_lease("work", "two")
+    assert not await bus.take_lease("work", "two", 60)
     assert 0 < raw.pttl("autopilot:turn:work") <= 60_000
-    await bus.end_turn("work", "one")
-    assert await bus.take_turn("work", "two", 60)
+    await bus.end_lease("work", "one")
+    assert await bus.take_lease("work", "two", 60)

@@ -27,13 +27,13 @@ from shared.learning.budget import Budget, TrainingOptions
 from shared.learning.on_policy.training import Job, learn_on_policy
 from shared.learning import training as learning
 from shared.recorded_demand import recorded_of
-from shared.learning.ppo.ray_session import cool_down, warm_up
+from shared.learning.ppo.ray_session import stop_ray, start_ray
 from shared.core.parameters import FleetParameters
 from shared.policies.store import PolicyStore
 
 transitions, steps = pickle.loads(sys.stdin.buffer.read())
 parameters = FleetParameters()
-warm_up()
+start_ray()
 nodes = sum(node["Alive"] for node in ray.nodes())
 
 @ray.remote
@@ -49,7 +49,7 @@ job = Job(
     "default", "v1", parameters, gamma=0.9, batch_size=64, seconds=600, seed=0, num_learners=1
 )
 followed = learn_on_policy(transitions, job, PolicyStore.at(Path(sys.argv[1])))
-cool_down()
+stop_ray()
 told = {"nodes": nodes, "tensorflow": imported, "replayed": replayed.environment_steps}
 print(json.dumps({**told, **followed.scores}))
 """

@@ -11,7 +11,7 @@ import pytest
 
 from services.cli.supervision import service_command
 from services.environment.demand_source import LocalSine
-from services.environment.fleet_loop import FleetStepper
+from services.environment.fleet_loop import FleetLoop
 from services.environment.worker import lease_seconds, step_fleets
 from shared.bus import Bus, TrainingQueue, keys
 from shared.messages import utc_now
@@ -121,14 +121,14 @@ async def test_a_fleet_whose_state_can_not_be_read_is_tried_again_beside_the_oth
     fleets = Fleets({fleet: FleetSettings(**pace) for fleet in ("bad", "good")})
     champions = Champions(PolicyStore.at(tmp_path), fleets)
     queue = TrainingQueue(redis_url)
-    steppers = [
-        FleetStepper(fleet, fleets[fleet], 0.0, LocalSine(90.0), champions, bus, queue, utc_now)
+    loops = [
+        FleetLoop(fleet, fleets[fleet], 0.0, LocalSine(90.0), champions, bus, queue, utc_now)
         for fleet in fleets.names
     ]
     key = keys.FLEET.format(fleet="bad")
     await bus._client.hset(key, mapping={"step": 1, "state": "{"})
     stop = asyncio.Event()
-    worker = asyncio.create_task(step_fleets(steppers, champions, bus, stop))
+    worker = asyncio.create_task(step_fleets(loops, champions, bus, stop))
     await steps_further(bus, ["good"], 5)
     assert await bus.recorded_steps("bad") == []
     await bus._client.delete(key)

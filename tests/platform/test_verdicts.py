@@ -8,7 +8,7 @@ import pytest
 
 from shared.bus import CHAMPIONS, TRAININGS, Bus
 from shared.messages import PolicyManifest, TrainingJob, utc_now
-from shared.policies.runtime import first_policy
+from shared.policies.runtime import initial_policy
 from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import a_step
@@ -31,10 +31,10 @@ BEST = float(np.quantile(NOISE[-KEPT:], 5 / 6, method="inverted_cdf"))
 def publish_constant(store, version, servers, since):
     """A plain rule as the trainer writes it."""
     from shared.learning.export.writer import export
-    from shared.learning.models.rule_policy import ServedRule
+    from shared.learning.models.rule_policy import TunedRulePolicy
 
     parameters = SETTINGS.parameters
-    rule = ServedRule(0.0, servers, {}, (), 0.0, parameters)
+    rule = TunedRulePolicy(0.0, servers, {}, (), 0.0, parameters)
     draft = PolicyManifest.draft(
         parameters,
         version=version,
@@ -77,9 +77,9 @@ def jobs(redis_url, tmp_path, monkeypatch):
         stop=Stop(),
     )
     monkeypatch.setattr(jobs, "_contexts", [context])
-    warmth.warm_up()
+    warmth.start_ray()
     yield jobs
-    warmth.cool_down()
+    warmth.stop_ray()
 
 
 @pytest.fixture
@@ -99,14 +99,17 @@ def on_bus(redis_url):
 
 def test_fleets_share_the_general_policy_until_their_own_pays(jobs, on_bus, tmp_path, monkeypatch):
     """What is learnt here is to ask for the last demand, and no rule is in the contest."""
-    from services.trainer import lessons
+    from services.trainer import fleet_training
     from shared.learning.models.network import module_of
-    from shared.learning.training import Learnt
+    from shared.learning.selection import contenders
+    from shared.learning.training import TrainingResult
 
     untrained = module_of(SETTINGS.parameters, seed=0)
-    monkeypatch.setattr(lessons, "train", lambda *_, **__: Learnt(untrained, 0, {}, {}, untrained))
-    monkeypatch.setattr(lessons, "tuned_rules", lambda *_: {})
-    general = first_policy(SETTINGS.parameters).version
+    monkeypatch.setattr(
+        fleet_training, "train", lambda *_, **__: TrainingResult(untrained, 0, {}, {}, untrained)
+    )
+    monkeypatch.setattr(contenders, "tuned_rules", lambda *_: {})
+    general = initial_policy(SETTINGS.parameters).version
     store = PolicyStore.at(str(tmp_path))
     on_bus(lambda bus: commit(bus, 1, NOISE, general, allocation=50.0))
     assert jobs.train(PAYLOAD) is None
@@ -120,24 +123,27 @@ def test_fleets_share_the_general_policy_until_their_own_pays(jobs, on_bus, tmp_
 
 def test_a_rollback_while_the_gate_decides_stays(jobs, on_bus, tmp_path, monkeypatch):
     """The gate would keep `v2`, which does best; an operator goes back to `v1` meanwhile."""
-    from services.trainer import lessons
+    from services.trainer import fleet_training
     from shared.learning.models.network import module_of
-    from shared.learning.training import Learnt
+    from shared.learning.selection import contenders
+    from shared.learning.training import TrainingResult
 
     untrained = module_of(SETTINGS.parameters, seed=0)
-    monkeypatch.setattr(lessons, "train", lambda *_, **__: Learnt(untrained, 0, {}, {}, untrained))
-    monkeypatch.setattr(lessons, "tuned_rules", lambda *_: {})
+    monkeypatch.setattr(
+        fleet_training, "train", lambda *_, **__: TrainingResult(untrained, 0, {}, {}, untrained)
+    )
+    monkeypatch.setattr(contenders, "tuned_rules", lambda *_: {})
     store = PolicyStore.at(str(tmp_path))
     publish_constant(store, "v1", BEST + 5, BEGAN - timedelta(days=1))
     publish_constant(store, "v2", BEST, BEGAN)
     on_bus(lambda bus: commit(bus, 1, NOISE, "v2", allocation=BEST))
 
-    def rivals_of(*arguments):
-        found = lessons.rivals_of(*arguments)
+    def incumbents_of(*arguments):
+        found = fleet_training.incumbents_of(*arguments)
         store.set_champion("default", "v1", utc_now())
         return found
 
-    monkeypatch.setattr(jobs, "rivals_of", rivals_of)
+    monkeypatch.setattr(jobs, "incumbents_of", incumbents_of)
     assert jobs.train(PAYLOAD) == "v1"
     outcome, announced = on_bus(told)
     assert (outcome.outcome, outcome.winner, outcome.version) == ("kept", "v2", "v1")

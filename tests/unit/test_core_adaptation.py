@@ -117,7 +117,7 @@ def test_the_margin_is_bounded_and_the_weights_stay_weights(demands, servers):
         assert sum(now) == pytest.approx(1.0)
         assert all(0.0 <= part <= 1.0 for part in now)
         assert -1.0 <= state.margin <= MOST_MARGIN
-        assert len(state.waiting) <= LEAD
+        assert len(state.pending) <= LEAD
 
 
 def test_it_has_no_scale():
@@ -142,7 +142,7 @@ def test_held_demand_teaches_nothing():
     held = state
     for _ in range(LEAD):
         held = unanswered(held, PARAMETERS)
-    assert held.waiting == ((),) * LEAD
+    assert held.pending == ((),) * LEAD
     after, _ = answered(held, 50.0, (0.1, 0.9), PRIOR, PARAMETERS)
     assert not after.outcomes
     taught, _ = answered(state, 50.0, (0.1, 0.9), PRIOR, PARAMETERS)
@@ -229,8 +229,8 @@ def test_answers_for_another_lead_time_do_not_wait_for_an_outcome():
     before = lived(DEMANDS[:30].tolist())[-1].record.adaptation
     commits = lived(DEMANDS[:31].tolist(), parameters=[PARAMETERS] * 30 + [longer])
     after = commits[-1].record.adaptation
-    assert len(after.waiting) == 1
-    assert after._replace(waiting=()) == before._replace(waiting=())
+    assert len(after.pending) == 1
+    assert after._replace(pending=()) == before._replace(pending=())
 
 
 def test_another_policy_is_learnt_of_anew():
@@ -241,5 +241,5 @@ def test_another_policy_is_learnt_of_anew():
     commits = lived(DEMANDS[:53].tolist(), policies)
     assert commits[49].record.adaptation.outcomes == 50 - LEAD
     assert commits[50].record.adaptation == Adaptation(
-        waiting=(TwoMinds().answers([DEMANDS[50]] * 10),)
+        pending=(TwoMinds().answers([DEMANDS[50]] * 10),)
     )

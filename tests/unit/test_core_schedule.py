@@ -63,7 +63,7 @@ def test_it_rises_before_by_as_many_a_step_as_are_allowed(steps_before, servers)
     st.integers(0, 59),
 )
 def test_whatever_the_pace_of_decisions_servers_are_up_in_time(max_step_up, servers, phase, minute):
-    """Decisions every step, on any phase: each may add `max_step_up` to the floor before."""
+    """Samples every step, on any phase: each may add `max_step_up` to the floor before."""
     rises = event(cron=f"{minute} 18 * * FRI", servers=servers)
     start = FRIDAY.replace(minute=minute)
     first = start - 110 * STEP + timedelta(seconds=phase)

@@ -16,7 +16,7 @@ from shared.core.parameters import FleetParameters
 from shared.core.replay import decide, observations_after
 from shared.core.schedule import ScheduledFloor
 from shared.core.tuning import tune
-from shared.learning.models.rule_policy import SERVED_RULES, ServedRule
+from shared.learning.models.rule_policy import SERVABLE_RULES, TunedRulePolicy
 from shared.learning.selection.contenders import tuned_rules
 from shared.learning.selection.gate import CANDIDATE, cost_on, select
 from shared.learning.selection.live import (
@@ -45,11 +45,11 @@ def days(count, seed=0) -> History:
     return History(rows * 600.0, demands, 600.0)
 
 
-@pytest.mark.parametrize("rule", SERVED_RULES, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", SERVABLE_RULES, ids=lambda rule: rule.name)
 def test_a_served_rule_decides_as_the_tuned_one(rule):
     history = days(9)
     tuned = tune(rule, history, PARAMETERS)
-    served = ServedRule.of(tuned, PARAMETERS)
+    served = TunedRulePolicy.of(tuned, PARAMETERS)
     assert served is not None
     rows = np.arange(8 * DAY_STEPS, 9 * DAY_STEPS)
     actions = served.actions(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.environment.fleet_loop import FleetStepper
+from services.environment.fleet_loop import FleetLoop
 from services.environment.step import Commit, Due, StepInput, next_due, step_fleet
 from shared.core.fields import notebook_fields
 from shared.core.gameserver_env import GameServerEnv
@@ -189,8 +189,8 @@ def test_a_record_of_an_older_version_is_taken_by_the_present_factor():
     assert commit.transition.target == 83.2
 
 
-def stepper_of(**settings) -> FleetStepper:
-    return FleetStepper("eu", FleetSettings(**settings), 0.0, None, None, None, None, utc_now, 0)
+def stepper_of(**settings) -> FleetLoop:
+    return FleetLoop("eu", FleetSettings(**settings), 0.0, None, None, None, None, utc_now, 0)
 
 
 def test_another_history_len_asks_for_training_with_the_next_step():
@@ -249,11 +249,11 @@ def test_a_held_action_was_not_drawn():
 
 def draws(seed=0, fleet="eu"):
     settings = FleetSettings(learning="on_policy")
-    stepper = FleetStepper(fleet, settings, 0.0, None, None, None, None, utc_now, seed)
+    loop = FleetLoop(fleet, settings, 0.0, None, None, None, None, utc_now, seed)
     found = []
     for commit in run([50.0] * 4):
-        stepper._record = commit.record
-        found.append(stepper._draw())
+        loop._record = commit.record
+        found.append(loop._draw())
     return found
 
 
@@ -263,15 +263,13 @@ def test_a_step_that_is_done_again_draws_the_same():
 
 
 def test_a_fleet_that_learns_on_replay_tries_nothing_out():
-    stepper = FleetStepper("eu", FleetSettings(), 0.0, None, None, None, None, utc_now, 0)
-    assert stepper._draw() is None
+    loop = FleetLoop("eu", FleetSettings(), 0.0, None, None, None, None, utc_now, 0)
+    assert loop._draw() is None
 
 
 @pytest.mark.parametrize(("fleets", "seconds"), [(1, 5.0), (1_000, 10.0), (10_000, 65.0)])
 def test_thousands_of_new_fleets_do_not_all_look_for_demand_at_once(fleets, seconds):
-    stepper = FleetStepper(
-        "eu", FleetSettings(), 0.0, None, None, None, None, utc_now, fleets=fleets
-    )
-    assert stepper._period() == seconds
-    stepper._record = run([50.0])[0].record
-    assert stepper._period() == 65
+    loop = FleetLoop("eu", FleetSettings(), 0.0, None, None, None, None, utc_now, fleets=fleets)
+    assert loop._period() == seconds
+    loop._record = run([50.0])[0].record
+    assert loop._period() == 65

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from shared.learning.models.rule_policy import ServedRule
+from shared.learning.models.rule_policy import TunedRulePolicy
 
 
 class RuleGraph(tf.Module):  # type: ignore[misc]
-    """`ServedRule.actions` in TensorFlow."""
+    """`TunedRulePolicy.actions` in TensorFlow."""
 
-    def __init__(self, rule: ServedRule) -> None:
+    def __init__(self, rule: TunedRulePolicy) -> None:
         super().__init__()
         self._rule = rule
         self._factor = tf.Variable(np.float32(rule.factor))

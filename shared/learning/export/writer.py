@@ -10,11 +10,11 @@ from shared.core.replay import prior_of
 from shared.learning.export.tf_network import ServedPolicy
 from shared.learning.export.tf_rule import RuleGraph
 from shared.learning.models.features import INPUT, OUTPUT
-from shared.learning.models.mixture import Blend
+from shared.learning.models.mixture import Mixture
 from shared.learning.models.network import (
     ResidualModule,
 )
-from shared.learning.models.rule_policy import ServedRule
+from shared.learning.models.rule_policy import TunedRulePolicy
 from shared.policies.store import LITERT_MODEL, SAVED_MODEL
 
 
@@ -36,15 +36,15 @@ class Exported(tf.Module):  # type: ignore[misc]
         return {OUTPUT: tf.reduce_sum(answers * self._prior, axis=1, keepdims=True)}
 
 
-def export(policy: Blend | ResidualModule | ServedRule, folder: Path) -> None:
+def export(policy: Mixture | ResidualModule | TunedRulePolicy, folder: Path) -> None:
     """Write a policy's `tf-model/00000001` and `policy.tflite` into an artefact's folder.
 
     The SavedModel gives its action, for hosts that know nothing of what comes of it; the LiteRT
     file gives its experts' actions, for the services.
     """
-    if isinstance(policy, Blend):
+    if isinstance(policy, Mixture):
         graphs = [ServedPolicy(policy.module), *map(RuleGraph, policy.rules.values())]
-    elif isinstance(policy, ServedRule):
+    elif isinstance(policy, TunedRulePolicy):
         graphs = [RuleGraph(policy)]
     else:
         graphs = [ServedPolicy(policy)]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.learning.hindsight.samples import Decisions
+from shared.learning.hindsight.samples import Samples
 from shared.learning.models.network import MEMBERS, ResidualModule
 
 FIRST_LEARNING_RATE = 2e-3
@@ -21,7 +21,7 @@ FIRST_LEARNING_RATE = 2e-3
 LAST_LEARNING_RATE = 2e-5
 WEIGHT_DECAY = 1e-3
 BATCH = 256
-"""Decisions in one gradient of one net; each net draws its own."""
+"""Samples in one gradient of one net; each net draws its own."""
 GRADIENT_CLIP = 1.0
 AVERAGING = 0.01
 """Part of the newest weights in the moving average, which is what decides in the end."""
@@ -43,20 +43,20 @@ DROPPED_CALENDARS = 0.2
 class Hindsight:
     """Trains the nets of a module on recorded decisions.
 
-    Minimises ``over + cost_of_missing * under`` in servers, which is the pinball loss at the
-    quantile ``cost_of_missing / (1 + cost_of_missing)``.
+    Minimises ``over + underage_cost * under`` in servers, which is the pinball loss at the
+    quantile ``underage_cost / (1 + underage_cost)``.
     """
 
     def __init__(
         self,
         module: ResidualModule,
-        decisions: Decisions,
-        cost_of_missing: float,
+        decisions: Samples,
+        underage_cost: float,
         seed: int,
         weight_decay: float = WEIGHT_DECAY,
     ) -> None:
         self._module = module
-        self._cost_of_missing = cost_of_missing
+        self._underage_cost = underage_cost
         self._rng = np.random.default_rng(seed)
         self._noise = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -65,8 +65,8 @@ class Hindsight:
         self._wanted = (torch.from_numpy(decisions.outcomes)[:, None] - last) / unit
         self._weight = unit / unit.mean()
         self._recorded = decisions.recorded
-        self._rehearsed = decisions.rehearsed
-        self._made_up_from = len(decisions.outcomes) - decisions.made_up
+        self._synthetic_share = decisions.synthetic_share
+        self._synthetic_from = len(decisions.outcomes) - decisions.synthetic
         self._average = copy.deepcopy(module.nets)
         self._optimiser = torch.optim.AdamW(
             module.nets.parameters(), lr=FIRST_LEARNING_RATE, weight_decay=weight_decay
@@ -88,7 +88,7 @@ class Hindsight:
         nets = self._module.nets
         which = torch.from_numpy(self._sample())
         missed = nets(self._shaken(self._features[which], strength)) - self._wanted[which]
-        cost = missed.relu() + self._cost_of_missing * (-missed).relu()
+        cost = missed.relu() + self._underage_cost * (-missed).relu()
         self._optimiser.zero_grad()
         (cost * self._weight[which]).mean().backward()
         torch.nn.utils.clip_grad_norm_(nets.parameters(), GRADIENT_CLIP)
@@ -101,16 +101,16 @@ class Hindsight:
                 average.lerp_(newest, pace)
 
     def _sample(self) -> NDArray[np.int64]:
-        """Decisions for each net, shape ``(MEMBERS, BATCH)``."""
+        """Samples for each net, shape ``(MEMBERS, BATCH)``."""
         size = (MEMBERS, BATCH)
         which = self._rng.integers(self._recorded, size=size)
-        total, own = len(self._features), self._made_up_from
+        total, own = len(self._features), self._synthetic_from
         if own > self._recorded:
             changed = self._rng.integers(self._recorded, own, size=size)
             which = np.where(self._rng.random(size) < AUGMENTED, changed, which)
         if total > own:
-            made_up = self._rng.integers(own, total, size=size)
-            which = np.where(self._rng.random(size) < self._rehearsed, made_up, which)
+            synthetic = self._rng.integers(own, total, size=size)
+            which = np.where(self._rng.random(size) < self._synthetic_share, synthetic, which)
         return which
 
     def _shaken(self, features: Tensor, strength: float) -> Tensor:

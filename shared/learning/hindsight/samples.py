@@ -16,13 +16,13 @@ from shared.recorded_demand import Recorded, decision_rows
 Array32 = NDArray[np.float32]
 
 ROWS_LIMIT = 250_000
-"""Decisions held at once, changed copies included; 100 MB."""
+"""Samples held at once, changed copies included; 100 MB."""
 COPIES = 3
 """Changed copies of the history, while they fit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decisions:
+class Samples:
     """What was seen and met, in servers: recorded, then of changed copies, then made up."""
 
     observations: Array32
@@ -31,15 +31,15 @@ class Decisions:
     """Demand met, shape ``(decisions,)``."""
     recorded: int
     """How many are as recorded."""
-    made_up: int = 0
+    synthetic: int = 0
     """How many are; see `shared.learning.hindsight.synthetic_samples`."""
-    rehearsed: float = 0.0
-    """Part of a batch that is drawn from them."""
+    synthetic_share: float = 0.0
+    """Part of a batch that is drawn_samples from them."""
 
 
-def decisions_of(
+def samples_of(
     recorded: Recorded, parameters: FleetParameters, rng: np.random.Generator
-) -> Decisions:
+) -> Samples:
     """The decisions of a history and of `COPIES` changed copies of it."""
     rows = decision_rows(recorded, parameters)
     copies = min(COPIES, ROWS_LIMIT // len(rows) - 1)
@@ -59,10 +59,10 @@ def decisions_of(
         ).astype(np.float32)
         for history in histories
     ]
-    return Decisions(np.concatenate(seen), np.concatenate(met), len(rows))
+    return Samples(np.concatenate(seen), np.concatenate(met), len(rows))
 
 
-def drawn(
+def drawn_samples(
     history: History,
     parameters: FleetParameters,
     rng: np.random.Generator,

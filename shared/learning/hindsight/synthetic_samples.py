@@ -13,7 +13,7 @@ import numpy as np
 from shared.core.fields import in_servers
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
-from shared.learning.hindsight.samples import Array32, Decisions, drawn
+from shared.learning.hindsight.samples import Array32, Samples, drawn_samples
 from shared.learning.hindsight.synthetic import synthetic_history
 
 SERIES = 40
@@ -22,19 +22,19 @@ SEED = 9
 MOST = 0.5
 """Part of a batch that is made up, next to no history at all."""
 ROWS = 5_000
-"""Decisions of its own with which that part is half as large."""
+"""Samples of its own with which that part is half as large."""
 MOST_SERVERS = 1e6
 SMALLEST_LEVEL = 0.1
 """Least usual demand that it is scaled to, in servers."""
 
 
-def with_rehearsal(decisions: Decisions, level: float, parameters: FleetParameters) -> Decisions:
+def with_synthetic(decisions: Samples, level: float, parameters: FleetParameters) -> Samples:
     """The same decisions, and made-up ones scaled to a fleet whose usual demand is `level`."""
     unlimited = replace(parameters, min_servers=0.0, max_servers=MOST_SERVERS)
-    seen, met = _made_up(unlimited)
+    seen, met = _synthetic_samples(unlimited)
     scale = np.float32(max(level, SMALLEST_LEVEL))
     servers = in_servers(parameters.observation_fields)
-    return Decisions(
+    return Samples(
         np.concatenate((decisions.observations, np.where(servers, scale * seen, seen))),
         np.concatenate((decisions.outcomes, scale * met)),
         decisions.recorded,
@@ -44,7 +44,7 @@ def with_rehearsal(decisions: Decisions, level: float, parameters: FleetParamete
 
 
 @cache
-def _made_up(parameters: FleetParameters) -> tuple[Array32, Array32]:
+def _synthetic_samples(parameters: FleetParameters) -> tuple[Array32, Array32]:
     """Of fleets whose usual demand is 1: the same for all, made once in a process."""
     rng = np.random.default_rng(SEED)
     seen, met = [], []
@@ -52,7 +52,9 @@ def _made_up(parameters: FleetParameters) -> tuple[Array32, Array32]:
         history = synthetic_history(rng)
         usual = max(float(np.median(history.demands)), SMALLEST_LEVEL)
         scaled = History(history.times, history.demands / usual, history.step_seconds)
-        one_seen, one_met = drawn(scaled, parameters, rng, ((len(scaled.demands), OF_EACH),))
+        one_seen, one_met = drawn_samples(
+            scaled, parameters, rng, ((len(scaled.demands), OF_EACH),)
+        )
         seen.append(one_seen)
         met.append(one_met)
     return np.concatenate(seen), np.concatenate(met)

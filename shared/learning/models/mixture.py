@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.core.tuning import SEASONAL, tune
-from shared.learning.models.rule_policy import ServedRule, name_of
+from shared.learning.models.rule_policy import TunedRulePolicy, name_of
 
 if TYPE_CHECKING:
     from shared.learning.models.network import ResidualModule
@@ -27,11 +27,11 @@ OF_WINNER = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Blend:
+class Mixture:
     """Nets and rules over the same observation."""
 
     module: "ResidualModule"
-    rules: Mapping[str, ServedRule]
+    rules: Mapping[str, TunedRulePolicy]
     """By name."""
     experts: Mapping[str, float]
     """What each answer of `actions` is, and counts for at first: the nets', then the rules'."""
@@ -54,27 +54,27 @@ class Blend:
         return np.concatenate((self.module.actions(observations), *of_rules), axis=1)
 
 
-Trained = Union["ResidualModule", Blend]
+Trained = Union["ResidualModule", Mixture]
 """What training ends in."""
 
 
-def with_rule(module: "ResidualModule", rule: ServedRule | None) -> Trained:
+def with_rule(module: "ResidualModule", rule: TunedRulePolicy | None) -> Trained:
     """What serves of a module and the rule beside it, if there is one."""
     if rule is None:
         return module
     name = name_of(SEASONAL)
-    return Blend(module, {name: rule}, {NETS: OF_NETS, name: 1.0 - OF_NETS})
+    return Mixture(module, {name: rule}, {NETS: OF_NETS, name: 1.0 - OF_NETS})
 
 
-def with_winner(policy: Trained, name: str, rule: ServedRule) -> Blend:
+def with_winner(policy: Trained, name: str, rule: TunedRulePolicy) -> Mixture:
     """The same with a rule beside it that did better on held-out demand."""
-    if not isinstance(policy, Blend):
-        policy = Blend(policy, {}, {NETS: 1.0})
+    if not isinstance(policy, Mixture):
+        policy = Mixture(policy, {}, {NETS: 1.0})
     experts = {other: (1.0 - OF_WINNER) * part for other, part in policy.experts.items()}
     experts[name] = experts.get(name, 0.0) + OF_WINNER
-    return Blend(policy.module, {**policy.rules, name: rule}, experts)
+    return Mixture(policy.module, {**policy.rules, name: rule}, experts)
 
 
-def rule_beside(training: History, parameters: FleetParameters) -> ServedRule | None:
+def rule_beside(training: History, parameters: FleetParameters) -> TunedRulePolicy | None:
     """The rule, tuned on demand within the fleet's limits; None where its fields are not seen."""
-    return ServedRule.of(tune(SEASONAL, training, parameters), parameters)
+    return TunedRulePolicy.of(tune(SEASONAL, training, parameters), parameters)

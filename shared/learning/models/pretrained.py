@@ -12,7 +12,7 @@ import numpy as np
 
 from shared.core.parameters import FleetParameters
 from shared.learning.models.network import MEMBERS, ResidualModule, module_of
-from shared.policies.runtime import GENERAL_STORE, general_manifest
+from shared.policies.runtime import PRETRAINED_STORE, pretrained_manifest
 
 NETS = "nets.npz"
 """The nets' weights in the general policy's artefact."""
@@ -20,18 +20,18 @@ NETS = "nets.npz"
 Nets = Mapping[str, Any]
 
 
-def general_nets(parameters: FleetParameters) -> Nets | None:
+def pretrained_nets(parameters: FleetParameters) -> Nets | None:
     """Weights by name, ``nets.first`` and so on; None for an observation that it does not have."""
-    manifest = general_manifest(parameters)
+    manifest = pretrained_manifest(parameters)
     if manifest is None:
         return None
-    with np.load(io.BytesIO(GENERAL_STORE.read(manifest, NETS))) as weights:
+    with np.load(io.BytesIO(PRETRAINED_STORE.read(manifest, NETS))) as weights:
         return {f"nets.{name}": weights[name] for name in weights.files}
 
 
-def general_module(parameters: FleetParameters) -> ResidualModule | None:
+def pretrained_module(parameters: FleetParameters) -> ResidualModule | None:
     """The general policy with a fleet's limits; None for an observation that it does not have."""
-    nets = general_nets(parameters)
+    nets = pretrained_nets(parameters)
     if nets is None:
         return None
     module = module_of(parameters, seed=0)
@@ -39,7 +39,7 @@ def general_module(parameters: FleetParameters) -> ResidualModule | None:
     return module
 
 
-def begun_from(state: Nets, general: Nets | None) -> dict[str, Any]:
+def initialised_from(state: Nets, general: Nets | None) -> dict[str, Any]:
     """A module's state, with the first half of its nets those of the general policy."""
     begun = {name: value.copy() for name, value in state.items()}
     for name, weights in (general or {}).items():

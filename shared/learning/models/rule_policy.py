@@ -22,7 +22,7 @@ from shared.core.tuning import (
     grid,
 )
 
-SERVED_RULES = (
+SERVABLE_RULES = (
     CONSTANT,
     BUFFER,
     FACTOR,
@@ -41,7 +41,7 @@ def name_of(rule: Rule) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedRule:
+class TunedRulePolicy:
     """A tuned rule over the fields of an observation, in servers."""
 
     factor: float
@@ -55,7 +55,7 @@ class ServedRule:
     parameters: FleetParameters
 
     @classmethod
-    def of(cls, tuned: TunedRule, parameters: FleetParameters) -> "ServedRule | None":
+    def of(cls, tuned: TunedRule, parameters: FleetParameters) -> "TunedRulePolicy | None":
         """The same rule for serving; None when the observation lacks a field of it."""
         setting = tuned.setting
         times = tuned.rule.margin == "times"

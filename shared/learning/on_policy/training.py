@@ -42,7 +42,7 @@ from shared.learning.on_policy.episodes import (
 )
 from shared.learning.progress import Stages
 from shared.learning.rllib import DEFAULT_MODULE_ID, LearnerGroup, PPOConfig
-from shared.learning.training import Learnt
+from shared.learning.training import TrainingResult
 from shared.messages import Transition
 from shared.policies.store import CHECKPOINT, PolicyStore
 from shared.recorded_demand import TooLittleHistory
@@ -92,7 +92,7 @@ def learn_on_policy(
     store: PolicyStore,
     checkpoint: Path | None = None,
     after_batch: Callable[[], None] = lambda: None,
-) -> Learnt:
+) -> TrainingResult:
     """Update the fleet's policy with its unused transitions, oldest first, a batch at a time.
 
     What does not fill a batch waits for the next job. It goes on from the newest checkpoint of
@@ -128,7 +128,7 @@ def learn_on_policy(
         if checkpoint is not None:
             learner.save(checkpoint / LEARNER_GROUP)
             stages.done("checkpoint")
-        return Learnt(
+        return TrainingResult(
             module=learner.module,
             environment_steps=learner.learnt_transitions,
             scores=learner.scores,

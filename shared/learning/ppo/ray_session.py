@@ -18,7 +18,7 @@ TORCH_THREADS = 1
 """A net this small is not faster on more, and the services need the other core."""
 
 
-def warm_up() -> None:
+def start_ray() -> None:
     """Start Ray (or join the cluster that `RAY_ADDRESS` names) and build an algorithm once."""
     torch.set_num_threads(TORCH_THREADS)
     # Ray's loggers print past ours, and greet every new algorithm with hints about old APIs.
@@ -50,6 +50,6 @@ def warm_up() -> None:
     build_once()
 
 
-def cool_down() -> None:
-    """Stop the Ray that `warm_up` started."""
+def stop_ray() -> None:
+    """Stop the Ray that `start_ray` started."""
     ray.shutdown()

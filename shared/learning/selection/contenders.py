@@ -19,7 +19,7 @@ from shared.core.parameters import FleetParameters
 from shared.core.replay import BatchPolicy
 from shared.core.tuning import tune
 from shared.learning.models.mixture import Trained, with_winner
-from shared.learning.models.rule_policy import SERVED_RULES, ServedRule, name_of
+from shared.learning.models.rule_policy import SERVABLE_RULES, TunedRulePolicy, name_of
 from shared.learning.selection.gate import CANDIDATE, GateDecision, Scorer, select, takes_over
 from shared.learning.selection.live import Live
 from shared.recorded_demand import Recorded
@@ -33,7 +33,7 @@ the better one, by a tenth."""
 GENERAL = "general"
 """The pretrained policy: the incumbent of a fleet without a champion, a contender of all others."""
 
-Deployed = Trained | ServedRule
+Deployed = Trained | TunedRulePolicy
 """What the store may have no version of yet."""
 
 
@@ -44,10 +44,10 @@ class Selection:
     history: History
     """All of the recorded demand: a rule that wins is tuned again on it."""
     rows: IntArray
-    """Decisions on the kept demand, by the row after which they are made."""
+    """Samples on the kept demand, by the row after which they are made."""
     parameters: FleetParameters
     scorer: Scorer
-    rules: Mapping[str, ServedRule]
+    rules: Mapping[str, TunedRulePolicy]
     pretrained: Trained | None
 
     @classmethod
@@ -139,17 +139,17 @@ class Selection:
             reason=f"{rule} did better alone, but the candidate beside it did not",
         )
 
-    def _tuned_to_the_end(self, rule: str) -> ServedRule:
+    def _tuned_to_the_end(self, rule: str) -> TunedRulePolicy:
         """The rule tuned again, with the newest demand; as it was where that has no such rule."""
         return tuned_rules(self.history, self.parameters).get(rule, self.rules[rule])
 
 
-def tuned_rules(training: History, parameters: FleetParameters) -> dict[str, ServedRule]:
+def tuned_rules(training: History, parameters: FleetParameters) -> dict[str, TunedRulePolicy]:
     """Every rule that can serve, tuned on `training`, by its name."""
     low, high = parameters.min_servers, parameters.max_servers
     clipped = History(training.times, np.clip(training.demands, low, high), training.step_seconds)
     served = {
-        name_of(rule): ServedRule.of(tune(rule, clipped, parameters), parameters)
-        for rule in SERVED_RULES
+        name_of(rule): TunedRulePolicy.of(tune(rule, clipped, parameters), parameters)
+        for rule in SERVABLE_RULES
     }
     return {name: rule for name, rule in served.items() if rule is not None}

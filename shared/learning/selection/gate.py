@@ -33,7 +33,7 @@ class GateDecision:
     costs: dict[str, float]
     """By contender: servers per step on the kept demand; lower is better."""
     steps: int
-    """Decisions on the kept demand."""
+    """Samples on the kept demand."""
     live: Live | None = None
     demoted: bool = False
     """The champion would have stayed, had it not lost live."""

@@ -9,7 +9,7 @@ from rich.table import Table
 from shared.bus import TRAININGS, Bus
 from shared.messages import TrainingOutcome
 
-Verdicts = dict[str, list[TrainingOutcome]]
+GateDecisions = dict[str, list[TrainingOutcome]]
 """By fleet, oldest first."""
 
 HEADINGS = (
@@ -26,10 +26,12 @@ HEADINGS = (
 )
 
 
-def read_verdicts(redis_url: str, fleets: Iterable[str], newest: int | None = None) -> Verdicts:
+def read_decisions(
+    redis_url: str, fleets: Iterable[str], newest: int | None = None
+) -> GateDecisions:
     """The newest verdicts of each fleet, or all that are kept; raises `BusAway`."""
 
-    async def read() -> Verdicts:
+    async def read() -> GateDecisions:
         bus = Bus.connect(redis_url)
         try:
             return {fleet: await bus.newest_changes(TRAININGS, fleet, newest) for fleet in fleets}
@@ -39,24 +41,24 @@ def read_verdicts(redis_url: str, fleets: Iterable[str], newest: int | None = No
     return asyncio.run(read())
 
 
-def verdicts_table(fleet: str, verdicts: Sequence[TrainingOutcome]) -> Table:
-    """A row a verdict; costs are those on the demand that the gate has kept, unless live."""
+def decisions_table(fleet: str, verdicts: Sequence[TrainingOutcome]) -> Table:
+    """A row a decision; costs are those on the demand that the gate has kept, unless live."""
     title = f"the gate's verdicts on fleet {fleet}, cost a step"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
-    for verdict in verdicts:
+    for decision in verdicts:
         table.add_row(
-            f"{verdict.at:%Y-%m-%d %H:%M:%S}",
-            verdict.outcome,
-            _serves(verdict),
-            _cost(verdict.costs, "candidate"),
-            _cost(verdict.costs, verdict.champion),
-            _cost(verdict.costs, verdict.runner_up),
-            _best_rule(verdict.costs),
-            str(verdict.scored_steps),
-            _live(verdict),
-            _why(verdict),
+            f"{decision.at:%Y-%m-%d %H:%M:%S}",
+            decision.outcome,
+            _serves(decision),
+            _cost(decision.costs, "candidate"),
+            _cost(decision.costs, decision.champion),
+            _cost(decision.costs, decision.runner_up),
+            _best_rule(decision.costs),
+            str(decision.scored_steps),
+            _live(decision),
+            _why(decision),
         )
     return table
 
@@ -64,16 +66,16 @@ def verdicts_table(fleet: str, verdicts: Sequence[TrainingOutcome]) -> Table:
 def concerning(version: str, verdicts: Iterable[TrainingOutcome]) -> list[TrainingOutcome]:
     """The verdicts that a version was in, or has come from."""
     return [
-        verdict
-        for verdict in verdicts
-        if version in (verdict.version, verdict.champion, verdict.runner_up)
+        decision
+        for decision in verdicts
+        if version in (decision.version, decision.champion, decision.runner_up)
     ]
 
 
-def _serves(verdict: TrainingOutcome) -> str:
-    if verdict.winner in (None, verdict.version):
-        return verdict.version or ""
-    return f"{verdict.version}, the {verdict.winner}"
+def _serves(decision: TrainingOutcome) -> str:
+    if decision.winner in (None, decision.version):
+        return decision.version or ""
+    return f"{decision.version}, the {decision.winner}"
 
 
 def _cost(costs: Mapping[str, float], contender: str | None) -> str:
@@ -87,12 +89,14 @@ def _best_rule(costs: Mapping[str, float]) -> str:
     return "" if best is None else f"{rules[best]:.3f} {best.removeprefix('rule:')}"
 
 
-def _live(verdict: TrainingOutcome) -> str:
-    if not verdict.live_steps:
+def _live(decision: TrainingOutcome) -> str:
+    if not decision.live_steps:
         return ""
-    own, other = (_cost(verdict.live_costs, who) for who in (verdict.champion, verdict.runner_up))
-    return f"{own}, runner-up {other}, {verdict.live_steps} steps"
+    own, other = (
+        _cost(decision.live_costs, who) for who in (decision.champion, decision.runner_up)
+    )
+    return f"{own}, runner-up {other}, {decision.live_steps} steps"
 
 
-def _why(verdict: TrainingOutcome) -> str:
-    return verdict.error or verdict.reason or ""
+def _why(decision: TrainingOutcome) -> str:
+    return decision.error or decision.reason or ""
