@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from services.cli.traces import read_trace
-from shared.core import baselines
+from shared.core import rules
 from shared.core.curves import sine1h
 from shared.core.evaluation import score
 from shared.core.parameters import FleetParameters
@@ -36,18 +36,18 @@ def with_constants(damping: float, headroom: float, spreads: float) -> Rule:
 
     def rule(histories: np.ndarray) -> np.ndarray:
         with patch.multiple(
-            baselines, TREND_DAMPING=damping, TREND_HEADROOM=headroom, TREND_SPREADS=spreads
+            rules, TREND_DAMPING=damping, TREND_HEADROOM=headroom, TREND_SPREADS=spreads
         ):
-            return baselines.trend(histories, PARAMETERS)
+            return rules.trend(histories, PARAMETERS)
 
     return rule
 
 
 RULES: dict[str, Rule] = {
     "last demand": with_constants(0.0, 0.0, 0.0),
-    "headroom (a quarter)": lambda histories: baselines.headroom(histories[:, -1], PARAMETERS),
+    "headroom (a quarter)": lambda histories: rules.headroom(histories[:, -1], PARAMETERS),
     "linear trend": with_constants(1.0, 0.0, 0.0),
-    "trend": lambda histories: baselines.trend(histories, PARAMETERS),
+    "trend": lambda histories: rules.trend(histories, PARAMETERS),
 }
 GRID = [
     (damping, headroom, spreads)
@@ -99,7 +99,7 @@ def main() -> None:
         constants: geometric_mean([cost(with_constants(*constants), d) for d in series.values()])
         for constants in GRID
     }
-    chosen = (baselines.TREND_DAMPING, baselines.TREND_HEADROOM, baselines.TREND_SPREADS)
+    chosen = (rules.TREND_DAMPING, rules.TREND_HEADROOM, rules.TREND_SPREADS)
     for constants, mean in sorted(grid.items(), key=lambda item: item[1])[:10]:
         mark = "  <- trend" if constants == chosen else ""
         print("{:7g}  {:8g}  {:7g}".format(*constants) + f"  {mean:14.2f}{mark}")

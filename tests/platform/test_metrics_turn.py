@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from services.metrics import turn
+from services.metrics import leader
 from shared.bus import Bus
 from tests.platform.test_metrics import bus as bus
 from tests.platform.test_metrics import commit, scrape, sidecar, until
@@ -16,7 +16,7 @@ DEMAND = "autopilot_demand{fleet=default}"
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch):
-    monkeypatch.setattr(turn, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(leader, "RENEW_SECONDS", 0.05)
 
 
 async def test_one_tells_and_the_next_goes_on_where_it_ended(bus, redis_url, client_of):

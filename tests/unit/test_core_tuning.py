@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shared.core import baselines
+from shared.core import rules
 from shared.core.history import History, part
 from shared.core.parameters import FleetParameters
 from shared.core.replay import replay
@@ -59,30 +59,30 @@ def test_constant_and_last_demand_by_hand():
 
 
 def test_target_tracking_goes_up_at_once_and_down_after_the_cooldown():
-    followed = baselines.target_tracking(history([5, 9, 7, 6, 6, 8, 7, 7, 10]), WIDE, cooldown=2)
+    followed = rules.target_tracking(history([5, 9, 7, 6, 6, 8, 7, 7, 10]), WIDE, cooldown=2)
     # Up to 9; two quiet steps; down to 6 at the third; up to 8; down to 10's rise: up again.
     assert followed.tolist() == [5, 9, 9, 9, 6, 8, 8, 8, 10]
-    assert baselines.target_tracking(history([5, 9, 7]), WIDE, cooldown=0).tolist() == [5, 9, 7]
+    assert rules.target_tracking(history([5, 9, 7]), WIDE, cooldown=0).tolist() == [5, 9, 7]
 
 
 def test_damped_trend_by_hand():
     """Rise of 2 a step, half of it believed for 6 steps; before the first row, the first."""
-    ahead = baselines.damped_trend(history([10, 12, 14]), WIDE, window=2, damping=0.5, spreads=1.0)
+    ahead = rules.damped_trend(history([10, 12, 14]), WIDE, window=2, damping=0.5, spreads=1.0)
     assert ahead == pytest.approx([10.0, 12 + 6, 14 + 6])
 
 
 def test_seasonal_is_exact_on_a_day_that_repeats():
     demands = noisy(24).demands
     week = history(np.tile(demands, 10))
-    ahead = baselines.seasonal(week, WIDE, period="day", weight=1.0)
+    ahead = rules.seasonal(week, WIDE, period="day", weight=1.0)
     assert ahead[24:-LEAD] == pytest.approx(week.demands[24 + LEAD :])
     assert ahead[:22] == pytest.approx(week.demands[:22])  # no yesterday: the last demand
 
 
 def test_seasonal_takes_yesterday_until_a_week_is_reached():
     rows = noisy(24 * 9)
-    weekly = baselines.seasonal(rows, WIDE, period="week", weight=1.0)
-    daily = baselines.seasonal(rows, WIDE, period="day", weight=1.0)
+    weekly = rules.seasonal(rows, WIDE, period="week", weight=1.0)
+    daily = rules.seasonal(rows, WIDE, period="day", weight=1.0)
     assert weekly[:166] == pytest.approx(daily[:166])
     at = 24 * 8
     shift = rows.demands[at - 168 + LEAD] - rows.demands[at - 168]
@@ -91,7 +91,7 @@ def test_seasonal_takes_yesterday_until_a_week_is_reached():
 
 def test_the_oracle_meets_every_demand():
     demands = noisy()
-    allocations = replay(baselines.oracle(demands, WIDE), WIDE).allocations
+    allocations = replay(rules.oracle(demands, WIDE), WIDE).allocations
     assert allocations[LEAD:].tolist() == demands.demands[LEAD:].tolist()
 
 
