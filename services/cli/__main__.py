@@ -37,6 +37,7 @@ fleets = typer.Typer(help="Fleets in shadow, fleets that are live.", no_args_is_
 app.add_typer(fleets, name="fleets")
 
 STATE = URL_FILE.parent
+WIDE_COLUMNS = 200
 USERS_MISTAKES = (BadInput, UnknownFleet, PolicyMissing, PolicyUnfit)
 
 TraceOption = Annotated[
@@ -131,12 +132,17 @@ app.command()(learning_commands.evaluate)
 def policies_list(
     verdicts: Annotated[int, typer.Option(help="Newest verdicts of a fleet's gate.", min=0)] = 10,
     as_json: Annotated[
-        bool, typer.Option("--json", help="As JSON, the verdicts with every contender's cost.")
+        bool, typer.Option("--json", help="As JSON, with every contender's cost.")
+    ] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="All scores and reasons, in wide tables.")
     ] = False,
 ) -> None:
-    """Every version with its scores, the champions, how the gate decided and training goes."""
+    """Every version, its cost beside the best rule's, the gate's decisions, how training goes."""
     settings = load_settings()
-    list_policies(settings, load_fleets(settings), verdicts, Console(), as_json=as_json)
+    console = Console(width=WIDE_COLUMNS) if wide else Console()
+    fleets = load_fleets(settings)
+    list_policies(settings, fleets, verdicts, console, as_json=as_json, wide=wide)
 
 
 @policies.command("show")

@@ -24,6 +24,8 @@ HEADINGS = (
     "live",
     "why",
 )
+NARROW_HEADINGS = ("ended (UTC)", "outcome", "serves now", "candidate", "champion", "best rule")
+"""Within 80 columns."""
 
 
 def read_decisions(
@@ -41,13 +43,29 @@ def read_decisions(
     return asyncio.run(read())
 
 
-def decisions_table(fleet: str, verdicts: Sequence[TrainingOutcome]) -> Table:
+def decisions_table(
+    fleet: str, decisions: Sequence[TrainingOutcome], *, wide: bool = False
+) -> Table:
     """A row a decision; costs are those on the demand that the gate has kept, unless live."""
-    title = f"the gate's verdicts on fleet {fleet}, cost a step"
+    title = f"gate decisions of {fleet}, cost a step"
+    if not wide:
+        table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+        for heading in NARROW_HEADINGS:
+            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        for decision in decisions:
+            table.add_row(
+                f"{decision.at:%m-%d %H:%M}",
+                decision.outcome,
+                decision.error or decision.version or "",
+                _cost(decision.costs, "candidate"),
+                _cost(decision.costs, decision.champion),
+                _best_rule(decision.costs),
+            )
+        return table
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
-    for decision in verdicts:
+    for decision in decisions:
         table.add_row(
             f"{decision.at:%Y-%m-%d %H:%M:%S}",
             decision.outcome,

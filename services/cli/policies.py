@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from itertools import groupby
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from services.cli.artefacts import find_version
@@ -18,6 +19,10 @@ from shared.messages import Champion, PolicyManifest, TrainingOutcome
 from shared.policies.runtime import FleetPolicy, initial_policy, load_policy, plans_short
 from shared.policies.store import PolicyStore
 from shared.settings import Fleets, Settings, load_fleets
+
+CANDIDATE = "candidate"
+RULES_COSTS = ("gate_cost rule:", "held_out_cost rule:")
+"""What scores are called that are a rule's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +43,18 @@ class Listed:
 
 
 def list_policies(
-    settings: Settings, fleets: Fleets, newest: int, console: Console, *, as_json: bool
+    settings: Settings,
+    fleets: Fleets,
+    newest: int,
+    console: Console,
+    *,
+    as_json: bool,
+    wide: bool = False,
 ) -> None:
-    """Every version, a fleet's `newest` verdicts, and how its training goes; as tables or JSON.
+    """Every version, a fleet's `newest` gate decisions, how its training goes; tables or JSON.
 
-    The verdicts and the training are null in the JSON while Redis is away.
+    `wide` tables have all, whatever the terminal's width. Gate decisions and training are null in
+    the JSON while Redis is away.
     """
     listed = list(_listed(PolicyStore.of(settings), fleets))
     verdicts: GateDecisions | None = None
@@ -60,12 +72,13 @@ def list_policies(
     if as_json:
         console.print_json(_document(listed, verdicts, training))
         return
-    console.print(_versions_table(listed))
+    for table in [_wide_table(listed)] if wide else _versions_tables(listed):
+        console.print(table)
     for fleet in fleets.names:
         if verdicts and verdicts[fleet]:
-            console.print(decisions_table(fleet, verdicts[fleet]))
+            console.print(decisions_table(fleet, verdicts[fleet], wide=wide))
         line = f"training of {fleet}: {unknown if training is None else training[fleet]}"
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, markup=False)
 
 
 def show_policy(
@@ -102,7 +115,26 @@ def _document(
     return json.dumps({"versions": versions, "verdicts": told, "training": training})
 
 
-def _versions_table(listed: Sequence[Listed]) -> Table:
+def _versions_tables(listed: Sequence[Listed]) -> Iterator[Table]:
+    """A table a fleet, within 80 columns; a cost, and the best rule's, are on demand not seen."""
+    for fleet, versions in groupby(listed, key=lambda one: one.fleet):
+        table = Table(
+            title=f"policies of {fleet}", title_justify="left", box=None, padding=(0, 1, 0, 0)
+        )
+        for heading in ("version", "kind", "", "steps", "cost", "best rule"):
+            right = heading in ("steps", "cost", "best rule")
+            justify: JustifyMethod = "right" if right else "left"
+            table.add_column(heading, no_wrap=True, overflow="ellipsis", justify=justify)
+        for one in versions:
+            steps = "" if one.trained_on_steps is None else f"{one.trained_on_steps:,}"
+            own, rule = _held_out(one)
+            table.add_row(one.version, one.kind, one.place, steps, own, rule)
+            if one.error is not None:
+                table.add_row(f"  {one.error}")
+        yield table
+
+
+def _wide_table(listed: Sequence[Listed]) -> Table:
     table = Table(title="policies", title_justify="left")
     for heading in ("fleet", "version", "kind", "champion", "HISTORY_LEN", "trained on", "scores"):
         table.add_column(heading, overflow="fold")
@@ -112,6 +144,17 @@ def _versions_table(listed: Sequence[Listed]) -> Table:
         scores = one.error or _scores(one.scores)
         table.add_row(one.fleet, one.version, one.kind, one.place, made_for, steps, scores)
     return table
+
+
+def _held_out(one: Listed) -> tuple[str, str]:
+    """What a version, and the best rule beside it, cost on demand that it had not seen."""
+    own = CANDIDATE if one.kind == "learnt" else one.kind
+    rules = [cost for name, cost in one.scores.items() if name.startswith(RULES_COSTS)]
+    costs = (
+        one.scores.get(f"gate_cost {own}", one.scores.get("held_out_cost")),
+        min(rules, default=one.scores.get("held_out_rule_cost")),
+    )
+    return tuple("" if cost is None else f"{cost:.2f}" for cost in costs)  # type: ignore[return-value]
 
 
 def _listed(store: PolicyStore, fleets: Fleets) -> Iterator[Listed]:

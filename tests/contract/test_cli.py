@@ -166,14 +166,10 @@ def test_policies_list_shows_what_serves_a_fleet_without_a_champion(
     run, tmp_path, publish_policy, settings, serves
 ):
     away = f"redis://127.0.0.1:{free_port()}/0"
-    environment = {
-        "AUTOPILOT_REDIS_URL": away,
-        "AUTOPILOT_POLICY_STORE": "policies",
-        "COLUMNS": "200",
-    }
+    environment = {"AUTOPILOT_REDIS_URL": away, "AUTOPILOT_POLICY_STORE": "policies"}
 
     def rows():
-        listed = run("policies", "list", **environment, **settings)
+        listed = run("policies", "list", "--wide", **environment, **settings)
         assert listed.returncode == 0, listed.stderr
         lines = [line.replace("│", " ").split() for line in listed.stdout.splitlines()]
         return [" ".join(line) for line in lines if line[:1] == ["default"]]
@@ -233,7 +229,7 @@ def gated(redis_url, tmp_path, publish_policy):
 
 
 def test_policies_list_shows_every_verdict_with_its_scores(run, gated):
-    out = run("policies", "list", COLUMNS="200", **gated).stdout
+    out = run("policies", "list", "--wide", **gated).stdout
     (row,) = [line for line in out.splitlines() if "3.250" in line]
     assert re.split(r"\s{2,}", row.strip())[1:] == [
         *("published", "v2, the candidate", "3.250", "4.500", "5.750", "6.500 buffer", "77"),
@@ -241,10 +237,22 @@ def test_policies_list_shows_every_verdict_with_its_scores(run, gated):
     ]
     assert "no space left" in out
     assert "last job kept v2" in out
-    newest = run("policies", "list", "--verdicts", "1", COLUMNS="200", **gated).stdout
+    newest = run("policies", "list", "--wide", "--verdicts", "1", **gated).stdout
     assert "3.125" in newest
     assert "3.250" not in newest
     assert "3.125" not in run("policies", "list", "--verdicts", "0", **gated).stdout
+
+
+def test_policies_list_fits_80_columns(run, gated, tmp_path, publish_policy):
+    store = PolicyStore.at(tmp_path / "policies")
+    scores = {"gate_cost candidate": 3.25, "gate_cost rule:buffer": 6.5, "gate_cost rule:a": 7}
+    publish_policy(store, "20261128T175555Z-1f3a9c", scores=scores)
+    out = run("policies", "list", **gated).stdout
+    assert max(map(len, out.splitlines())) <= 80
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert "20261128T175555Z-1f3a9c learnt champion 128 3.25 6.50" in rows
+    assert "v2 learnt runner-up 128" in rows
+    assert any("failed no space left" in row for row in rows)
 
 
 def test_policies_list_as_json_has_whole_verdicts_also_of_those_without_a_version(run, gated):

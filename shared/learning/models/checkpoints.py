@@ -1,5 +1,6 @@
 """A policy from its RLlib checkpoint: pickles, so only of a folder whose files were checked."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from shared.learning.rllib import DEFAULT_MODULE_ID
 
 LEARNER_GROUP = "learner_group"
 """Folder within a checkpoint; both an algorithm's and the on-policy trainer's have it."""
+FORMER_MODULE = "services.trainer.module"
+"""Where `ResidualModule` was in the releases up to 0.2."""
 _RL_MODULE = f"learner/rl_module/{DEFAULT_MODULE_ID}"
 
 
@@ -20,6 +23,8 @@ def load_module(learner_group: Path) -> ResidualModule:
         raise PolicyMissing(
             f"{learner_group} has no checkpoint: train with AUTOPILOT_SAVE_MODEL=1 to have one"
         )
+    # Checkpoints name the class by where it was when they were written.
+    sys.modules.setdefault(FORMER_MODULE, sys.modules[ResidualModule.__module__])
     try:
         module = ResidualModule.from_checkpoint(str(folder.absolute()))
     except Exception as error:  # RLlib unpickles, which raises anything
