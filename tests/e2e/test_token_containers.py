@@ -34,7 +34,7 @@ def guarded(built: Platform) -> Iterator[Platform]:
     settings = {"AUTOPILOT_TOKENS": str(FOLDER.relative_to(ROOT))}
     platform = Platform(f"{built.project}-tokens", settings)
     try:
-        platform.compose(*EVERYTHING, "up", "--detach", "--scale", "trainer=0")
+        platform.compose(*EVERYTHING, "up", "--detach", *SERVICES, "aws", "prometheus")
         yield platform
     finally:
         platform.compose(*EVERYTHING, "down", "--volumes", "--timeout", "5")
