@@ -199,7 +199,7 @@ class FleetPolicy:
             near = of_smaller(scale)
             under = cut & (near < self._ceiling)
             if under.any():
-                # The second point is near the first: far enough from where answers are cut off at 0.
+                # A second point near the first: a graph cuts off at 0 servers too.
                 slope = (near - of_smaller(0.75 * scale)) / (0.25 * scale)
                 found[under] = (near + (1.0 - scale) * slope)[under]
                 cut &= ~under
