@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from hypothesis import settings
 
 from services.cli.embedded_redis import redis_command
+from shared import redaction
 from shared.bus import wait_for_redis
 from shared.core.guards import Move
 from shared.core.parameters import FleetParameters
@@ -48,6 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests begin first, so that no process is left with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def secrets_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test keeps as a secret is no secret in the next: it may be a word there."""
+    monkeypatch.setattr(redaction._Known, "forms", redaction._Known.forms)
+    monkeypatch.setattr(redaction._Known, "pattern", redaction._Known.pattern)
 
 
 def free_port() -> int:

@@ -1,6 +1,7 @@
 """The commands that learn from recorded demand, or replay it: options in, files out."""
 
 import math
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,14 @@ from shared.logs import configure_logs
 from shared.messages import PolicyManifest, utc_now
 from shared.policies.store_seal import SigningKey
 from shared.settings import LAST_SEED, FleetSettings, Settings, load_settings
+
+
+class Dynamics(StrEnum):
+    """How a fleet moves from one step to the next."""
+
+    NOTEBOOK = "notebook"
+    """A target is up `history_len` steps later, up and down alike."""
+
 
 SYNTHETIC = "synthetic"
 """Made-up demand: what `--demand` takes for `train` beside a curve."""
@@ -73,6 +82,9 @@ def backtest(
     players_per_server: PlayersPerServer = None,
     peak_servers: PeakServers = None,
     train_fraction: Annotated[float, typer.Option(help="Part of the rows to learn from.")] = 0.7,
+    dynamics: Annotated[
+        Dynamics, typer.Option(help="How servers come up: as in the notebook, the only way yet.")
+    ] = Dynamics.NOTEBOOK,
     seconds: Seconds = None,
     steps: Steps = None,
     policy: Annotated[
@@ -107,7 +119,8 @@ def backtest(
         with learner.trainer(), learner.progress_bar() as tell:
             outcome = learnt(case, options, learner.telling(options, tell))
     others, notes = baselines(case)
-    report = Report(case, {AUTOPILOT: outcome, **others}, [*what_serves(outcome), *notes])
+    notes = [*what_serves(outcome), *notes]
+    report = Report(case, {AUTOPILOT: outcome, **others}, notes, dynamics.value)
     print_report(report, Console())
     if json is not None:
         write_json(report, json)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from types import FrameType
 
 import structlog
@@ -19,6 +20,7 @@ from shared.settings import Fleets, Settings
 NICENESS = 10
 """Stepping and serving come first when cores are few."""
 REDIS_PATIENCE_SECONDS = 5.0
+RETRY_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -62,7 +64,9 @@ def main(settings: Settings, fleets: Fleets) -> None:
                     worker = TrainingWorker(queue, stop, settings.heartbeat)
                     worker.work(logging_level="WARNING")
             except BusAway as error:
+                # It may answer a ping and refuse the rest: not as fast as it can.
                 _log.warning("redis_is_away", error=str(error))
+                time.sleep(RETRY_SECONDS)
     finally:
         stop_ray()
 

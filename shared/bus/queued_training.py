@@ -98,7 +98,7 @@ class QueuedTraining(Job):  # type: ignore[misc]
         kept = {field: value for field, value in raw_data.items() if value and not _ignored(field)}
         for field, value in sorted(kept.items()):
             _check_field(field, value)
-        job = _job_in(kept[b"data"])
+        job = _job_in(raw_data[b"data"])
         if self.id != self.id_for(job.fleet):
             raise _Refused(f"a job of fleet {job.fleet} under another id")
         try:
@@ -148,7 +148,7 @@ def _job_in(data: bytes) -> TrainingJob:
     except zlib.error:
         raise _Refused("data that are not packed") from None
     if not unpacking.eof:
-        raise _Refused(f"data of more than {LARGEST_DATA} bytes")
+        raise _Refused(f"data that are cut off, or have more than {LARGEST_DATA} bytes")
     try:
         name, instance, arguments, named = JSONSerializer.loads(unpacked)
     except (ValueError, TypeError, RecursionError):

@@ -92,6 +92,8 @@ class Report:
     case: Case
     outcomes: Mapping[str, Outcome]
     notes: list[str]
+    dynamics: str = "notebook"
+    """Those that the outcomes are in."""
 
     @property
     def document(self) -> dict[str, Any]:
@@ -99,6 +101,7 @@ class Report:
         parameters = self.case.parameters
         return {
             "trace": self.case.demand.name,
+            "dynamics": self.dynamics,
             "steps": self.outcomes[AUTOPILOT].score.steps,
             "training_steps": self.case.start,
             "cost_weights": {"over": 1, "under": parameters.over_prov_factor},

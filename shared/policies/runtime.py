@@ -200,6 +200,7 @@ class FleetPolicy:
             near = of_smaller(scale)
             under = cut & (near < self._ceiling)
             if under.any():
+                # A second point near the first: a graph cuts off at 0 servers too.
                 slope = (near - of_smaller(0.75 * scale)) / (0.25 * scale)
                 found[under] = (near + (1.0 - scale) * slope)[under]
                 cut &= ~under

@@ -133,6 +133,7 @@ class Services:
             client = httpx.AsyncClient(
                 transport=httpx.ASGITransport(app, raise_app_exceptions=False),
                 base_url="http://service",
+                headers={"content-type": "application/json"},
             )
             self._clients[path] = await self._end.enter_async_context(client)
 

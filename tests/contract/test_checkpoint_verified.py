@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 import sys
-from pathlib import Path
+import tempfile
 
 import pytest
 import structlog
@@ -139,21 +139,22 @@ def test_a_lost_file_is_refused(any_store):
 
 @pytest.mark.parametrize(
     "name",
-    ["../outside", "../../../../outside", "a/../../outside", "/{outside}", "a\\..\\..\\outside"],
+    ["../outside", "../../outside", "a/../../outside", "/{outside}", "a\\..\\..\\outside"],
 )
 @pytest.mark.parametrize("listed", [False, True])
-def test_a_key_that_leads_outside_is_refused(bucket, tmp_path, name, listed):
+def test_a_key_that_leads_outside_is_refused(bucket, tmp_path, monkeypatch, name, listed):
     """In S3 a key is any text, and nobody but us makes a path of it."""
     store = PolicyStore.at(f"s3://{bucket}/policies")
     publish(store)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     outside = tmp_path / "outside"
     at = f"{CHECKPOINT}/{name.format(outside=outside)}"
     put(store, f"eu/v1/{at}", b"x")
     if listed:
         list_more(store, at, "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881")
     refuses(store, "names a file outside of it" if listed else "does not list")
-    assert not outside.exists()
-    assert not (Path(os.environ.get("TMPDIR", "/tmp")) / "outside").exists()
+    assert list(tmp_path.rglob("*outside*")) == []
 
 
 @pytest.mark.parametrize(

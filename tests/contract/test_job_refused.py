@@ -104,6 +104,7 @@ def attacks(made):
         "data that unpack to much": (change(data=zlib.compress(b"[" * 20_000)), "more than"),
         "deep data": (change(data=zlib.compress(b"[" * 16_000)), "no call"),
         "data that are cut off": (change(data=packed(TRAIN)[:-4]), "more than"),
+        "no data": (change(data=""), "cut off"),
         "data that are plain": (change(data=json.dumps([TRAIN, None, ["a"], {}])), "not packed"),
         "a large field": (change(description="x" * 100_000), "more than"),
         "another queue": (change(origin="elsewhere"), "the queue elsewhere"),

@@ -225,9 +225,8 @@ async def test_the_token_opens_reports_and_reads(redis_url, clock, client_of):
 async def test_a_repeated_key_changes_nothing(client, bus, clock):
     first = await client.post("/demand", json={"num_of_gameservers": 5, "idempotency_key": "a"})
     clock.now += timedelta(seconds=30)
-    again = await client.post(
-        "/demand", content=b'{"num_of_gameservers": 5.0}', headers={"Idempotency-Key": "a"}
-    )
+    headers = {"Idempotency-Key": "a", "Content-Type": "application/json"}
+    again = await client.post("/demand", content=b'{"num_of_gameservers": 5.0}', headers=headers)
     assert again.status_code == 202
     assert again.json() == first.json() | {"duplicate": True}
     assert (await bus.newest_demand("default")).observed_at == NOW

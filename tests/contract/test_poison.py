@@ -282,7 +282,7 @@ async def test_a_long_name_comes_back_cut_and_is_not_logged(redis_url, tmp_path,
                 await client.get("/prediction", params={"shadow": name}),
                 await client.get(f"/predict/{name}"),
                 await client.get(f"/{name}"),
-                await client.post("/agones/scale", content=b"{}", params={"fleet": name}),
+                await client.post("/agones/scale", json={}, params={"fleet": name}),
                 await client.post("/invocations", headers={"Content-Type": name}),
             ]
         door = matchmaking(bus=Bus.connect(redis_url), fleets=FLEETS, clock=utc_now)

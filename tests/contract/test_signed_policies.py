@@ -211,7 +211,7 @@ def test_a_key_that_is_none_is_one_line_and_exit_code_2(tmp_path, command, write
     with pytest.raises(BadSetting, match=says):
         SigningKey.of(path)
     ended = command("policies", "list", key=path)
-    assert ended.returncode != 0
+    assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
     assert f"AUTOPILOT_SIGNING_KEY_FILE={path}" in ended.stderr
 

@@ -41,7 +41,8 @@ def run():
 
     yield run
     for name in started:
-        subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
+        remove = ["docker", "rm", "--force", "--volumes", name]
+        subprocess.run(remove, capture_output=True, check=False)
 
 
 def password(platform: Platform) -> str:

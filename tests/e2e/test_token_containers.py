@@ -7,14 +7,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from shared.settings import Settings
 from tests.e2e.conftest import EVERYTHING
 from tests.e2e.containers import ROOT, Platform, until
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(400, func_only=True),
-    pytest.mark.skipif("tokens" not in Settings.model_fields, reason="no tokens by role yet"),
 ]
 
 FOLDER = ROOT / f"deploy/tokens/e2e-{os.getpid()}"
@@ -34,7 +32,7 @@ def guarded(built: Platform) -> Iterator[Platform]:
     settings = {"AUTOPILOT_TOKENS": str(FOLDER.relative_to(ROOT))}
     platform = Platform(f"{built.project}-tokens", settings)
     try:
-        platform.compose(*EVERYTHING, "up", "--detach", "--scale", "trainer=0")
+        platform.compose(*EVERYTHING, "up", "--detach", *SERVICES, "aws", "prometheus")
         yield platform
     finally:
         platform.compose(*EVERYTHING, "down", "--volumes", "--timeout", "5")

@@ -110,10 +110,11 @@ async def test_a_corrupt_champion_is_refused_and_the_one_before_goes_on(ring, pu
 
 async def test_a_repeated_report_changes_nothing(ring):
     first = await ring.report(50, idempotency_key="once")
-    again = await ring.report(90, idempotency_key="once")
+    again = await ring.report(50, idempotency_key="once")
     assert (first.status_code, again.status_code) == (202, 202)
     assert again.json()["duplicate"] is True
     assert again.json()["id"] == first.json()["id"]
+    assert (await ring.report(90, idempotency_key="once")).status_code == 422
     answer = await ring.until(anything)
     assert answer["Prediction"]["curr_demand"] == 50
 

@@ -79,6 +79,33 @@ def test_every_container_is_confined(compose):
             assert port.startswith("127.0.0.1:"), name
 
 
+def test_redis_has_a_password_and_a_network_of_its_own(compose):
+    redis = compose["services"]["redis"]
+    assert "requirepass $$(cat /run/autopilot/redis.password)" in redis["command"][-1]
+    assert "REDISCLI_AUTH=" in redis["healthcheck"]["test"][-1]
+    assert "ports" not in redis
+    assert redis["networks"] == ["redis"]
+    assert compose["networks"]["redis"] == {"internal": True}
+    there = {
+        name for name, each in compose["services"].items() if "redis" in each.get("networks", ())
+    }
+    having = {
+        name
+        for name, each in compose["services"].items()
+        if "access:/app/.autopilot:ro" in each.get("volumes", ())
+    }
+    assert there - {"redis"} == having
+    assert having == {"matchmaking", "environment", "prediction", "metrics", "trainer"}
+
+
+def test_prometheus_sends_the_token_that_is_made_for_it(compose):
+    (job,) = yaml.safe_load((ROOT / "deploy/monitoring/prometheus.yml").read_text())[
+        "scrape_configs"
+    ]
+    assert job["authorization"] == {"credentials_file": "/run/autopilot/token"}
+    assert "scraping:/run/autopilot:ro" in compose["services"]["prometheus"]["volumes"]
+
+
 def test_the_dashboard_asks_for_metrics_that_there_are():
     text = (ROOT / "deploy/monitoring/dashboard.json").read_text()
     queries = [

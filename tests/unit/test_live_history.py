@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from services.environment.decision import encoder_of
 from services.environment.history import empty_history, history_of, with_row, within_reach
 from services.environment.step import Due, StepInput, step_fleet
+from shared.core.history import History
 from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
+from shared.core.replay import decide
 from shared.learning.ppo.replay_env import ReplayVectorEnv
 from shared.messages import RecordedStep
 from shared.recorded_demand import recorded_of
@@ -39,17 +41,17 @@ class Watching(OneByOne):
         return (float(np.nanmean(observation[:20])) / 100,)
 
 
-def live(demands, gap_at=None):
+def live(demands, gap_at=None, parameters=PARAMETERS):
     """Step a fleet as the worker does; what its policy saw, and the commits."""
     policy, record, history, commits = Watching(), None, empty_history(STEP_SECONDS), []
-    encoder = encoder_of(FIELDS, PARAMETERS.lead_steps)
+    encoder = encoder_of(parameters.observation_fields, parameters.lead_steps)
     number = 0
     for position, demand in enumerate(demands):
         gap = 3 if position == gap_at else 0
         number += 1 + gap
         due = Due(NOON + timedelta(seconds=STEP_SECONDS * number), gap)
         commit = step_fleet(
-            StepInput("eu", record, policy, PARAMETERS, due, due.at, demand, history)
+            StepInput("eu", record, policy, parameters, due, due.at, demand, history)
         )
         commits.append(commit)
         record, history = commit.record, within_reach(commit.history, encoder)
@@ -73,6 +75,24 @@ def test_live_observations_are_those_of_the_replay():
     assert np.isfinite(expected[-1]).all(), "the last row sees last week"
     for shown, commit in zip(seen[1:], [c for c in commits if not c.transition.stale], strict=True):
         assert shown[width:] == list(commit.transition.next_observation[5:])
+
+
+def test_a_policy_made_for_a_shorter_lead_time_is_shown_what_it_was_made_for():
+    """Live and in a backtest: its own fields, at the time that it plans for, the newest targets."""
+    longer = FleetParameters(observation="calendar", history_len=8)
+    rng = np.random.default_rng(0)
+    demands = rng.uniform(15, 95, 100)
+    (_, *seen), commits = live(demands.tolist(), parameters=longer)
+    times = np.array([commit.recorded.at for commit in commits])
+    history = History(times, demands, STEP_SECONDS)
+    expected = Encoder(FIELDS, PARAMETERS.lead_steps).encode(history, np.arange(100))
+    width = expected.shape[1]
+    np.testing.assert_array_equal(np.array(seen[10:])[:, :width], expected[10:])
+    for shown, commit in zip(seen, commits, strict=True):
+        assert shown[width:] == list(commit.transition.next_observation[-5:])
+    replayed = Watching()
+    decide(replayed, history, longer)
+    np.testing.assert_array_equal(np.array(replayed.seen[10:])[:, :width], expected[10:])
 
 
 def test_the_replay_environment_shows_the_same():
