@@ -164,8 +164,11 @@ class Platform:
         return environment
 
     def _show_status(self) -> None:
-        """Print the table when the platform answers, when a policy changes, and now and then."""
-        shown: list[Any] = []
+        """Print the table when the platform answers, when a policy changes, and now and then.
+
+        A table that would say the same again is left out.
+        """
+        shown: list[tuple[str, ...]] = []
         shown_at = 0.0
         auth = Bearer(self._tokens, READERS)
         with httpx.Client(timeout=2.0, auth=auth, verify=of_this_machine()) as client:
@@ -173,10 +176,15 @@ class Platform:
                 answers = [self._ask(client, name) for name in self._fleets.names[:SHOWN_FLEETS]]
                 if all(answer is None for answer in answers):
                     continue
-                versions = [answer and answer["policy_version"] for answer in answers]
-                if versions != shown or time.monotonic() - shown_at > TABLE_EVERY_SECONDS:
-                    shown, shown_at = versions, time.monotonic()
-                    self._console.print(self._table(answers))
+                rows = [_row(*each) for each in zip(self._fleets.names, answers, strict=False)]
+                who = [(row[0], row[1], row[-1]) for row in rows]
+                news = who != [(row[0], row[1], row[-1]) for row in shown]
+                late = time.monotonic() - shown_at > TABLE_EVERY_SECONDS
+                if news or (late and rows != shown):
+                    if not shown:
+                        self._print_addresses()
+                    shown, shown_at = rows, time.monotonic()
+                    self._console.print(_table(rows))
 
     def _ask(self, client: httpx.Client, fleet: str) -> dict[str, Any] | None:
         try:
@@ -187,25 +195,37 @@ class Platform:
         answer: dict[str, Any] | None = response.json() if response.is_success else None
         return answer
 
-    def _table(self, answers: list[dict[str, Any] | None]) -> Table:
-        table = Table(
-            title=f"prediction {self._prediction}  matchmaking {self._matchmaking}  "
-            f"metrics http://{self._settings.host}:{self._settings.metrics_port}/metrics",
-            title_justify="left",
+    def _print_addresses(self) -> None:
+        metrics = f"http://{self._settings.host}:{self._settings.metrics_port}/metrics"
+        for name, address in (
+            ("prediction", self._prediction),
+            ("matchmaking", self._matchmaking),
+            ("metrics", metrics),
+        ):
+            self._console.print(f"{name:12} {address}", markup=False, highlight=False)
+
+
+def _row(fleet: str, answer: dict[str, Any] | None) -> tuple[str, ...]:
+    if answer is None:
+        return (fleet, "no decision yet", "", "", "", "")
+    told = answer["Prediction"]
+    return (
+        fleet,
+        answer["policy_version"],
+        f"{told['curr_demand']:.1f}",
+        "" if answer["allocation"] is None else f"{answer['allocation']:.1f}",
+        str(told["num_of_gameservers"]),
+        "in shadow" if answer["shadow"] else answer["fallback"] or "",
+    )
+
+
+def _table(rows: list[tuple[str, ...]]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in ("fleet", "policy version", "demand", "up now", "asked for", ""):
+        right = heading in ("demand", "up now", "asked for")
+        table.add_column(
+            heading, no_wrap=True, overflow="ellipsis", justify="right" if right else "left"
         )
-        for heading in ("fleet", "policy version", "demand", "up now", "asked for", "fallback"):
-            table.add_column(heading)
-        for fleet, answer in zip(self._fleets.names, answers, strict=False):
-            if answer is None:
-                table.add_row(fleet, "no decision yet")
-                continue
-            told = answer["Prediction"]
-            table.add_row(
-                fleet,
-                answer["policy_version"],
-                f"{told['curr_demand']:.1f}",
-                "" if answer["allocation"] is None else f"{answer['allocation']:.1f}",
-                str(told["num_of_gameservers"]),
-                "in shadow" if answer["shadow"] else answer["fallback"] or "",
-            )
-        return table
+    for row in rows:
+        table.add_row(*row)
+    return table
