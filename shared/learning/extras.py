@@ -8,6 +8,8 @@ from shared.errors import BadInput
 _QUIET = {
     # TensorFlow's C++ reports the missing GPU as an error; its Python still raises what matters.
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    # Else it depends on the processor how TensorFlow rounds, and it says so at each start.
+    "TF_ENABLE_ONEDNN_OPTS": "0",
     "CUDA_VISIBLE_DEVICES": "-1",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray rewrites CUDA_VISIBLE_DEVICES of processes without a GPU, and warns that it will stop.

@@ -94,6 +94,12 @@ async def _meanwhile(
         await task
 
 
+async def _ended(process: Worker | None) -> None:
+    """A process is asked to end, and does so well; meanwhile its callers' connections go on."""
+    if process is not None:
+        assert await asyncio.to_thread(process.end, PATIENCE_SECONDS) == 0
+
+
 class Platform:
     """The running services, and what callers were told."""
 
@@ -151,12 +157,13 @@ class Platform:
 
         await until(answers, f"{service} answers")
         self._fronts[service].behind = port
-        self._end_before(service, new)
+        old = self._running.pop(service, None)
+        self._running[service] = new
+        await _ended(old)
 
     async def _replace_worker(self, name: str, settings: dict[str, Any]) -> None:
         """The old one ends, the other takes its fleets, then the new one takes some over."""
-        if name in self._running:
-            assert self._running.pop(name).end() == 0
+        await _ended(self._running.pop(name, None))
         new = self._running[name] = self._start("environment", settings)
 
         async def holds_a_fleet() -> bool:
@@ -170,11 +177,6 @@ class Platform:
         variables = {f"AUTOPILOT_{k.upper()}": str(v) for k, v in (demand | settings).items()}
         log = self._folder / f"{self._started}-{service}.log"
         return Worker(self._environment | variables, log, f"services.{service}")
-
-    def _end_before(self, service: str, new: Worker) -> None:
-        old = self._running.pop(service, None)
-        self._running[service] = new
-        assert old is None or old.end() == 0
 
     @contextlib.asynccontextmanager
     async def reported(self, demand: float) -> AsyncIterator[None]:

@@ -47,10 +47,14 @@ class Worker:
     def wake(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
-    def end(self) -> int:
-        """Ask it to end, and wait; its exit code."""
+    def end(self, patience_s: float) -> int:
+        """Ask it to end, and wait; its exit code. One that does not end is killed."""
         self._process.terminate()
-        return self._process.wait()
+        try:
+            return self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         self._process.kill()
