@@ -16,6 +16,7 @@ from services.cli import __main__ as cli
 from services.cli import learning_commands
 from services.cli.files import write_whole
 from shared.errors import BadInput
+from shared.learning import extras
 from shared.messages import PolicyManifest, utc_now
 from shared.policies.runtime import GENERAL, PRETRAINED_STORE
 from shared.policies.store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore, seal
@@ -255,7 +256,7 @@ def test_a_damaged_policy_is_refused(run, trace, policy):
 
 
 def test_the_extra_that_is_missing_is_named(run, trace, tmp_path, monkeypatch):
-    monkeypatch.setattr(learning_commands.learner, "_installed", lambda name: name != "ray")
+    monkeypatch.setattr(extras, "_installed", lambda name: name != "ray")
     refused(run("backtest", "--trace", trace(WAVE)), "gameserver-autopilot[trainer]")
     refused(run("train", "--trace", trace(WAVE), "--out", "new"), "learning needs ray")
     assert not (tmp_path / "new").exists()
@@ -402,7 +403,7 @@ def test_evaluate_takes_a_policy_or_a_checkpoint(run, options):
 
 
 def test_evaluate_from_a_checkpoint_names_the_extra_that_is_missing(run, monkeypatch):
-    monkeypatch.setattr(learning_commands.learner, "_installed", lambda name: name != "ray")
+    monkeypatch.setattr(extras, "_installed", lambda name: name != "ray")
     refused(run("evaluate", "--checkpoint", "c"), "--checkpoint needs ray: pip install")
 
 

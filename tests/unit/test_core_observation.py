@@ -5,16 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.core.fields import (
-    DAY_SECONDS,
-    MONDAY_SECONDS,
-    WEEK_SECONDS,
-    calendar_fields,
-    from_notebook,
-    notebook_fields,
-)
+from shared.core.fields import calendar_fields, from_notebook, notebook_fields
 from shared.core.history import History
-from shared.core.observation import Encoder
+from shared.core.observation import DAY_SECONDS, MONDAY_SECONDS, WEEK_SECONDS, Encoder
 from shared.errors import UnknownField
 
 LEAD = 6

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shared.core.fields import DAY_SECONDS
+from shared.core.observation import DAY_SECONDS
 from shared.core.parameters import FleetParameters
 from shared.learning.hindsight.synthetic import ROWS, STEP_SECONDS, synthetic_history
 from shared.recorded_demand import Recorded, decision_rows
