@@ -139,7 +139,7 @@ def _webhook(
     async def scale(request: Request) -> JsonBytes:
         """How many servers an Agones fleet should have; 503 where its own policy should decide."""
         check_json(request)
-        review = parse(FleetAutoscaleReview, await read_body(request, REVIEW_LIMIT))
+        review = parse(FleetAutoscaleReview, await read_body(request, REVIEW_LIMIT), "allow")
         fleet = _fleet_of(request, review.request)
         _ = fleets[fleet]
         now = clock()

@@ -36,6 +36,7 @@ return -1
 _log = structlog.get_logger(__name__)
 
 _RECORDED_STEP: TypeAdapter[RecordedStep] = TypeAdapter(RecordedStep)
+_FIELDS: TypeAdapter[list[Any]] = TypeAdapter(list[Any])
 _RECORDED_STEPS: TypeAdapter[list[RecordedStep]] = TypeAdapter(list[RecordedStep])
 
 
@@ -124,7 +125,9 @@ class Steps(Feeds):
         left_out, since = 0, 0
         for row in rows:
             try:
-                step = _RECORDED_STEP.validate_json(row)
+                # A later release may write more of a step: its fields are behind ours.
+                fields = _FIELDS.validate_json(row)[: len(RecordedStep._fields)]
+                step = _RECORDED_STEP.validate_python(fields)
             except ValidationError:
                 left_out += 1
                 since += 1

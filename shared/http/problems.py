@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 import structlog
@@ -89,10 +89,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def parse(message: type[M], content: bytes) -> M:
+def parse(
+    message: type[M], content: bytes, other_fields: Literal["forbid", "allow"] = "forbid"
+) -> M:
     """A message from JSON; raises `BadInput` with a sentence that names the fields."""
     try:
-        return message.model_validate_json(content)
+        return message.model_validate_json(content, extra=other_fields)
     except ValidationError as error:
         raise BadInput(_sentence(error.errors(include_url=False))) from None
 

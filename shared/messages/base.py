@@ -61,9 +61,17 @@ Fallback = Literal["no_policy", "stale_decision", "stale_demand"]
 
 
 class Message(BaseModel):
-    """What every message has in common."""
+    """What every message has in common.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Releases run next to each other during an upgrade, and one may be rolled back: a field that only
+    another release knows is passed over. What comes in over HTTP is read strictly, by `parse`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+STRICT = ConfigDict(json_schema_extra={"additionalProperties": False})
+"""Has a message that is posted documented as `parse` reads it: other fields are refused."""
 
 
 def utc_now() -> datetime:

@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from shared.messages.base import (
     MAX_SERVERS_EVER,
+    STRICT,
     AgeSeconds,
     Count,
     FleetId,
@@ -25,6 +26,8 @@ SUPPLY_SECONDS = 120
 
 class Supply(Message):
     """Game servers as the matchmaker or the fleet's controller counts them."""
+
+    model_config = STRICT
 
     allocated: ServerCount | None = None
     ready: ServerCount | None = None
@@ -49,6 +52,8 @@ class FleetSupply(Message):
 
 class DemandReport(Message):
     """What a matchmaker posts: game servers needed now, or players and players per server."""
+
+    model_config = STRICT
 
     fleet: FleetId = "default"
     num_of_gameservers: Servers | None = None

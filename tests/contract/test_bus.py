@@ -173,6 +173,15 @@ class TestSteps:
         (told,) = logs
         assert (told["event"], told["left_out"], told["of"]) == ("recorded_steps_unreadable", 2, 4)
 
+    async def test_steps_that_a_later_release_recorded_are_read(self, bus, raw):
+        for step in (1, 2):
+            await bus.commit_step(*a_step(step))
+        recorded = await bus.recorded_steps("eu")
+        raw.lset("autopilot:recorded:eu", 1, json.dumps([*recorded[1], "more"]))
+        with structlog.testing.capture_logs() as logs:
+            assert await bus.recorded_steps("eu") == recorded
+        assert logs == []
+
     async def test_a_record_with_a_lead_time_of_the_release_before_is_read(self, bus, raw):
         record = a_step(1).record.model_copy(update={"lead_time": LeadTime(10**400)})
         raw.hset("autopilot:fleet:eu", mapping={"step": 1, "state": record.model_dump_json()})
