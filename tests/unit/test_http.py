@@ -7,7 +7,6 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
-from shared.http.requests import fleet_of, read_body
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -16,6 +15,7 @@ from shared.http.access import Access
 from shared.http.app import HttpService, JsonBytes
 from shared.http.hosts import Hosts
 from shared.http.problems import problem_of
+from shared.http.requests import fleet_of, read_body
 from shared.http.tokens import WEBHOOKS, Tokens
 
 RAISED = [
