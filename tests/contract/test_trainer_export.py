@@ -194,7 +194,8 @@ def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_warm, tmp_p
     """Two days of demand: last week is NaN. All forms agree, and the notebook's numbers do."""
     from shared.core.replay import observations_after
     from shared.learning import training as learning
-    from shared.learning.export import writer as export
+    from shared.learning.export.agreement import TOLERANCE, check_agreement, run_litert
+    from shared.learning.export.writer import export
     from shared.recorded_demand import Recorded
 
     parameters = FleetParameters(observation="calendar")
@@ -202,13 +203,13 @@ def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_warm, tmp_p
     history = History(600.0 * rows, 50 + 30 * np.sin(2 * np.pi * rows / 144), 600.0)
     policy = learning.train(Recorded.unbroken(history), parameters, options(seconds=3.0)).policy
     assert list(policy.experts) == ["nets", "rule:seasonal"]
-    export.export(policy, tmp_path)
+    export(policy, tmp_path)
     rng = np.random.default_rng(0)
-    assert export.check_agreement(policy, tmp_path, parameters, rng) <= export.TOLERANCE
+    assert check_agreement(policy, tmp_path, parameters, rng) <= TOLERANCE
     seen = observations_after(history, parameters.observation_fields, parameters, rows)
     assert np.isnan(seen).any(axis=1).all()
-    answers = export.run_litert(tmp_path, seen.astype(np.float32))
-    np.testing.assert_allclose(answers, policy.actions(seen), atol=export.TOLERANCE)
+    answers = run_litert(tmp_path, seen.astype(np.float32))
+    np.testing.assert_allclose(answers, policy.actions(seen), atol=TOLERANCE)
     ten = np.array(from_notebook([50.0] * 10, parameters.observation_fields))
     assert 0.1 <= policy.actions(ten[np.newaxis])[0, 0] <= 1.0
     # Targets do not matter to a policy.

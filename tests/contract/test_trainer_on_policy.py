@@ -417,7 +417,7 @@ def test_it_goes_on_with_the_same_weights_where_limits_and_action_factor_change(
         assert (start.checkpoint is None) == from_champion
         assert (start.module.shape.action_factor, start.module.shape.highest_action) == (200, 1.5)
         ten = np.full((1, 10), 60.0)
-        servers = [200 * start.module.decide(ten), 100 * first.module.decide(ten)]
+        servers = [200 * start.module.actions(ten), 100 * first.module.actions(ten)]
         assert servers[0] == pytest.approx(servers[1], rel=1e-5)
     learnt = trainer.on_policy.learn_on_policy(recorded, job, store)
     assert learnt.scores["batches"] == 2
