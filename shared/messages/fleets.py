@@ -26,7 +26,7 @@ class Explanation(Message):
     weights: tuple[Finite, ...] = ()
     """What each of them counted for."""
     margin: Finite = 0.0
-    """TrainingResult while the policy serves, as an action: added to their average."""
+    """Learnt while the policy serves, as an action: added to their average."""
     action: Finite
     ask: Finite
     """What the guards were given: the action in servers, or the target that was held."""

@@ -397,6 +397,25 @@ def test_it_goes_on_from_another_champion_if_there_is_one(trainer, any_store, tm
     assert learnt.scores["batches"] == 2
 
 
+def test_a_checkpoint_of_a_release_that_had_the_class_elsewhere_is_read(
+    trainer, store, tmp_path, monkeypatch
+):
+    former = trainer.checkpoints.FORMER_MODULE
+    checkpoint = tmp_path / CHECKPOINT
+    with monkeypatch.context() as before:
+        module = trainer.checkpoints.ResidualModule
+        before.setitem(sys.modules, former, sys.modules[module.__module__])
+        before.setattr(module, "__module__", former)
+        learnt = trainer.on_policy.learn_on_policy(
+            transitions_of(128), job_of(trainer), store, checkpoint
+        )
+    named = [path for path in checkpoint.rglob("*.pkl") if former.encode() in path.read_bytes()]
+    assert named, "the checkpoint names the class by where it was"
+    monkeypatch.delitem(sys.modules, former, raising=False)
+    saved = trainer.checkpoints.load_policy_module(checkpoint)
+    assert np.array_equal(weights(saved), weights(learnt.module))
+
+
 @pytest.mark.parametrize("from_champion", [False, True])
 def test_it_goes_on_with_the_same_weights_where_limits_and_action_factor_change(
     trainer, store, tmp_path, from_champion

@@ -39,7 +39,7 @@ class WorkingState(Message):
     batches: Annotated[int, Field(ge=1)]
     """Updates since the fleet began; goes on over jobs and crashes."""
     transitions: Count
-    """TrainingResult from in all of them."""
+    """Learnt from in all of them."""
     used_up_to: Utc
     """When the newest of them was due."""
     began_from: Label | None
