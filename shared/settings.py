@@ -370,7 +370,7 @@ def _tables(path: Path) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text())
     except OSError as error:
         raise BadSetting(f"AUTOPILOT_FLEETS={path}: can't read it: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number of thousands of digits
         raise BadSetting(f"AUTOPILOT_FLEETS={path} is not TOML: {error}") from error
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise BadSetting(f"AUTOPILOT_FLEETS={path}: write one table a fleet, such as [default]")

@@ -1,6 +1,5 @@
 """The commands that learn from recorded demand, or replay it: options in, files out."""
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +30,13 @@ from shared.learning.budget import Budget, TrainingOptions
 from shared.logs import configure_logs
 from shared.messages import PolicyManifest, utc_now
 from shared.policies.store_seal import SigningKey
-from shared.settings import LAST_SEED, FleetSettings, Settings, load_settings
+from shared.settings import (
+    LAST_SEED,
+    LONGEST_TRAINING_SECONDS,
+    FleetSettings,
+    Settings,
+    load_settings,
+)
 
 
 class Dynamics(StrEnum):
@@ -270,8 +275,9 @@ def _options(
     seed: int | None,
 ) -> TrainingOptions:
     time = fleet.time_total_s if seconds is None else seconds
-    if not (math.isfinite(time) and time > 0):
-        raise BadInput(f"--seconds is {time:g}: give a number above 0")
+    if not 0 < time <= LONGEST_TRAINING_SECONDS:
+        most = f"{LONGEST_TRAINING_SECONDS:.0f}, a week"
+        raise BadInput(f"--seconds is {time:g}: give a number above 0, at most {most}")
     if steps is not None and seconds is not None:
         raise BadInput("give --seconds or --steps, not both: learning ends by one of them")
     if steps is not None and steps < 1:

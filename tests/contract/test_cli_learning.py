@@ -142,6 +142,8 @@ def test_a_trace_that_is_none_leaves_nothing_behind(run, tmp_path, policy, comma
         (("--trace", "trace.csv", "--train-fraction", "1.5"), "--train-fraction"),
         (("--trace", "trace.csv", "--train-fraction", "0.05"), "to learn from"),
         (("--trace", "trace.csv", "--seconds", "0"), "--seconds"),
+        (("--trace", "trace.csv", "--seconds", "nan"), "--seconds"),
+        (("--trace", "trace.csv", "--seconds", "1e6"), "at most 604800"),
         (("--trace", "trace.csv", "--steps", "0"), "--steps"),
         (("--trace", "trace.csv", "--steps", "9", "--seconds", "9"), "--seconds or --steps"),
         (("--trace", "trace.csv", "--history-len", "1"), "HISTORY_LEN"),

@@ -247,6 +247,8 @@ def test_a_fleet_that_is_not_there(fleet_file):
         ("", ["AUTOPILOT_FLEETS=", "one table a fleet"]),
         ("[eu\n", ["AUTOPILOT_FLEETS=", "is not TOML"]),
         ("[eu]\n[eu]\n", ["AUTOPILOT_FLEETS=", "is not TOML"]),
+        (f"[eu]\nmax_servers = 1{'0' * 5000}\n", ["AUTOPILOT_FLEETS=", "is not TOML", "digits"]),
+        (f"[eu]\na = {'[' * 9000}", ["AUTOPILOT_FLEETS=", "is not TOML"]),
     ],
 )
 def test_a_fleet_file_that_can_not_be_used(fleet_file, text, says):
