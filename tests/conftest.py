@@ -20,7 +20,7 @@ from hypothesis import settings
 
 from services.cli.embedded_redis import redis_command
 from shared import redaction
-from shared.bus import wait_for_redis
+from shared.bus import Bus, TrainingQueue, wait_for_redis
 from shared.core.guards import Move
 from shared.core.parameters import FleetParameters
 from shared.messages import (
@@ -99,6 +99,29 @@ def redis_url(redis_server: RedisServer) -> str:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture
+async def bus(redis_url: str) -> AsyncIterator[Bus]:
+    """The platform's way to that Redis."""
+    bus = Bus.connect(redis_url)
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[Any]:
+    """That Redis itself, to look at or to put in what no service would."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[TrainingQueue]:
+    """Training jobs in that Redis."""
+    queue = TrainingQueue(redis_url)
+    yield queue
+    queue.connection.close()
 
 
 @pytest.fixture

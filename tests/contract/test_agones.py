@@ -58,13 +58,6 @@ def review(name: str = "default", allocated: int = 0, **request: Any) -> dict[st
     }
 
 
-@pytest.fixture
-async def bus(redis_url) -> AsyncIterator[Bus]:
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
-
-
 class Clock:
     def __init__(self) -> None:
         self.now = NOW

@@ -5,7 +5,6 @@ import json
 from datetime import timedelta
 
 import pytest
-import redis
 import rq
 import structlog
 
@@ -41,20 +40,6 @@ def demand(servers, seconds=0, fleet="eu"):
 def a_step(step, fleet="eu", servers=50.0):
     """One a second."""
     return conftest.a_step(step, fleet, servers, at=later(step))
-
-
-@pytest.fixture
-async def bus(redis_url):
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
-
-
-@pytest.fixture
-def raw(redis_url):
-    """Redis itself, to look at or to put in what no service would."""
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
 
 
 def sent(key, payload="10 servers"):
@@ -542,13 +527,6 @@ class TestAway:
         own_redis.stop()
         with pytest.raises(BusAway, match=r"within 0\.2 s"):
             wait_for_redis(own_redis.url, 0.2)
-
-
-@pytest.fixture
-def queue(redis_url):
-    queue = TrainingQueue(redis_url)
-    yield queue
-    queue.connection.close()
 
 
 def job(fleet="eu", up_to_step=128):

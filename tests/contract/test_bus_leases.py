@@ -5,17 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from shared.bus import Bus
 from shared.errors import LeaseLost
 from tests import conftest
 from tests.conftest import NOW
-
-
-@pytest.fixture
-async def bus(redis_url):
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
 
 
 def a_step(step):

@@ -66,13 +66,6 @@ class Series:
         return Reading(self._demands[step - 1], Supply(allocated=20, ready=30))
 
 
-@pytest.fixture
-async def bus(redis_url) -> AsyncIterator[Bus]:
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
-
-
 def stepper_of(bus: Bus, fleet: str, *demands: float) -> FleetLoop:
     queue: Any = TrainingQueue("redis://127.0.0.1:1/0")
     champions: Any = Everyone()

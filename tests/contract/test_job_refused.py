@@ -14,18 +14,11 @@ from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 
 from services.trainer.context import Stop
-from shared.bus import QueuedTraining, TrainingQueue
+from shared.bus import QueuedTraining
 from shared.messages import TrainingJob, utc_now
 
 KEY = "rq:job:train-default"
 TRAIN = "services.trainer.jobs.train"
-
-
-@pytest.fixture
-def queue(redis_url):
-    queue = TrainingQueue(redis_url)
-    yield queue
-    queue.connection.close()
 
 
 @pytest.fixture

@@ -35,13 +35,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def bus(redis_url) -> AsyncIterator[Bus]:
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
-
-
-@pytest.fixture
 async def client(redis_url, clock, client_of) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(bus=Bus.connect(redis_url), fleets=FLEETS, clock=clock)
     async with client_of(app) as client:

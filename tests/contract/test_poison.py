@@ -9,13 +9,12 @@ import inspect
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
-import redis
 import structlog
 from prometheus_client import CollectorRegistry
 
@@ -37,19 +36,6 @@ from tests.conftest import a_decision, a_step, poisoned
 
 FLEETS = Fleets({name: FleetSettings(floor_at_allocated=True) for name in ("default", "eu", "us")})
 PATIENCE_SECONDS = 20.0
-
-
-@pytest.fixture
-async def bus(redis_url: str) -> AsyncIterator[Bus]:
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
 
 
 async def poison(bus: Bus, raw: Any) -> None:

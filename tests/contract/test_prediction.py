@@ -35,13 +35,6 @@ def store(tmp_path) -> PolicyStore:
     return PolicyStore.at(tmp_path)
 
 
-@pytest.fixture
-async def bus(redis_url) -> AsyncIterator[Bus]:
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
-
-
 def app_of(redis_url: str, store: PolicyStore, access: Access | None = None) -> Any:
     bus = Bus.connect(redis_url)
     return create_app(bus=bus, fleets=FLEETS, store=store, clock=lambda: NOW, access=access)

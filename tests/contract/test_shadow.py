@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -26,13 +25,6 @@ FLEETS = Fleets(
 )
 WITHIN_SECONDS = 2.0
 """What the command has to be heard in, on a running service."""
-
-
-@pytest.fixture
-async def bus(redis_url) -> AsyncIterator[Bus]:
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
 
 
 def app_of(redis_url: str, tmp_path) -> Any:

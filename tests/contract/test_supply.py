@@ -1,10 +1,8 @@
 """The servers that are really there: read in one round trip, recorded with each step."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
-import pytest
 import redis
 import structlog
 
@@ -20,13 +18,6 @@ from tests.conftest import NOW
 PARAMETERS = FleetParameters()
 STEP_S = 65.0
 ASSUMED_S = 5 * STEP_S
-
-
-@pytest.fixture
-async def bus(redis_url) -> AsyncIterator[Bus]:
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
 
 
 def supply(fleet="eu", seconds=0.0, **counts) -> FleetSupply:

@@ -6,7 +6,6 @@ import os
 import subprocess
 
 import pytest
-import redis
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
@@ -24,17 +23,9 @@ STREAM = "autopilot:transitions"
 
 
 @pytest.fixture
-async def bus(redis_url):
-    bus = Bus.connect(redis_url)
+async def bus(bus):
     await bus.open_group("g")
-    yield bus
-    await bus.close()
-
-
-@pytest.fixture
-def raw(redis_url):
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
+    return bus
 
 
 class Consuming:

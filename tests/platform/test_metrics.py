@@ -70,20 +70,6 @@ async def until(client, expected):
     return samples
 
 
-@pytest.fixture
-async def bus(redis_url):
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
-
-
-@pytest.fixture
-def raw(redis_url):
-    """Redis itself, to put in what no service would."""
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
-
-
 async def test_the_newest_step_and_decision_of_every_fleet(bus, redis_url, client_of):
     for step in (1, 2, 3):
         await commit(bus, step)

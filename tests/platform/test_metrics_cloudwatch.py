@@ -16,7 +16,6 @@ import boto3
 import httpx
 import psutil
 import pytest
-import redis
 import structlog
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
@@ -24,7 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from services.metrics.cloudwatch import CloudWatch, connect
 from services.metrics.cloudwatch_values import VALUES_PER_STEP, step_values
-from shared.bus import TRAININGS, TRANSITIONS_LENGTH, Bus
+from shared.bus import TRAININGS, TRANSITIONS_LENGTH
 from shared.errors import BadSetting
 from shared.messages import LeadTimes, Supply, TrainingOutcome, Transition
 from shared.policies.store import new_version
@@ -34,19 +33,6 @@ from tests.platform.test_metrics import START, TEN, commit, sidecar, until
 
 NAMESPACE = "rl-game-server-autopilot"
 GROUP = "metrics-cloudwatch"
-
-
-@pytest.fixture
-async def bus(redis_url):
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
-
-
-@pytest.fixture
-def raw(redis_url):
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
 
 
 @pytest.fixture

@@ -25,13 +25,6 @@ FLEETS = tuple("abcdefg")
 PATIENCE_SECONDS = 40.0
 
 
-@pytest.fixture
-async def bus(redis_url):
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
-
-
 @contextmanager
 def workers(environment: dict[str, str], number: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     command = service_command("services.environment")

@@ -17,13 +17,6 @@ FLEETS = ("one", "two", "three")
 PATIENCE_SECONDS = 30.0
 
 
-@pytest.fixture
-async def bus(redis_url):
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
-
-
 def start(environment) -> subprocess.Popen[bytes]:
     return subprocess.Popen(service_command("services.environment"), env=environment)
 

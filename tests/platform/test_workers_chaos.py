@@ -142,13 +142,6 @@ def chaos(worker_environment, tmp_path, matchmaker) -> Iterator[Chaos]:
         worker.kill()
 
 
-@pytest.fixture
-async def bus(redis_url):
-    bus = Bus.connect(redis_url)
-    yield bus
-    await bus.close()
-
-
 async def now(bus: Bus) -> float:
     seconds, micros = await bus._client.time()
     return float(seconds + micros / 1e6)

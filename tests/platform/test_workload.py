@@ -11,18 +11,11 @@ import rq
 from prometheus_client import CollectorRegistry
 
 from services.metrics.workload import Workload
-from shared.bus import Bus, TrainingQueue
+from shared.bus import Bus
 from shared.messages import TrainingJob, utc_now
 from tests.platform.test_metrics import FLEETS, sidecar, until
 
 JOBS = "autopilot_training_jobs{}"
-
-
-@pytest.fixture
-def queue(redis_url):
-    queue = TrainingQueue(redis_url)
-    yield queue
-    queue.connection.close()
 
 
 @pytest.fixture
