@@ -6,9 +6,7 @@ import pytest
 
 from services.metrics import leader
 from shared.bus import Bus
-from tests.platform.test_metrics import bus as bus
 from tests.platform.test_metrics import commit, scrape, sidecar, until
-from tests.platform.test_metrics import raw as raw
 
 STEPS = "autopilot_steps_total{fleet=default}"
 DEMAND = "autopilot_demand{fleet=default}"
