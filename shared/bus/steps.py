@@ -1,7 +1,7 @@
 """What fleets do: each step committed whole or not at all, by the worker that holds the fleet."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import redis.asyncio
 import structlog
@@ -14,7 +14,14 @@ from shared.bus.feeds import Feeds
 from shared.bus.keys import DECISIONS
 from shared.bus.leases import Lease
 from shared.errors import LeaseLost, StepConflict
-from shared.messages import Decision, Explanation, FleetRecord, RecordedStep, Transition
+from shared.messages import (
+    Decision,
+    Explanation,
+    FleetRecord,
+    RecordedStep,
+    Transition,
+    of_any_release,
+)
 
 _COMMIT_STEP = """
 -- KEYS: fleet, recorded, transitions, decisions, decisions' changes, leases, explanations
@@ -35,8 +42,9 @@ return -1
 
 _log = structlog.get_logger(__name__)
 
-_RECORDED_STEP: TypeAdapter[RecordedStep] = TypeAdapter(RecordedStep)
-_FIELDS: TypeAdapter[list[Any]] = TypeAdapter(list[Any])
+_RECORDED_STEP: TypeAdapter[RecordedStep] = TypeAdapter(
+    Annotated[RecordedStep, of_any_release(RecordedStep)]
+)
 _RECORDED_STEPS: TypeAdapter[list[RecordedStep]] = TypeAdapter(list[RecordedStep])
 
 
@@ -125,9 +133,7 @@ class Steps(Feeds):
         left_out, since = 0, 0
         for row in rows:
             try:
-                # A later release may write more of a step: its fields are behind ours.
-                fields = _FIELDS.validate_json(row)[: len(RecordedStep._fields)]
-                step = _RECORDED_STEP.validate_python(fields)
+                step = _RECORDED_STEP.validate_json(row)
             except ValidationError:
                 left_out += 1
                 since += 1

@@ -1,4 +1,4 @@
-"""Every message that crosses a process: frozen, extra fields refused, times in UTC."""
+"""Every message that crosses a process: frozen, times in UTC, readable by the releases beside."""
 
 from shared.messages.base import (
     MAX_PLAYERS_EVER,
@@ -13,6 +13,7 @@ from shared.messages.base import (
     Message,
     ServerCount,
     Utc,
+    of_any_release,
     utc_now,
 )
 from shared.messages.demands import SUPPLY_SECONDS, Demand, DemandReport, FleetSupply, Supply
@@ -56,5 +57,6 @@ __all__ = [
     "TrainingOutcome",
     "Transition",
     "Utc",
+    "of_any_release",
     "utc_now",
 ]

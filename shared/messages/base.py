@@ -1,7 +1,7 @@
 """What all messages have in common, and what their fields may hold."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -64,10 +64,20 @@ class Message(BaseModel):
     """What every message has in common.
 
     Releases run next to each other during an upgrade, and one may be rolled back: a field that only
-    another release knows is passed over. What comes in over HTTP is read strictly, by `parse`.
+    another release knows is passed over, and so is what `of_any_release` cuts off. What comes in
+    over HTTP is read strictly, by `parse`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+def of_any_release(kind: Any) -> BeforeValidator:
+    """For a field that holds a named tuple: what a later release has put behind ours is cut off."""
+
+    def cut(value: object) -> object:
+        return value[: len(kind._fields)] if isinstance(value, list) else value
+
+    return BeforeValidator(cut)
 
 
 STRICT = ConfigDict(json_schema_extra={"additionalProperties": False})

@@ -5,7 +5,16 @@ from typing import Annotated
 from pydantic import Field
 
 from shared.core.guards import Move
-from shared.messages.base import Fallback, Finite, FleetId, Message, NotNegative, Servers, Utc
+from shared.messages.base import (
+    Fallback,
+    Finite,
+    FleetId,
+    Message,
+    NotNegative,
+    Servers,
+    Utc,
+    of_any_release,
+)
 
 
 class Explanation(Message):
@@ -36,7 +45,7 @@ class Explanation(Message):
     """The asks before, as many as the scale-down delay looks back."""
     floor: NotNegative
     scheduled: NotNegative
-    moves: tuple[Move, ...]
+    moves: tuple[Annotated[Move, of_any_release(Move)], ...]
     """What each guard in force made of the ask, in their order."""
     target: Servers
 

@@ -19,6 +19,7 @@ from shared.messages.base import (
     Servers,
     ServersUp,
     Utc,
+    of_any_release,
 )
 from shared.messages.demands import Supply
 
@@ -108,7 +109,7 @@ class FleetRecord(Message):
     """Servers that an action of 1.0 meant, here and in `adaptation`; None as in `Transition`."""
     asks: tuple[Finite, ...] = ()
     """In servers, oldest first, as many as the guards look back."""
-    adaptation: Adaptation = FRESH
+    adaptation: Annotated[Adaptation, of_any_release(Adaptation)] = FRESH
     """What has been learnt of the policy of `next_policy_version` since it serves."""
     untrained_steps: Count
     """Steps that count for training, since the last job was queued."""
