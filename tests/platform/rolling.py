@@ -119,35 +119,70 @@ class Platform:
         return f"http://127.0.0.1:{self._fronts[service].port}{path}"
 
     @contextlib.asynccontextmanager
-    async def running(self, **settings: Any) -> AsyncIterator[None]:
-        """The services, with these settings, while the block runs."""
+    async def listening(self) -> AsyncIterator[None]:
+        """The addresses while the block runs; whatever was started behind them ends with it."""
         try:
             async with contextlib.AsyncExitStack() as stack:
                 for front in self._fronts.values():
                     await stack.enter_async_context(front.listening())
-                for service in SERVICES:
-                    await self._replace(service, ["/readyz"], settings)
-                for worker in WORKERS:
-                    await self._replace_worker(worker, settings)
                 yield
         finally:
             for process in self._running.values():
                 process.kill()
+
+    @contextlib.asynccontextmanager
+    async def running(self, **settings: Any) -> AsyncIterator[None]:
+        """The services, with these settings, while the block runs."""
+        async with self.listening():
+            for service in SERVICES:
+                await self._replace(service, self._paths(service), settings)
+            for worker in WORKERS:
+                await self._replace_worker(worker, settings)
+            yield
 
     async def restart(self, **settings: Any) -> None:
         """Each in turn, with these settings: a rolling restart."""
         for worker in WORKERS:
             await self._replace_worker(worker, settings)
         for service in SERVICES:
-            paths = ["/readyz"]
-            if service == "prediction":
-                paths = [f"/prediction?fleet={fleet}" for fleet in self._fleets]
-            await self._replace(service, paths, settings)
+            await self._replace(service, self._paths(service), settings)
 
-    async def _replace(self, service: str, paths: Sequence[str], settings: dict[str, Any]) -> None:
+    async def replace_services(self, code: Path | None, **settings: Any) -> None:
+        """All but the workers at once, by those of a release's code (this tree's without)."""
+        replacing = (
+            self._replace(service, self._paths(service), settings, code) for service in SERVICES
+        )
+        await asyncio.gather(*replacing)
+
+    async def start_worker(self, name: str, code: Path | None, **settings: Any) -> None:
+        """One more of a release's code (this tree's without), which holds a fleet then."""
+        new = self._running[name] = self._start("environment", settings, code)
+
+        async def holds_a_fleet() -> bool:
+            return new.ready
+
+        await until(holds_a_fleet, f"the {name} holds a fleet")
+
+    async def end_worker(self, name: str) -> None:
+        """Its fleets are for the others."""
+        await _ended(self._running.pop(name, None))
+
+    def _paths(self, service: str) -> list[str]:
+        """What a process has to answer before callers come to it instead of another."""
+        if service == "prediction" and service in self._running:
+            return [f"/prediction?fleet={fleet}" for fleet in self._fleets]
+        return ["/readyz"]
+
+    async def _replace(
+        self,
+        service: str,
+        paths: Sequence[str],
+        settings: dict[str, Any],
+        code: Path | None = None,
+    ) -> None:
         """The new process answers, then callers come to it, then the old one ends."""
         port = free_port()
-        new = self._start(service, settings | {f"{service}_port": port})
+        new = self._start(service, settings | {f"{service}_port": port}, code)
 
         async def answers() -> bool:
             with contextlib.suppress(httpx.TransportError):
@@ -163,20 +198,15 @@ class Platform:
 
     async def _replace_worker(self, name: str, settings: dict[str, Any]) -> None:
         """The old one ends, the other takes its fleets, then the new one takes some over."""
-        await _ended(self._running.pop(name, None))
-        new = self._running[name] = self._start("environment", settings)
+        await self.end_worker(name)
+        await self.start_worker(name, None, **settings)
 
-        async def holds_a_fleet() -> bool:
-            return new.ready
-
-        await until(holds_a_fleet, f"the {name} holds a fleet")
-
-    def _start(self, service: str, settings: dict[str, Any]) -> Worker:
+    def _start(self, service: str, settings: dict[str, Any], code: Path | None = None) -> Worker:
         self._started += 1
         demand = {"gs_inventory_url": self.url("matchmaking", "/demand?fleet={fleet}")}
         variables = {f"AUTOPILOT_{k.upper()}": str(v) for k, v in (demand | settings).items()}
         log = self._folder / f"{self._started}-{service}.log"
-        return Worker(self._environment | variables, log, f"services.{service}")
+        return Worker(self._environment | variables, log, f"services.{service}", code)
 
     @contextlib.asynccontextmanager
     async def reported(self, demand: float) -> AsyncIterator[None]:

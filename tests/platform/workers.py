@@ -22,12 +22,18 @@ class Worker:
     """A service, an environment worker unless told; its log is a file of JSON lines."""
 
     def __init__(
-        self, environment: dict[str, str], log: Path, module: str = "services.environment"
+        self,
+        environment: dict[str, str],
+        log: Path,
+        module: str = "services.environment",
+        code: Path | None = None,
     ) -> None:
+        """`code` is the folder of another release; without it the service is this tree's."""
         self.log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 service_command(module),
+                cwd=code,  # Python looks for modules there first
                 env={**environment, "AUTOPILOT_LOG_FORMAT": "json"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
