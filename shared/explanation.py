@@ -1,7 +1,7 @@
 """What is told of a decision when someone asks why: the guards, the rule beside it, what to expect.
 
 A pure function of what was recorded with the decision and of the fleet's recorded steps, so that
-`GET /explain` and the log say the same.
+`GET /explain` and the log say the same; what to expect comes of the steps, and the log has none.
 """
 
 from collections.abc import Sequence

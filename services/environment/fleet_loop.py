@@ -23,7 +23,7 @@ from services.environment.supply import Supplies, newer
 from shared.bus import Bus, Lease, TrainingQueue
 from shared.core.guards import GuardName
 from shared.errors import BusAway, DemandMissing, LeaseLost, StepConflict
-from shared.explanation import explained, steps_to_explain
+from shared.explanation import explained
 from shared.messages import FleetRecord, FleetSupply, TrainingJob
 from shared.policies.champions import Champions
 from shared.resilience import Outage, until_back
@@ -156,7 +156,7 @@ class FleetLoop:
             return  # equal: the commit went through, only its answer was lost
         self._history = within_reach(commit.history, self._encoder)
         self._warn_of_lead_time(commit)
-        await self._explain(commit)
+        self._log_why(commit)
         self._record = await self._ask_for_training(commit.record)
 
     def _draw(self) -> float | None:
@@ -225,23 +225,20 @@ class FleetLoop:
             guards=commit.decision.guards,
         )
 
-    async def _explain(self, commit: Commit) -> None:
+    def _log_why(self, commit: Commit) -> None:
         """Log why, as `GET /explain` tells it, where another guard than before settles the number.
 
-        Limits apart, which a target may touch at every step; at debug each decision is logged.
+        Limits apart, which a target may touch at every step; at debug each decision is logged. What
+        is to be expected is left out: it takes the fleet's newest steps, which are in Redis.
         """
         settled_by = next(iter(commit.decision.guards), None)
         before, self._settled_by = self._settled_by, settled_by
         news = settled_by != before and settled_by not in (None, "min_servers", "max_servers")
         level = logging.INFO if news else logging.DEBUG
-        if not _log.is_enabled_for(level):
-            return
-        try:
-            steps = await self._bus.recorded_steps(self.fleet, steps_to_explain(self._parameters))
-        except BusAway:
-            return
-        why = explained(commit.explanation, steps, self._settings)
-        _log.log(level, "decision_explained", **why.model_dump(mode="json"))
+        if _log.is_enabled_for(level):
+            why = explained(commit.explanation, (), self._settings)
+            shown = why.model_dump(mode="json", exclude={"expected"})
+            _log.log(level, "decision_explained", **shown)
 
     async def _read_demand(self) -> Reading | None:
         number = 1 if self._record is None else self._record.step + 1

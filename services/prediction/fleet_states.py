@@ -41,11 +41,10 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """An answer, and its JSON around the number that changes with every request."""
+    """An answer, and its JSON up to the number that changes with every request."""
 
     answer: PredictionAnswer
     before_age: bytes
-    after_age: bytes
     decided_at: datetime
     until: datetime
 
@@ -89,7 +88,7 @@ class FleetStates:
         """
         kept = self._current(fleet, now, shadow=shadow)
         age_s = (now - kept.decided_at).total_seconds()
-        return b"%b%.3f%b" % (kept.before_age, age_s if age_s > 0 else 0.0, kept.after_age)
+        return b'%b,"age_s":%.3f}' % (kept.before_age, age_s if age_s > 0 else 0.0)
 
     def to_follow(self, fleet: str, now: datetime) -> PredictionAnswer:
         """The answer, without an age, where a fleet may be scaled by it.
@@ -187,12 +186,9 @@ def _the_same(before: FleetSupply, after: FleetSupply) -> bool:
 
 def _encode(recommend: Recommendation, *, shadow: bool) -> _Encoded:
     answer = recommend.answer.model_copy(update={"shadow": shadow})
-    mark = b'"age_s":0.0'
-    before, after = answer.model_dump_json().encode().split(mark)
     return _Encoded(
         answer=recommend.answer,
-        before_age=before + mark[:-3],
-        after_age=after,
+        before_age=answer.model_dump_json(exclude={"age_s"}).encode().removesuffix(b"}"),
         decided_at=answer.decided_at,
         until=recommend.until,
     )

@@ -40,11 +40,12 @@ class PredictionAnswer(BaseModel):
     decided_at: datetime = Field(
         description="when it was decided; in a `stale_decision`, when its demand was observed"
     )
-    age_s: float = Field(description="seconds since `decided_at`")
     guard: GuardName | None = Field(description="what settled the number, if not the policy")
     guards: list[GuardName] = Field(description="all that changed it, `guard` first")
     fallback: Fallback | None = Field(description="why it is not a policy's fresh decision")
     shadow: bool = Field(False, description="true: what would be told, if the fleet were live")
+    age_s: float = Field(description="seconds since `decided_at`")
+    """Last, since it is written anew with every answer."""
 
 
 @dataclass(frozen=True, slots=True)

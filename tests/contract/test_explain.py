@@ -153,8 +153,8 @@ async def test_the_log_says_the_same_where_a_guard_begins_to_settle_the_number(b
         await step(loop, 2)
     (news,) = (log for log in logs if is_news(log))
     assert news["step"] == why["step"] == 14, "where max_step_up begins to hold it"
-    assert {"observation", "guards", "rule", "expected", "policy_version"} <= set(news)
-    assert set(why) - set(news) == {"shadow", "told", "reason"}
+    assert {"observation", "guards", "rule", "policy_version"} <= set(news)
+    assert set(why) - set(news) == {"expected", "shadow", "told", "reason"}
     assert {name: why[name] for name in news if name in why} == {
         name: value for name, value in news.items() if name not in ("event", "log_level")
     }
