@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shared.settings import PREFIX, FleetSettings, Settings
+from shared.known_names import PREFIX
+from shared.settings import FleetSettings, Settings
 
 ROOT = Path(__file__).parents[2]
 ONE_SHOT = {"access"}

@@ -1,0 +1,174 @@
+"""The settings that may differ from fleet to fleet, and the fleets by name."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.core.guards import Guards
+from shared.core.parameters import FleetParameters, ObservationName, RewardName
+from shared.core.schedule import ScheduledFloor
+from shared.errors import BadSetting, UnknownFleet
+from shared.known_names import PREFIX
+from shared.messages import MAX_SERVERS_EVER
+
+LOCAL_DEMAND = "local"
+"""The `gs_inventory_url` that means the notebook's own sine."""
+SHORTEST_TTL_SECONDS = 5.0
+"""A demo may step faster than a busy machine delays."""
+LONGEST_DELAY_STEPS = 1_000
+"""A fleet's record keeps an ask for each."""
+SHORTEST_STEP_SECONDS, LONGEST_STEP_SECONDS = 0.001, 86_400.0
+"""`autopilot up` plays a thousand steps a second at most; over a day apart nothing is followed."""
+LONGEST_TTL_SECONDS = 366 * 86_400.0
+"""A year: what is older counts for nothing, and times stay far from the last that a clock knows."""
+LONGEST_TRAINING_SECONDS = 7 * 86_400.0
+"""A week of learning in one job, which holds its trainer meanwhile; the notebook's was 8 hours."""
+MOST_SERVERS_PER_TICKET = 1_000.0
+"""Tickets are of players, and a server takes several of them."""
+MOST_OVER_PROV_FACTOR = 1_000_000.0
+"""Beyond it a reward of float32 no longer sees idle servers beside missing ones."""
+MOST_BATCH = 1_000_000
+"""Transitions of one job: two years of a fleet at 65 s, and far more than are kept of it."""
+
+TtlSeconds = Annotated[float, Field(gt=0, le=LONGEST_TTL_SECONDS, allow_inf_nan=False)]
+MoveLimit = Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)]
+"""Servers in a step; no target moves further than through all of them."""
+
+
+class FleetSettings(BaseSettings):
+    """What may differ from fleet to fleet."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    # Limits, in game servers.
+    min_servers: Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)] = 10
+    max_servers: Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)] = 100
+    action_factor: Annotated[int, Field(gt=0, le=MAX_SERVERS_EVER)] = 100
+
+    # Guards between what a policy asks for and what is told; 0 is off.
+    max_step_up: MoveLimit = 0
+    """Servers that the target may rise in a step."""
+    max_step_down: MoveLimit = 0
+    """Servers that the target may fall in a step."""
+    scale_down_delay: Annotated[int, Field(ge=0, le=LONGEST_DELAY_STEPS)] = 0
+    """Steps for which less has to be asked before less is told."""
+    floor_at_allocated: bool = False
+    """Never tell less than allocated servers and waiting tickets, where they are reported."""
+    servers_per_ticket: Annotated[
+        float, Field(ge=0, le=MOST_SERVERS_PER_TICKET, allow_inf_nan=False)
+    ] = 1
+    """Servers that a waiting ticket adds to that floor; 0 leaves tickets out."""
+    scheduled_floors: tuple[ScheduledFloor, ...] = ()
+    """Known events and the servers that they need: in a fleet file an array of tables, in the
+    variable a JSON array of objects, with `cron`, `zone`, `duration` and `servers`."""
+    shadow: bool = False
+    """How a fleet starts: decided for and scored, but callers are told 503. From then on `autopilot
+    fleets live` and `shadow` say which."""
+
+    # What is good, and how far ahead to look.
+    over_prov_factor: Annotated[
+        float, Field(ge=0, le=MOST_OVER_PROV_FACTOR, allow_inf_nan=False)
+    ] = 5
+    reward: RewardName = "asymmetric"
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    history_len: Annotated[int, Field(ge=2, le=100)] = 5
+    observation: ObservationName = "calendar"
+    """What a new policy sees: `calendar`, or only the `notebook`'s numbers."""
+
+    # The clock, and where demand comes from; `{fleet}` in the URL becomes the fleet's name.
+    learning_freq: Annotated[
+        float, Field(ge=SHORTEST_STEP_SECONDS, le=LONGEST_STEP_SECONDS, allow_inf_nan=False)
+    ] = 65
+    matchmaking_url: str = "http://127.0.0.1:8001"
+    """Base address of the matchmaking service."""
+    gs_inventory_url: str = Field(
+        default_factory=lambda given: f"{given['matchmaking_url']}/demand?fleet={{fleet}}"
+    )
+    demand_ttl: TtlSeconds | None = None
+    """Seconds after which a demand is stale; three steps, at least five seconds, unless set."""
+    decision_ttl: TtlSeconds | None = None
+    """Seconds after which a decision is stale; three steps, at least five seconds, unless set."""
+
+    # Learning.
+    learning: Literal["replay", "on_policy"] = "replay"
+    """Learn on replayed demand, or as the notebook does, on the live transitions alone."""
+    train_batch_size: Annotated[int, Field(ge=1, le=MOST_BATCH)] = 128
+    """New transitions after which a training job is queued, and of one `on_policy` update."""
+    time_total_s: Annotated[
+        float, Field(gt=0, le=LONGEST_TRAINING_SECONDS, allow_inf_nan=False)
+    ] = 60
+    """Seconds of learning in one training job."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        try:
+            _ = self.parameters
+        except BadSetting as error:
+            raise ValueError(str(error)) from error
+        most = max((event.servers for event in self.scheduled_floors), default=0)
+        if most > self.max_servers:
+            raise ValueError(
+                f"scheduled_floors need {most} servers and max_servers is {self.max_servers}: "
+                "raise MAX_SERVERS, or lower the floor"
+            )
+        if self.gs_inventory_url != LOCAL_DEMAND and not self.gs_inventory_url.startswith(
+            ("http://", "https://")
+        ):
+            raise ValueError(
+                f"gs_inventory_url {self.gs_inventory_url!r} must be http://..., https://... "
+                "or local"
+            )
+        return self
+
+    @property
+    def parameters(self) -> FleetParameters:
+        """The numbers that the core needs."""
+        return FleetParameters(
+            min_servers=float(self.min_servers),
+            max_servers=float(self.max_servers),
+            action_factor=float(self.action_factor),
+            over_prov_factor=self.over_prov_factor,
+            history_len=self.history_len,
+            reward=self.reward,
+            observation=self.observation,
+        )
+
+    @property
+    def guards(self) -> Guards:
+        """What stands between an ask and what is told, beside the limits."""
+        return Guards(
+            max_step_up=self.max_step_up,
+            max_step_down=self.max_step_down,
+            scale_down_delay=self.scale_down_delay,
+            floor_at_allocated=self.floor_at_allocated,
+            servers_per_ticket=self.servers_per_ticket,
+            scheduled_floors=self.scheduled_floors,
+        )
+
+    @property
+    def demand_ttl_s(self) -> float:
+        """Seconds after which a demand is stale."""
+        return self.demand_ttl or max(3 * self.learning_freq, SHORTEST_TTL_SECONDS)
+
+    @property
+    def decision_ttl_s(self) -> float:
+        """Seconds after which a decision is stale."""
+        return self.decision_ttl or max(3 * self.learning_freq, SHORTEST_TTL_SECONDS)
+
+
+class Fleets:
+    """The configured fleets, by name."""
+
+    def __init__(self, by_name: dict[str, FleetSettings]) -> None:
+        self.by_name = by_name
+
+    def __getitem__(self, fleet: str) -> FleetSettings:
+        try:
+            return self.by_name[fleet]
+        except KeyError:
+            raise UnknownFleet(fleet, self.names) from None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.by_name)
