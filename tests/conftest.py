@@ -36,6 +36,7 @@ from shared.messages import (
     utc_now,
 )
 from shared.policies.store import LITERT_MODEL, PolicyStore
+from tests.processes import run
 
 # A busy machine is no failure.
 settings.register_profile("tests", deadline=None, max_examples=50)
@@ -200,6 +201,19 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> PolicyStore:
     if request.param == "folder":
         return PolicyStore.at(tmp_path / "policies")
     return PolicyStore.at(f"s3://{request.getfixturevalue('bucket')}/all/policies")
+
+
+Autopilot = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def autopilot(tmp_path: Path) -> Autopilot:
+    """Runs a command in a folder of its own, with these variables beside those that are set."""
+
+    def autopilot(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return run("services.cli", *words, env=os.environ | variables, cwd=tmp_path)
+
+    return autopilot
 
 
 @pytest.fixture

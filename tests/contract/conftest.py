@@ -2,21 +2,21 @@
 
 import os
 import ssl
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.eventually import eventually
+from tests.processes import Process
+
 START_SECONDS = 20.0
-Start = Callable[..., tuple[subprocess.Popen[str], str]]
+Start = Callable[..., tuple[Process, str]]
 
 
 @pytest.fixture
-def launch() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def launch() -> Iterator[Callable[..., Process]]:
     """Starts a module, waits until an address of it answers, and ends it after the test."""
     started = []
 
@@ -26,20 +26,22 @@ def launch() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         answers: str,
         wait: bool = True,
         trusting: ssl.SSLContext | None = None,
-    ) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module], env=environment, stderr=subprocess.PIPE, text=True
-        )
+    ) -> Process:
+        process = Process(module, env=environment)
         started.append(process)
-        deadline = time.monotonic() + START_SECONDS
-        while wait:
-            try:
-                httpx.get(answers, verify=trusting or True)
-                break
-            except httpx.TransportError:
-                assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+
+        def answering() -> httpx.Response:
+            assert process.poll() is None, process.communicate()[1]
+            return httpx.get(answers, verify=trusting or False)
+
+        if wait:
+            eventually(
+                answering,
+                f"{module} answers",
+                START_SECONDS,
+                holds=lambda _: True,
+                not_yet=(httpx.TransportError,),
+            )
         return process
 
     yield launch

@@ -8,8 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,18 +20,18 @@ from shared.bus import Bus
 from shared.http.bearer import Bearer
 from shared.http.tokens import READERS, REPORTERS, Tokens
 from tests.contract.conftest import START_SECONDS
+from tests.eventually import PATIENCE_SECONDS, eventually
+from tests.processes import Process, run
 
 HTTP_SERVICES = ["matchmaking", "prediction", "metrics"]
-PATIENCE_SECONDS = 30.0
 PASSWORD = "hunter2hunter2"
 
 
-def told_at_the_end(process: subprocess.Popen[str]) -> str:
-    """The one line of a process that ends with exit code 2."""
-    _, log = process.communicate(timeout=START_SECONDS)
-    assert process.returncode == 2, log
-    assert log.count("\n") == 1, log
-    return log
+def told(process: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a process that has ended with exit code 2."""
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.count("\n") == 1, process.stderr
+    return process.stderr
 
 
 def events_in(log: str) -> list[dict[str, Any]]:
@@ -41,11 +39,8 @@ def events_in(log: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.splitlines() if line.startswith("{")]
 
 
-def run(*words: str, **settings: str) -> subprocess.Popen[str]:
-    environment = os.environ | {f"AUTOPILOT_{k.upper()}": v for k, v in settings.items()}
-    return subprocess.Popen(
-        [sys.executable, "-m", *words], env=environment, stderr=subprocess.PIPE, text=True
-    )
+def variables(**settings: Any) -> dict[str, str]:
+    return os.environ | {f"AUTOPILOT_{k.upper()}": str(v) for k, v in settings.items()}
 
 
 @pytest.mark.parametrize(
@@ -65,9 +60,16 @@ def run(*words: str, **settings: str) -> subprocess.Popen[str]:
     ids=" ".join,
 )
 def test_an_empty_token_and_a_misspelt_setting_are_refused(words):
-    empty, misspelt = run(*words, api_token=""), run(*words, api_tokn="s3cret")
-    assert "AUTOPILOT_API_TOKEN: it is empty" in told_at_the_end(empty)
-    line = told_at_the_end(misspelt)
+    """The first by an interpreter of its own: nothing that it imports says anything either."""
+    empty = subprocess.run(
+        service_command(*words),
+        env=variables(api_token=""),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "AUTOPILOT_API_TOKEN: it is empty" in told(empty)
+    line = told(run(*words, env=variables(api_tokn="s3cret")))
     assert "AUTOPILOT_API_TOKN is no setting: the closest is AUTOPILOT_API_TOKEN" in line
     assert "s3cret" not in line
 
@@ -89,7 +91,7 @@ def test_an_empty_token_and_a_misspelt_setting_are_refused(words):
     ],
 )
 def test_access_that_is_wrongly_set_is_refused(settings, says):
-    line = told_at_the_end(run("services.matchmaking", **settings))
+    line = told(run("services.matchmaking", env=variables(**settings)))
     assert says in line
     assert "two words" not in line
     assert PASSWORD not in line
@@ -110,8 +112,8 @@ def start_any(start, launch, unused_port, model_dir) -> Callable[..., tuple[Any,
         if service != "hosting":
             return start(service, wait=wait, **settings)
         port = unused_port()
-        environment = os.environ | {f"AUTOPILOT_{k.upper()}": str(v) for k, v in settings.items()}
-        environment |= {"AUTOPILOT_MODEL_DIR": str(model_dir), "SAGEMAKER_BIND_TO_PORT": str(port)}
+        environment = variables(model_dir=model_dir, **settings)
+        environment["SAGEMAKER_BIND_TO_PORT"] = str(port)
         url = f"http://127.0.0.1:{port}"
         return launch("services.prediction.serve", environment, f"{url}/healthz", wait), url
 
@@ -121,7 +123,9 @@ def start_any(start, launch, unused_port, model_dir) -> Callable[..., tuple[Any,
 @pytest.mark.parametrize("service", [*HTTP_SERVICES, "hosting"])
 def test_beyond_this_machine_it_listens_by_token_or_where_open_access_is_said(start_any, service):
     refused, _ = start_any(service, wait=False, host="0.0.0.0")
-    assert "AUTOPILOT_OPEN_ACCESS=1" in told_at_the_end(refused)
+    _, line = refused.communicate(timeout=START_SECONDS)
+    assert (refused.returncode, line.count("\n")) == (2, 1), line
+    assert "AUTOPILOT_OPEN_ACCESS=1" in line
     for settings in ({"open_access": 1}, {"api_token": "s3cret"}):
         process, url = start_any(service, host="0.0.0.0", log_format="json", **settings)
         answer = httpx.get(f"{url}/openapi.json")
@@ -129,8 +133,8 @@ def test_beyond_this_machine_it_listens_by_token_or_where_open_access_is_said(st
         process.terminate()
         _, log = process.communicate(timeout=START_SECONDS)
         events = [each["event"] for each in events_in(log)]
-        told = "access_is_open" if "open_access" in settings else "access_by_token"
-        assert events.count(told) == 1
+        expected = "access_is_open" if "open_access" in settings else "access_by_token"
+        assert events.count(expected) == 1
         assert "s3cret" not in log
 
 
@@ -196,12 +200,14 @@ class Lobby:
         read = self._client.get(f"{self._url}/demand", auth=reading)
         self.answers += [posted.status_code, read.status_code]
 
-    def until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not holds():
-            assert time.monotonic() < deadline
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Post and read, until it holds."""
+
+        def after_another() -> bool:
             self.once()
-            time.sleep(0.01)
+            return holds()
+
+        eventually(after_another, what)
 
     def posts_of_others(self) -> int:
         """Demands that were taken beside our own."""
@@ -238,16 +244,14 @@ def test_tokens_rotate_under_running_processes_and_no_request_fails(
         "tokens": folder,
         "matchmaking_url": url,
         "policy_store": tmp_path / "policies",
-        "learning_freq": 0.1,
+        "learning_freq": 0.05,
         "demand_ttl": PATIENCE_SECONDS,
         "log_format": "json",
     }
-    environment = os.environ | {f"AUTOPILOT_{k.upper()}": str(v) for k, v in settings.items()}
+    environment = variables(**settings)
     worker = launch("services.environment", environment, url, wait=False)
-    words = ("play", "--demand", "sine1h", "--speed", "20", "--url", url)
-    player = subprocess.Popen(
-        service_command("services.cli", *words), env=environment, stderr=subprocess.PIPE, text=True
-    )
+    words = ("play", "--demand", "sine1h", "--speed", "100", "--url", url)
+    player = Process("services.cli", *words, env=environment)
 
     def both_go_on() -> Callable[[], bool]:
         """Whether by now the worker has stepped on, and `play` has posted on."""
@@ -255,14 +259,14 @@ def test_tokens_rotate_under_running_processes_and_no_request_fails(
         return lambda: step_of(redis_url) > steps + 3 and lobby.posts_of_others() > posts + 20
 
     try:
-        lobby.until(both_go_on())
+        lobby.until(both_go_on(), "the worker and the player go on")
         write("new", "old")
-        lobby.until(lambda: lobby.opens("new-read"))
+        lobby.until(lambda: lobby.opens("new-read"), "the new token opens")
         assert lobby.opens("old-read"), "both count meanwhile"
-        lobby.until(both_go_on())
+        lobby.until(both_go_on(), "they go on by either")
         write("new")
-        lobby.until(lambda: not lobby.opens("old-read"))
-        lobby.until(both_go_on())
+        lobby.until(lambda: not lobby.opens("old-read"), "the old token opens no more")
+        lobby.until(both_go_on(), "they go on by the new one")
         assert set(lobby.answers) == {200, 202}
         assert (service.poll(), worker.poll(), player.poll()) == (None, None, None)
     finally:
@@ -274,10 +278,10 @@ def test_tokens_rotate_under_running_processes_and_no_request_fails(
     _, log = worker.communicate(timeout=START_SECONDS)
     assert "demand_missing" not in log
     service.terminate()
-    _, told = service.communicate(timeout=START_SECONDS)
-    assert told.count('"tokens_read"') == 2
+    _, served = service.communicate(timeout=START_SECONDS)
+    assert served.count('"tokens_read"') == 2
     for token in ("old-report", "old-read", "new-report", "new-read"):
-        assert token not in said + log + told
+        assert token not in said + log + served
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])

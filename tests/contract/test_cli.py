@@ -2,40 +2,19 @@
 
 import asyncio
 import json
-import os
 import re
 import socket
-import subprocess
-import time
 
 import httpx
 import pytest
 
-from services.cli.supervision import service_command
 from shared.bus import TRAININGS, Bus
 from shared.core.parameters import FleetParameters
 from shared.policies.runtime import pretrained_manifest
 from shared.policies.store import PolicyStore
 from tests.conftest import a_verdict, free_port
 
-START_SECONDS = 30.0
 ROWS = "timestamp,demand\n2024-06-12T16:50:00Z,10\n2024-06-12T17:00:00Z,12\n"
-
-
-@pytest.fixture
-def run(tmp_path):
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            service_command("services.cli", *arguments),
-            cwd=tmp_path,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return run
 
 
 @pytest.fixture
@@ -43,6 +22,12 @@ def trace(tmp_path):
     path = tmp_path / "trace.csv"
     path.write_text(ROWS)
     return str(path)
+
+
+@pytest.fixture
+def matchmaking_url(start):
+    _, url = start("matchmaking", log_level="error")
+    return url
 
 
 def refused(result, says: str) -> None:
@@ -62,34 +47,39 @@ def refused(result, says: str) -> None:
         ("timestamp,demand\nnow,10\n", "line 2"),
     ],
 )
-def test_a_trace_that_is_none_is_refused_before_anything_starts(run, tmp_path, command, rows, says):
+def test_a_trace_that_is_none_is_refused_before_anything_starts(
+    autopilot, tmp_path, command, rows, says
+):
     path = tmp_path / "bad.csv"
     if rows is not None:
         path.write_text(rows)
-    refused(run(*command, str(path)), says)
+    refused(autopilot(*command, str(path)), says)
     assert not (tmp_path / ".autopilot").exists()
 
 
 @pytest.mark.parametrize("per_server", ["0", "-1", "nan", "inf"])
-def test_players_per_server_must_be_above_zero(run, trace, per_server):
-    refused(run("play", trace, "--players-per-server", per_server), "--players-per-server")
+def test_players_per_server_must_be_above_zero(autopilot, trace, per_server):
+    refused(autopilot("play", trace, "--players-per-server", per_server), "--players-per-server")
 
 
-def test_play_to_nobody_is_refused(run, trace):
+def test_play_to_nobody_is_refused(autopilot, trace):
     url = f"http://127.0.0.1:{free_port()}"
-    told = run("play", trace, "--url", url, "--speed", "100", AUTOPILOT_LOG_LEVEL="error")
+    told = autopilot("play", trace, "--url", url, "--speed", "100", AUTOPILOT_LOG_LEVEL="error")
     refused(told, f"{url} took no demand: start")
-    refused(run("play", trace, "--url", "http://127.0.0.1:port", "--speed", "100"), "is no address")
+    refused(
+        autopilot("play", trace, "--url", "http://127.0.0.1:port", "--speed", "100"),
+        "is no address",
+    )
 
 
-def test_play_wants_one_source_of_demand(run, trace):
-    refused(run("play"), "either a TRACE or --demand")
-    refused(run("play", trace, "--demand", "sine1h"), "either a TRACE or --demand")
-    refused(run("play", "--demand", "square"), "either a TRACE or --demand")
+def test_play_wants_one_source_of_demand(autopilot, trace):
+    refused(autopilot("play"), "either a TRACE or --demand")
+    refused(autopilot("play", trace, "--demand", "sine1h"), "either a TRACE or --demand")
+    refused(autopilot("play", "--demand", "square"), "either a TRACE or --demand")
 
 
-def test_up_without_playing_takes_no_trace(run, trace):
-    refused(run("up", "--no-play", "--trace", trace), "--no-play goes without")
+def test_up_without_playing_takes_no_trace(autopilot, trace):
+    refused(autopilot("up", "--no-play", "--trace", trace), "--no-play goes without")
 
 
 @pytest.mark.parametrize(
@@ -102,47 +92,49 @@ def test_up_without_playing_takes_no_trace(run, trace):
         ("POLICY_STORE", "s3://bucket/prefix", "AUTOPILOT_POLICY_STORE"),
     ],
 )
-def test_a_wrong_setting_is_named(run, name, value, says):
-    refused(run("policies", "list", **{f"AUTOPILOT_{name}": value}), says)
+def test_a_wrong_setting_is_named(autopilot, name, value, says):
+    refused(autopilot("policies", "list", **{f"AUTOPILOT_{name}": value}), says)
 
 
-def test_a_port_that_is_taken_is_named_with_what_to_do(run):
+def test_a_port_that_is_taken_is_named_with_what_to_do(autopilot):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        result = run("up", AUTOPILOT_PREDICTION_PORT=port)
+        result = autopilot("up", AUTOPILOT_PREDICTION_PORT=port)
     refused(result, f"port {port} (prediction) is taken")
     assert "AUTOPILOT_PREDICTION_PORT" in result.stderr
 
 
-def test_play_says_when_the_matchmaker_refuses(run, trace, matchmaking_url):
-    refused(run("play", trace, "--fleet", "atlantis", "--url", matchmaking_url), "atlantis")
+def test_play_says_when_the_matchmaker_refuses(autopilot, trace, matchmaking_url):
+    refused(autopilot("play", trace, "--fleet", "atlantis", "--url", matchmaking_url), "atlantis")
 
 
-def test_play_posts_every_row(run, trace, matchmaking_url):
-    result = run("play", trace, "--speed", "50", "--url", matchmaking_url)
+def test_play_posts_every_row(autopilot, trace, matchmaking_url):
+    result = autopilot("play", trace, "--speed", "50", "--url", matchmaking_url)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("2 demands accepted")
 
 
-def test_play_keeps_the_pace_of_the_fleet(run, trace, matchmaking_url):
+def test_play_keeps_the_pace_of_the_fleet(autopilot, trace, matchmaking_url):
     options = ("--in-step", "--url", matchmaking_url)
-    result = run("play", trace, *options, AUTOPILOT_LEARNING_FREQ="0.02")
+    result = autopilot("play", trace, *options, AUTOPILOT_LEARNING_FREQ="0.02")
     assert result.stdout.startswith("2 demands accepted"), result.stderr
-    refused(run("play", trace, *options, "--speed", "50"), "--speed or --in-step")
+    refused(autopilot("play", trace, *options, "--speed", "50"), "--speed or --in-step")
 
 
 @pytest.mark.parametrize(("options", "counts"), [((), 12), (("--give-way",), 90)])
-def test_play_gives_way_to_a_matchmaker_if_asked_to(run, trace, matchmaking_url, options, counts):
+def test_play_gives_way_to_a_matchmaker_if_asked_to(
+    autopilot, trace, matchmaking_url, options, counts
+):
     httpx.post(f"{matchmaking_url}/demand", json={"num_of_gameservers": 90})
-    result = run("play", trace, "--speed", "50", "--url", matchmaking_url, *options)
+    result = autopilot("play", trace, "--speed", "50", "--url", matchmaking_url, *options)
     assert result.stdout.startswith("2 demands accepted"), result.stderr
     known = httpx.get(f"{matchmaking_url}/demand").json()
     assert known["Prediction"]["num_of_gameservers"] == counts
 
 
-def test_policies_list_shows_champions_and_training(run, redis_url, tmp_path, publish_policy):
+def test_policies_list_shows_champions_and_training(autopilot, redis_url, tmp_path, publish_policy):
     publish_policy(PolicyStore.at(tmp_path / "policies"), "v1")
-    result = run(
+    result = autopilot(
         "policies", "list", AUTOPILOT_REDIS_URL=redis_url, AUTOPILOT_POLICY_STORE="policies"
     )
     assert result.returncode == 0, result.stderr
@@ -163,13 +155,13 @@ GENERAL_VERSION = pretrained_manifest(FleetParameters(observation="calendar")).v
     ],
 )
 def test_policies_list_shows_what_serves_a_fleet_without_a_champion(
-    run, tmp_path, publish_policy, settings, serves
+    autopilot, tmp_path, publish_policy, settings, serves
 ):
     away = f"redis://127.0.0.1:{free_port()}/0"
     environment = {"AUTOPILOT_REDIS_URL": away, "AUTOPILOT_POLICY_STORE": "policies"}
 
     def rows():
-        listed = run("policies", "list", "--wide", **environment, **settings)
+        listed = autopilot("policies", "list", "--wide", **environment, **settings)
         assert listed.returncode == 0, listed.stderr
         lines = [line.replace("│", " ").split() for line in listed.stdout.splitlines()]
         return [" ".join(line) for line in lines if line[:1] == ["default"]]
@@ -181,8 +173,8 @@ def test_policies_list_shows_what_serves_a_fleet_without_a_champion(
     assert row.startswith("default v1 learnt champion"), "and only that serves now"
 
 
-def test_policies_show_finds_the_general_policy(run):
-    shown = run(
+def test_policies_show_finds_the_general_policy(autopilot):
+    shown = autopilot(
         "policies",
         "show",
         GENERAL_VERSION,
@@ -228,8 +220,8 @@ def gated(redis_url, tmp_path, publish_policy):
     return {"AUTOPILOT_REDIS_URL": redis_url, "AUTOPILOT_POLICY_STORE": "policies"}
 
 
-def test_policies_list_shows_every_verdict_with_its_scores(run, gated):
-    out = run("policies", "list", "--wide", **gated).stdout
+def test_policies_list_shows_every_verdict_with_its_scores(autopilot, gated):
+    out = autopilot("policies", "list", "--wide", **gated).stdout
     (row,) = [line for line in out.splitlines() if "3.250" in line]
     assert re.split(r"\s{2,}", row.strip())[1:] == [
         *("published", "v2, the candidate", "3.250", "4.500", "5.750", "6.500 buffer", "77"),
@@ -237,17 +229,17 @@ def test_policies_list_shows_every_verdict_with_its_scores(run, gated):
     ]
     assert "no space left" in out
     assert "last job kept v2" in out
-    newest = run("policies", "list", "--wide", "--verdicts", "1", **gated).stdout
+    newest = autopilot("policies", "list", "--wide", "--verdicts", "1", **gated).stdout
     assert "3.125" in newest
     assert "3.250" not in newest
-    assert "3.125" not in run("policies", "list", "--verdicts", "0", **gated).stdout
+    assert "3.125" not in autopilot("policies", "list", "--verdicts", "0", **gated).stdout
 
 
-def test_policies_list_fits_80_columns(run, gated, tmp_path, publish_policy):
+def test_policies_list_fits_80_columns(autopilot, gated, tmp_path, publish_policy):
     store = PolicyStore.at(tmp_path / "policies")
     scores = {"gate_cost candidate": 3.25, "gate_cost rule:buffer": 6.5, "gate_cost rule:a": 7}
     publish_policy(store, "20261128T175555Z-1f3a9c", scores=scores)
-    out = run("policies", "list", **gated).stdout
+    out = autopilot("policies", "list", **gated).stdout
     assert max(map(len, out.splitlines())) <= 80
     rows = [" ".join(line.split()) for line in out.splitlines()]
     assert "20261128T175555Z-1f3a9c learnt champion 128 3.25 6.50" in rows
@@ -255,8 +247,8 @@ def test_policies_list_fits_80_columns(run, gated, tmp_path, publish_policy):
     assert any("failed no space left" in row for row in rows)
 
 
-def test_policies_list_as_json_has_whole_verdicts_also_of_those_without_a_version(run, gated):
-    listed = json.loads(run("policies", "list", "--json", **gated).stdout)
+def test_policies_list_as_json_has_whole_verdicts_also_of_those_without_a_version(autopilot, gated):
+    listed = json.loads(autopilot("policies", "list", "--json", **gated).stdout)
     (version,) = listed["versions"]
     assert (version["fleet"], version["version"], version["place"]) == ("default", "v2", "champion")
     assert version["scores"] == {"gate_cost v1": 4.5}
@@ -268,27 +260,27 @@ def test_policies_list_as_json_has_whole_verdicts_also_of_those_without_a_versio
     assert published["live_costs"] == {"v1": 5.0, "v0": 6.0}
     assert (kept["outcome"], kept["costs"]) == ("kept", {"candidate": 3.125, "v2": 3.0})
     assert "last job kept v2" in listed["training"]["default"]
-    newest = run("policies", "list", "--json", "--verdicts", "1", **gated).stdout
+    newest = autopilot("policies", "list", "--json", "--verdicts", "1", **gated).stdout
     assert json.loads(newest)["verdicts"]["default"] == [kept]
 
 
-def test_policies_show_adds_the_verdicts_on_a_version(run, gated):
-    shown = json.loads(run("policies", "show", "v2", **gated).stdout)
+def test_policies_show_adds_the_verdicts_on_a_version(autopilot, gated):
+    shown = json.loads(autopilot("policies", "show", "v2", **gated).stdout)
     assert shown["version"] == "v2"
     assert [verdict["outcome"] for verdict in shown["verdicts"]] == ["published", "kept"]
     assert shown["verdicts"][0]["costs"] == CONTEST
 
 
-def test_policies_go_without_redis(run, gated):
+def test_policies_go_without_redis(autopilot, gated):
     gated["AUTOPILOT_REDIS_URL"] = f"redis://127.0.0.1:{free_port()}/0"
-    listed = run("policies", "list", **gated)
+    listed = autopilot("policies", "list", **gated)
     assert listed.returncode == 0, listed.stderr
     assert "v2" in listed.stdout
     assert "verdicts: Redis does not answer" in " ".join(listed.stdout.split())
-    as_json = json.loads(run("policies", "list", "--json", **gated).stdout)
+    as_json = json.loads(autopilot("policies", "list", "--json", **gated).stdout)
     assert [one["version"] for one in as_json["versions"]] == ["v2"]
     assert as_json["verdicts"] is as_json["training"] is None
-    shown = run("policies", "show", "v2", **gated)
+    shown = autopilot("policies", "show", "v2", **gated)
     document = json.loads(shown.stdout)
     assert document["scores"] == {"gate_cost v1": 4.5}
     assert document["verdicts"] is None
@@ -296,33 +288,5 @@ def test_policies_go_without_redis(run, gated):
     assert len(shown.stderr.strip().splitlines()) == 1
 
 
-def test_policies_show_names_a_version_that_is_not_there(run):
-    refused(run("policies", "show", "v7"), "no policy version 'v7'")
-
-
-@pytest.fixture
-def matchmaking_url(redis_url):
-    port = free_port()
-    service = subprocess.Popen(
-        service_command("services.matchmaking"),
-        env={
-            **os.environ,
-            "AUTOPILOT_REDIS_URL": redis_url,
-            "AUTOPILOT_MATCHMAKING_PORT": str(port),
-        },
-    )
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + START_SECONDS
-    while not _ready(url):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    yield url
-    service.terminate()
-    service.wait(20)
-
-
-def _ready(url):
-    try:
-        return httpx.get(f"{url}/readyz").is_success
-    except httpx.TransportError:
-        return False
+def test_policies_show_names_a_version_that_is_not_there(autopilot):
+    refused(autopilot("policies", "show", "v7"), "no policy version 'v7'")

@@ -164,12 +164,6 @@ def test_tensorflow_answers_from_sagemakers_archive_as_the_services_do(any_store
     assert actions == pytest.approx(np.array(expected), abs=1e-5)
 
 
-def test_help_says_which_version_it_is_without_one():
-    help_text = subprocess.run(
-        [sys.executable, "-m", "services.cli", "policies", "export", "--help"],
-        env={**os.environ, "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert "The version. [default: (the champion)]" in help_text
+def test_help_says_which_version_it_is_without_one(autopilot):
+    shown = autopilot("policies", "export", "--help", COLUMNS="100").stdout
+    assert "The version. [default: (the champion)]" in shown

@@ -1,9 +1,6 @@
 """The page of YAML that a user applies, replayed as KEDA would against real processes."""
 
-import os
 import re
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,13 +11,13 @@ import yaml
 from shared.bus import DECISIONS, Bus
 from shared.messages import utc_now
 from tests.conftest import a_decision
+from tests.eventually import eventually
 from tests.keda import TriggerFailed, Workload, gjson, value_at
 
 KEDA = Path(__file__).parents[2] / "deploy/keda"
 OURS = Path(__file__).parents[2] / "deploy/eks/components/keda/scaledobjects.yaml"
 TOKEN = "a-token"
 SECRETS = {"autopilot-token": {"token": TOKEN}}
-PATIENCE_POLLS = 400
 
 
 def manifests(path):
@@ -59,13 +56,12 @@ def prediction(start):
 def told(url, replicas):
     """Return once the service has heard of what was decided; it follows Redis."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    for _ in range(PATIENCE_POLLS):
+
+    def read():
         answer = httpx.get(f"{url}/prediction", headers=headers)
-        if answer.status_code == 200:
-            found = answer.json()["Prediction"]["num_of_gameservers"]
-            if found == replicas:
-                return
-    raise AssertionError(f"{answer.status_code}: {answer.text}")
+        return answer.json()["Prediction"]["num_of_gameservers"] if answer.is_success else answer
+
+    eventually(read, f"{replicas} are told", holds=lambda servers: servers == replicas)
 
 
 async def test_the_workload_is_what_the_fleet_is_told(prediction, decide, workload):
@@ -95,29 +91,28 @@ async def test_unsure_is_a_failure_and_the_fallback_takes_over(prediction, decid
     assert workload.failures == 0
 
 
-def command(mode, redis_url):
-    """`autopilot fleets live default`, or `shadow`."""
-    environment = os.environ | {"AUTOPILOT_REDIS_URL": redis_url, "AUTOPILOT_SHADOW": "1"}
-    words = [sys.executable, "-m", "services.cli", "fleets", mode, "default"]
-    subprocess.run(words, env=environment, check=True)
+def failure(workload, url):
+    """Why this poll has failed, empty where it has not; the workload stays as it is."""
+    assert workload.poll(url) == 45
+    return workload.failure if workload.failures else ""
 
 
 async def test_in_shadow_the_fallback_stands_until_the_command_to_go_live(
-    redis_url, start, decide, workload
+    redis_url, autopilot, start, decide, workload
 ):
+    def command(mode):
+        variables = {"AUTOPILOT_REDIS_URL": redis_url, "AUTOPILOT_SHADOW": "1"}
+        assert autopilot("fleets", mode, "default", **variables).returncode == 0
+
     _, url = start("prediction", api_token=TOKEN, shadow=1)
     await decide(45.0)
     assert [workload.poll(url) for _ in range(4)] == [30] * 4
     assert workload.failure == "api returned 503"
-    command("live", redis_url)
+    command("live")
     told(url, 45)
     assert workload.poll(url) == 45
-    command("shadow", redis_url)
-    for _ in range(PATIENCE_POLLS):
-        assert workload.poll(url) == 45
-        if workload.failures:
-            break
-    assert workload.failure == "api returned 503"
+    command("shadow")
+    assert eventually(lambda: failure(workload, url), "a poll fails") == "api returned 503"
 
 
 async def test_when_decisions_grow_stale_nothing_is_taken_away(decide, start, workload):
@@ -131,11 +126,7 @@ async def test_when_decisions_grow_stale_nothing_is_taken_away(decide, start, wo
     assert workload.failures == 5
     await decide(45.0, seconds_ago=3_600)
     _, url = start("prediction", api_token=TOKEN)
-    for _ in range(PATIENCE_POLLS):
-        assert workload.poll(url) == 45
-        if "503" in workload.failure:
-            break
-    assert workload.failure == "api returned 503"
+    eventually(lambda: failure(workload, url), "a 503", holds=lambda it: it == "api returned 503")
 
 
 async def test_a_wrong_token_is_a_failure(prediction, decide):
@@ -151,13 +142,12 @@ def test_keda_and_prometheus_find_in_the_metrics_what_they_look_for(start):
     _, url = start("metrics")
     scaled = [each for each in manifests(OURS) if each["kind"] == "ScaledObject"]
     wanted = [each["spec"]["triggers"][0]["metadata"] for each in scaled]
-    for _ in range(PATIENCE_POLLS):
-        text, found = httpx.get(f"{url}/metrics").text, []
-        try:
-            found = [value_at(text, each["valueLocation"], each["format"]) for each in wanted]
-            break
-        except TriggerFailed:
-            continue  # not known yet
+
+    def read():
+        text = httpx.get(f"{url}/metrics").text
+        return text, [value_at(text, each["valueLocation"], each["format"]) for each in wanted]
+
+    text, found = eventually(read, "both are known", not_yet=(TriggerFailed,))
     assert found == [1.0, 0.0], "a fleet, and no training job"
     (page,) = manifests(KEDA / "prometheus.yaml")
     asked = re.findall(r"autopilot_\w+", page["spec"]["triggers"][0]["metadata"]["query"])

@@ -5,11 +5,7 @@ since then is put there as that release wrote it.
 """
 
 import asyncio
-import inspect
 import json
-import os
-import subprocess
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +14,6 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-from services.cli.supervision import service_command
 from services.matchmaking.app import create_app as matchmaking
 from services.metrics.app import create_app as metrics
 from services.metrics.fleet_metrics import FleetMetrics
@@ -33,9 +28,9 @@ from shared.policies.champions import Champions
 from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import a_decision, a_step, poisoned
+from tests.eventually import eventually_async
 
 FLEETS = Fleets({name: FleetSettings(floor_at_allocated=True) for name in ("default", "eu", "us")})
-PATIENCE_SECONDS = 20.0
 
 
 async def poison(bus: Bus, raw: Any) -> None:
@@ -63,22 +58,12 @@ async def poison(bus: Bus, raw: Any) -> None:
     raw.xadd("autopilot:decisions:changes", {"fleet": "us", "message": late})
 
 
-async def eventually(holds: Callable[[], Any]) -> None:
-    """Return when it holds, which it may have to be asked for; fails after a while."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            found = holds()
-            if await found if inspect.isawaitable(found) else found:
-                return
-            await asyncio.sleep(0.02)
-
-
 async def until(client: httpx.AsyncClient, path: str, status: int) -> httpx.Response:
-    async def answered() -> bool:
-        return (await client.get(path)).status_code == status
-
-    await eventually(answered)
-    return await client.get(path)
+    return await eventually_async(
+        lambda: client.get(path),
+        f"{path} answers {status}",
+        holds=lambda answer: answer.status_code == status,
+    )
 
 
 def prediction_app(redis_url: str, folder: Any) -> Any:
@@ -130,11 +115,10 @@ async def test_prediction_answers_for_the_other_fleets(redis_url, bus, raw, tmp_
             now = utc_now()
             await bus.record_demands([Demand(fleet="default", demand=61, observed_at=now)], [None])
 
-            async def known() -> bool:
-                told = (await client.get("/prediction")).json()["Prediction"]
-                return bool(told["curr_demand"] == 61)
+            async def known() -> float:
+                return (await client.get("/prediction")).json()["Prediction"]["curr_demand"]
 
-            await eventually(known)
+            await eventually_async(known, "the new demand is known", holds=lambda it: it == 61)
     failed = [log for log in logs if log["event"] == "fleet_has_no_answer"]
     assert [log["fleet"] for log in failed] == ["us"], "once, however often it is asked"
 
@@ -172,12 +156,22 @@ async def test_the_sidecar_sets_it_aside_and_counts_the_others(redis_url, bus, r
     groups = ("metrics-prometheus", "metrics-cloudwatch")
     with structlog.testing.capture_logs() as logs:
         async with client_of(app):
-            for group in groups:
-                await eventually(lambda group=group: sample("dead_letters_total", group=group) == 3)
-            for fleet in FLEETS.names:
-                await eventually(lambda fleet=fleet: sample("steps_total", fleet=fleet) == 3)
+            await eventually_async(
+                lambda: [sample("dead_letters_total", group=group) for group in groups],
+                "three dead letters of each group",
+                holds=lambda counts: counts == [3, 3],
+            )
+            await eventually_async(
+                lambda: [sample("steps_total", fleet=fleet) for fleet in FLEETS.names],
+                "every fleet's three steps are counted",
+                holds=lambda counts: counts == [3, 3, 3],
+            )
             await bus.commit_step(*a_step(4, "eu", at=utc_now()))
-            await eventually(lambda: sample("steps_total", fleet="eu") == 4 and len(put) == 10)
+            await eventually_async(
+                lambda: (sample("steps_total", fleet="eu"), len(put)),
+                "the next step is counted and put",
+                holds=lambda counts: counts == (4, 10),
+            )
     for group in groups:
         assert sample("unreadable_transitions_total", group=group) == 3
     letters = await bus.dead_letters(10)
@@ -189,32 +183,21 @@ async def test_the_sidecar_sets_it_aside_and_counts_the_others(redis_url, bus, r
 
 
 @pytest.fixture
-def run(redis_url, tmp_path):
+def run(redis_url, tmp_path, autopilot):
     tables = "".join(f"[{name}]\nfloor_at_allocated = true\n" for name in FLEETS.names)
     (tmp_path / "fleets.toml").write_text(tables)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            service_command("services.cli", *arguments),
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "AUTOPILOT_REDIS_URL": redis_url,
-                "AUTOPILOT_FLEETS": str(tmp_path / "fleets.toml"),
-                "COLUMNS": "80",
-            },
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return run
+    variables = {
+        "AUTOPILOT_REDIS_URL": redis_url,
+        "AUTOPILOT_FLEETS": str(tmp_path / "fleets.toml"),
+        "COLUMNS": "80",
+    }
+    return lambda *words: autopilot("fleets", "list", *words, **variables)
 
 
 async def test_the_list_shows_every_fleet(bus, raw, run):
     await poison(bus, raw)
-    done = await asyncio.to_thread(run, "fleets", "list", "--json")
+    done = await asyncio.to_thread(run, "--json")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     default, eu, us = json.loads(done.stdout)["fleets"]
@@ -222,7 +205,7 @@ async def test_the_list_shows_every_fleet(bus, raw, run):
     assert (default["num_of_gameservers"], default["live_costs"]) == (50, None)
     assert "the service failed on fleet 'us'" in us["reason"]
     raw.set("autopilot:recorded:us", "no list")
-    table = await asyncio.to_thread(run, "fleets", "list")
+    table = await asyncio.to_thread(run)
     assert table.returncode == 0, table.stderr
     assert all(name in table.stdout for name in FLEETS.names)
 
@@ -252,8 +235,16 @@ async def test_one_message_that_raises_does_not_begin_the_following_of_all_again
                 champion = Champion(fleet=fleet, version="v1", since=utc_now())
                 await bus.publish(CHAMPIONS, fleet, champion)
             await bus.publish(DECISIONS, "eu", a_decision(fleet="eu", decided_at=utc_now()))
-            await eventually(lambda: any(log.get("kind") == "Champion" for log in logs))
-            await eventually(lambda: "eu" in states.all_encoded(utc_now())[0])
+            await eventually_async(
+                lambda: [log.get("kind") for log in logs],
+                "the champion that raises is told",
+                holds=lambda kinds: "Champion" in kinds,
+            )
+            await eventually_async(
+                lambda: states.all_encoded(utc_now())[0],
+                "the decision is known",
+                holds=lambda answers: "eu" in answers,
+            )
     await followed.close()
     assert Followed.times == 1
     assert not any(log["event"] == "task_failed" for log in logs)
@@ -302,5 +293,9 @@ async def test_the_other_fleets_go_on_in_metrics_too(redis_url, bus, client_of):
             for fleet in ("us", "eu"):
                 await bus.publish(DECISIONS, fleet, a_decision(fleet=fleet))
             shown = "autopilot_recommended_servers", {"fleet": "eu"}
-            await eventually(lambda: registry.get_sample_value(*shown) == 84)
+            await eventually_async(
+                lambda: registry.get_sample_value(*shown),
+                "the decision is counted",
+                holds=lambda servers: servers == 84,
+            )
     assert not any(log["event"] == "task_failed" for log in logs)

@@ -5,7 +5,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 
 import httpx
 import psutil
@@ -17,6 +16,7 @@ from services.cli.embedded_redis import redis_command
 from shared.bus import DECISIONS, Bus, TrainingQueue, wait_for_redis
 from shared.errors import BadSetting, BusAway
 from tests.conftest import REDIS_PASSWORD, RedisServer, a_decision
+from tests.processes import run
 
 WRONG = "an-old-password"
 COMMANDS = [
@@ -34,23 +34,6 @@ def addresses(redis_url):
         "wrong": redis_url.replace(REDIS_PASSWORD, WRONG),
         "none": redis_url.replace(f":{REDIS_PASSWORD}@", ""),
     }
-
-
-@pytest.fixture
-def autopilot(tmp_path):
-    """Runs a command in a folder of its own, with these variables beside those that are set."""
-
-    def autopilot(*words, **variables):
-        return subprocess.run(
-            [sys.executable, "-m", "services.cli", *words],
-            cwd=tmp_path,
-            env=os.environ | variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return autopilot
 
 
 def told(error):
@@ -107,8 +90,7 @@ def test_a_service_says_it_is_not_ready_and_recovers_no_secret(start, addresses)
     assert answer.status_code == 503
     told(answer.json()["detail"])
     process.terminate()
-    process.wait()
-    logged = process.stderr.read()
+    _, logged = process.communicate()
     assert "Traceback" not in logged
     assert WRONG not in logged
     event = next(one for one in map(json.loads, logged.splitlines()) if "reason" in one)
@@ -143,12 +125,8 @@ def test_an_address_that_can_not_be_read_shows_no_part_of_its_password(connect, 
 
 @pytest.mark.parametrize("service", ["trainer", "environment"])
 def test_a_bad_address_is_one_line_at_start(service):
-    ended = subprocess.run(
-        [sys.executable, "-m", f"services.{service}"],
-        env=os.environ | {"AUTOPILOT_REDIS_URL": "rdis://:hush@redis"},
-        capture_output=True,
-        text=True,
-        check=False,
+    ended = run(
+        f"services.{service}", env=os.environ | {"AUTOPILOT_REDIS_URL": "rdis://:hush@redis"}
     )
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()

@@ -2,14 +2,11 @@
 
 import asyncio
 import json
-import os
-import subprocess
 
 import pytest
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
-from services.cli.supervision import service_command
 from services.metrics.app import ONE_AT_A_TIME
 from services.metrics.consumer import BATCH, Consumer
 from services.metrics.fleet_metrics import FleetMetrics
@@ -159,19 +156,9 @@ async def test_a_step_that_prometheus_can_t_be_told_is_not_counted_at_all():
 
 
 @pytest.fixture
-def run(redis_url, tmp_path):
-    def run(*arguments, **environment):
-        return subprocess.run(
-            service_command("services.cli", "dead-letters", *arguments),
-            cwd=tmp_path,
-            env={**os.environ, "AUTOPILOT_REDIS_URL": redis_url, "COLUMNS": "80", **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return run
+def run(redis_url, autopilot):
+    variables = {"AUTOPILOT_REDIS_URL": redis_url, "COLUMNS": "80"}
+    return lambda *words, **others: autopilot("dead-letters", *words, **variables | others)
 
 
 async def test_the_command_shows_them(bus, raw, run):
