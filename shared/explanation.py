@@ -147,8 +147,8 @@ def _by_rule(why: Explanation, settings: FleetSettings) -> RuleAnswer:
         settings.parameters,
         floor=why.floor,
         scheduled=why.scheduled,
-        told=why.told_before,
-        asks=why.asks,
+        previous=why.told_before,
+        requests=why.asks,
     )
     return RuleAnswer(version=rule.version, ask=ask, target=told.target, guards=list(told.guards))
 

@@ -21,7 +21,7 @@ from hypothesis import settings
 from services.cli.embedded_redis import redis_command
 from shared import redaction
 from shared.bus import Bus, TrainingQueue, wait_for_redis
-from shared.core.guards import Move
+from shared.core.guards import GuardEffect
 from shared.core.parameters import FleetParameters
 from shared.messages import (
     Champion,
@@ -390,7 +390,10 @@ def an_explanation(**changes: Any) -> Explanation:
             "asks": (),
             "floor": 0.0,
             "scheduled": 0.0,
-            "moves": (Move("min_servers", 50.0, 50.0), Move("max_servers", 50.0, 50.0)),
+            "moves": (
+                GuardEffect("min_servers", 50.0, 50.0),
+                GuardEffect("max_servers", 50.0, 50.0),
+            ),
             "target": 50.0,
             **changes,
         }

@@ -91,6 +91,6 @@ def _by_rule(steps: Sequence[RecordedStep], settings: FleetSettings) -> np.ndarr
         parameters,
         floors=[step.floor for step in steps],
         scheduled=guards.scheduled_at(times, parameters, settings.learning_freq),
-        told=next((step.allocation for step in steps[parameters.history_len :]), None),
+        previous=next((step.allocation for step in steps[parameters.history_len :]), None),
     )
     return later(told, parameters.lead_steps, parameters.min_servers)

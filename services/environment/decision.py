@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shared.core.adaptation import FRESH, Adaptation, answered, average
+from shared.core.adaptation import FRESH, Adaptation, adapt, average
 from shared.core.fields import from_notebook, notebook_fields
 from shared.core.history import History
 from shared.core.observation import Encoder
@@ -63,7 +63,7 @@ def decide(
     fallback: Fallback | None = None if policy.learnt else "no_policy"
     adaptation, behaviour = FRESH, None
     if draw is None or not policy.exploration:
-        adaptation, action = answered(known, demand, answers, prior, parameters)
+        adaptation, action = adapt(known, demand, answers, prior, parameters)
     else:
         behaviour = (average(answers, prior), policy.exploration)
         action = behaviour[0] + draw * policy.exploration

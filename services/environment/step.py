@@ -9,7 +9,7 @@ import numpy as np
 from services.environment.decision import Choice, decide
 from services.environment.history import empty_history, with_row
 from services.environment.supply import lead_times_of, measured_lead_time
-from shared.core.adaptation import FRESH, rescaled, unanswered, weights
+from shared.core.adaptation import FRESH, rescaled, skip_row, weights
 from shared.core.arrays import FloatArray
 from shared.core.dynamics import FleetState, StepOutcome, initial_state, observe, step_to, target_of
 from shared.core.fields import notebook_fields
@@ -162,7 +162,7 @@ def _decision_after(
             asked.action,
             asked.version,
             "stale_demand",
-            adaptation=unanswered(known, parameters),
+            adaptation=skip_row(known, parameters),
             fields=notebook_fields(parameters.history_len),
             seen=observation,
         )
@@ -206,8 +206,8 @@ class _Taken:
             parameters,
             floor=given.floor,
             scheduled=self._scheduled,
-            told=self._told_before,
-            asks=self._asks,
+            previous=self._told_before,
+            requests=self._asks,
         )
         self._lead_time = measured_lead_time(
             None if record is None else record.lead_time,
@@ -233,7 +233,7 @@ class _Taken:
             next_behaviour=then.behaviour,
             next_target=self._told.target,
             action_factor=self._given.parameters.action_factor,
-            asks=self._told.asks,
+            asks=self._told.requests,
             adaptation=then.adaptation,
             untrained_steps=(0 if before is None else before.untrained_steps) + (not self._stale),
             lead_time=self._lead_time,
@@ -321,7 +321,7 @@ class _Taken:
             asks=self._asks,
             floor=self._given.floor,
             scheduled=self._scheduled,
-            moves=self._told.moves,
+            moves=self._told.effects,
             target=self._told.target,
         )
 

@@ -8,7 +8,7 @@ from datetime import datetime
 import structlog
 
 from shared.bus import Bus
-from shared.core.lead_time import LeadTime, seen, told
+from shared.core.lead_time import LeadTime, observed, recommended
 from shared.core.parameters import FleetParameters
 from shared.core.recommendation import whole_servers
 from shared.errors import BusAway
@@ -78,10 +78,10 @@ def measured_lead_time(
     lead = before
     if supply is not None and supply.supply.up is not None:
         patience_s = PATIENCE * parameters.history_len * step_seconds
-        lead = seen(lead, supply.supply.up, supply.at.timestamp(), patience_s)
+        lead = observed(lead, supply.supply.up, supply.at.timestamp(), patience_s)
     if lead is None:
         return None
-    return told(lead, whole_servers(target, parameters), decided_at.timestamp())
+    return recommended(lead, whole_servers(target, parameters), decided_at.timestamp())
 
 
 def lead_times_of(

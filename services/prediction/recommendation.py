@@ -96,14 +96,14 @@ def recommend(
         decided_until = decision.decided_at + timedelta(seconds=settings.decision_ttl_s)
         if now <= decided_until:
             until = min(until, decided_until)
-            if limited is None and settings.guards.limit_moves and floor > decision.target:
+            if limited is None and settings.guards.rate_limited and floor > decision.target:
                 limited = RateLimited(decision.target, (), (), decision.decided_at)
             if limited is not None:
                 return _back_to(settings, decision, fresh_demand, floor, now, until, limited)
             return Recommendation(_decided(settings, decision, fresh_demand, floor), until)
     if fresh_demand is None:
         raise DemandMissing(_nothing_to_say(settings, fleet, decision, demand, now))
-    if limited is None and decision is not None and settings.guards.limit_moves:
+    if limited is None and decision is not None and settings.guards.rate_limited:
         limited = RateLimited(decision.target, (), (), now - _step(settings))
     return _by_headroom(settings, fresh_demand, floor, now, until, limited)
 
@@ -114,7 +114,7 @@ def _decided(
     curr_demand = decision.curr_demand if fresh_demand is None else fresh_demand.demand
     servers = whole_servers(decision.target, settings.parameters)
     guards = list(decision.guards)
-    needed = 0.0 if settings.guards.limit_moves else curr_demand
+    needed = 0.0 if settings.guards.rate_limited else curr_demand
     raised: tuple[tuple[float, GuardName], ...] = (
         (needed, "below_demand"),
         (floor, "allocated_floor"),
@@ -143,7 +143,7 @@ def _back_to(
         limits = replace(_over(settings.guards, moves), scale_down_delay=0)
         # The decision has met the demand as far as it may: 0 is below any number.
         told = guarded(
-            decision.target, 0.0, limits, settings.parameters, floor=floor, told=limited.target
+            decision.target, 0.0, limits, settings.parameters, floor=floor, previous=limited.target
         )
         if told.target == decision.target:
             return Recommendation(_decided(settings, decision, fresh_demand, floor), until)
@@ -197,10 +197,10 @@ def _by_headroom(
             settings.parameters,
             floor=floor,
             scheduled=settings.guards.scheduled(now, settings.parameters, settings.learning_freq),
-            told=None if limited is None else limited.target,
-            asks=() if limited is None else limited.asks,
+            previous=None if limited is None else limited.target,
+            requests=() if limited is None else limited.asks,
         )
-        limited = RateLimited(told.target, told.asks, told.guards, now)
+        limited = RateLimited(told.target, told.requests, told.guards, now)
     limited = _in_use(settings, limited, floor)
     servers = whole_servers(limited.target, settings.parameters)
     answer = PredictionAnswer(
@@ -221,9 +221,9 @@ def _by_headroom(
         guards=list(limited.guards),
         fallback="stale_decision",
     )
-    if settings.guards.limit_moves or settings.guards.scheduled_floors:
+    if settings.guards.rate_limited or settings.guards.scheduled_floors:
         until = min(until, limited.moved_at + _step(settings))
-    return Recommendation(answer, until, limited if settings.guards.limit_moves else None)
+    return Recommendation(answer, until, limited if settings.guards.rate_limited else None)
 
 
 def _in_use(settings: FleetSettings, limited: RateLimited, floor: float) -> RateLimited:

@@ -1,18 +1,18 @@
-"""A policy goes on learning while it serves: from what its own answers turned out to meet.
+"""Online adaptation: a policy that serves goes on learning from the outcomes of its own actions.
 
-What was learnt from the past holds until the game changes. Two things follow that, step by step,
-each from outcomes that are known by then:
+A policy is trained on past demand, and demand changes. Two things are adapted at every step, from
+the outcomes that are known by then:
 
-- A policy may have several experts, which answer side by side (its nets, and a plain rule). Their
-  answers are averaged by weights that move from the policy's prior towards whoever has done
-  better of late: the exponentiated gradient of the cost (Kivinen and Warmuth, 1997; for experts
-  whose outcomes are late, Joulani et al., 2013).
-- A margin is added, so that demand is missed as often as its price says it should be: in one of
-  ``1 + over_prov_factor`` steps. It rises after a miss and falls after none (adaptive conformal
-  inference, Gibbs and Candes, 2021).
+- The weights of the experts. A policy may be a mixture of several experts (its nets and a plain
+  rule). Its action is the weighted mean of theirs; the weights start at the policy's prior and
+  move towards the experts with the lower recent cost, by exponentiated gradient (Kivinen and
+  Warmuth, 1997; with delayed outcomes, Joulani et al., 2013).
+- A safety margin, added to that mean, so that demand exceeds the servers in one of
+  ``1 + over_prov_factor`` steps, the critical fractile. It rises after a shortage and falls
+  otherwise (adaptive conformal inference, Gibbs and Candes, 2021).
 
-Numbers are actions: 1.0 means `action_factor` servers. The constants did best on pieces of the
-training parts of real traces.
+All numbers are actions: 1.0 means `action_factor` servers. The constants were tuned on excerpts
+of the training parts of real traces.
 """
 
 import math
@@ -25,115 +25,118 @@ from numpy.typing import NDArray
 from shared.core.arrays import FloatArray
 from shared.core.parameters import FleetParameters
 
-PACE = 0.05
-"""How fast the weights move."""
-MEMORY = 0.999
-"""Part of what the experts are remembered by that is left a step later: a thousand steps count."""
-MARGIN_PACE = 0.01
-"""How fast the margin moves, in usual misses."""
-LEAST_MARGIN, MOST_MARGIN = -1.0, 3.0
-"""In usual misses."""
+WEIGHTS_RATE = 0.05
+"""Learning rate of the weights."""
+DISCOUNT = 0.999
+"""Per step, of the experts' past losses: about the last thousand steps count."""
+MARGIN_RATE = 0.01
+"""Learning rate of the margin, in mean absolute errors."""
+MIN_MARGIN, MAX_MARGIN = -1.0, 3.0
+"""In mean absolute errors."""
 ERROR_STEPS = 200
-"""Over which the usual miss is averaged."""
-SMALLEST_ERROR = 1e-5
-"""Least usual miss, as an action."""
+"""Steps over which the absolute error is averaged."""
+MIN_ERROR = 1e-5
+"""Lower bound of the mean absolute error, as an action."""
 
-Answers = tuple[float, ...]
-ONE_EXPERT: Answers = (1.0,)
-"""The prior of a policy with a single answer."""
+Actions = tuple[float, ...]
+"""One action of each expert, in the policy's order."""
+ONE_EXPERT: Actions = (1.0,)
+"""The prior of a policy that is a single expert."""
 
 
 class Adaptation(NamedTuple):
-    """What a fleet has learnt of its policy since it serves; `FRESH` when it begins."""
+    """What has been learnt about a policy since it serves a fleet; `FRESH` at its first step."""
 
-    losses: Answers = ()
-    """Of each expert, in usual misses; less is better. Empty before the first outcome."""
+    losses: Actions = ()
+    """Discounted loss of each expert, in mean absolute errors. Empty before the first outcome."""
     margin: float = 0.0
-    """In usual misses."""
+    """In mean absolute errors."""
     mean_error: float = 0.0
-    """How far demand usually is from the average of the answers."""
+    """Mean absolute error of the weighted mean of the actions."""
     outcomes: int = 0
-    """Seen so far."""
-    pending: tuple[Answers, ...] = ()
-    """Given after the newest rows, `lead_steps` at most, oldest first; empty: none was given."""
+    """Number of outcomes seen."""
+    pending: tuple[Actions, ...] = ()
+    """The experts' actions after the newest rows, whose outcomes are not known yet: at most
+    `lead_steps`, oldest first; an empty tuple for a row without actions."""
 
 
 FRESH = Adaptation()
 
 
-def average(answers: Sequence[float], weighted: Sequence[float]) -> float:
-    """Of the experts' actions."""
-    return sum(weight * answer for weight, answer in zip(weighted, answers, strict=True))
+def average(actions: Sequence[float], weighted: Sequence[float]) -> float:
+    """The mean of the experts' actions under these weights."""
+    return sum(weight * action for weight, action in zip(weighted, actions, strict=True))
 
 
-def weights(state: Adaptation, prior: Sequence[float]) -> Answers:
-    """What each expert's answer counts for; they sum to 1."""
+def weights(state: Adaptation, prior: Sequence[float]) -> Actions:
+    """The weight of each expert; they sum to 1."""
     if not state.losses:
         return tuple(prior)
     least = min(state.losses)
     raw = [
-        start * math.exp(-PACE * (loss - least))
+        start * math.exp(-WEIGHTS_RATE * (loss - least))
         for start, loss in zip(prior, state.losses, strict=True)
     ]
     total = sum(raw)
     return tuple(part / total for part in raw)
 
 
-def answered(
+def adapt(
     state: Adaptation,
     demand: float,
-    answers: Sequence[float],
+    actions: Sequence[float],
     prior: Sequence[float],
     parameters: FleetParameters,
 ) -> tuple[Adaptation, float]:
-    """A row: the demand that was seen, and what the experts answered after it.
+    """Process one row: its demand, and the experts' `actions` after it.
 
-    What is known then, and the action to take, which is not clipped. `demand` is in servers, and
-    within the fleet's limits. With the notebook's reward, for which too many servers are never
-    enough, the prior and no margin hold.
+    Returns ``(new state, action to take)``; the action is not clipped. `demand` is in servers,
+    clipped to the fleet's limits. With the notebook's reward, which pays for every idle server,
+    nothing is adapted: the prior holds, without a margin.
     """
     if parameters.reward != "asymmetric":
-        return FRESH, average(answers, prior)
+        return FRESH, average(actions, prior)
     known = state
     if len(state.pending) == parameters.lead_steps and state.pending[0]:
         known = _after(state, demand / parameters.action_factor, prior, parameters)
-    action = average(answers, weights(known, prior)) + known.margin * known.mean_error
-    return _with_pending(known, tuple(answers), parameters), action
+    action = average(actions, weights(known, prior)) + known.margin * known.mean_error
+    return _with_pending(known, tuple(actions), parameters), action
 
 
-def unanswered(state: Adaptation, parameters: FleetParameters) -> Adaptation:
-    """A row whose demand is not known and after which nobody was asked."""
+def skip_row(state: Adaptation, parameters: FleetParameters) -> Adaptation:
+    """Process a row without known demand, after which the experts were not evaluated."""
     return _with_pending(state, (), parameters)
 
 
 def rescaled(state: Adaptation, scale: float) -> Adaptation:
-    """The same where an action that was 1.0 is `scale` now."""
-    pending = tuple(tuple(scale * one for one in answers) for answers in state.pending)
+    """The same state after `action_factor` has changed: an action of 1.0 has become `scale`."""
+    pending = tuple(tuple(scale * action for action in actions) for actions in state.pending)
     return state._replace(mean_error=scale * state.mean_error, pending=pending)
 
 
 def adapted_actions(
-    answers: FloatArray,
+    actions: FloatArray,
     demands: FloatArray,
     rows: NDArray[np.int64],
     prior: Sequence[float],
     parameters: FleetParameters,
     since: int = 0,
 ) -> FloatArray:
-    """The actions after `rows`, ascending, for answers ``(len(rows), experts)``; not clipped.
+    """Adapted actions after `rows`, from the experts' `actions`, ``(len(rows), experts)``.
 
-    `demands` are all rows', in servers and within the limits. The policy serves from row `since`
-    on; before it the prior holds. Where rows are missing, what waits there is forgotten.
+    Returns shape ``(len(rows),)``, not clipped. `rows` ascend; `demands` holds every row's, in
+    servers, clipped to the limits. Adaptation starts at row `since`; before it the prior holds.
+    Outcomes that are pending where rows are missing are dropped.
     """
-    taken = answers @ np.asarray(prior, dtype=np.float64)
+    taken = actions @ np.asarray(prior, dtype=np.float64)
     state, before = FRESH, -1
-    seen = zip(rows.tolist(), demands[rows].tolist(), answers.tolist(), strict=True)
-    for at, (row, demand, given) in enumerate(seen):
+    seen = zip(rows.tolist(), demands[rows].tolist(), actions.tolist(), strict=True)
+    for at, (row, demand, of_experts) in enumerate(seen):
         if row < since:
             continue
         if row != before + 1:
             state = state._replace(pending=())
-        state, taken[at] = answered(state, demand, given, prior, parameters)
+        state, taken[at] = adapt(state, demand, of_experts, prior, parameters)
         before = row
     return taken
 
@@ -141,30 +144,33 @@ def adapted_actions(
 def _after(
     state: Adaptation, met: float, prior: Sequence[float], parameters: FleetParameters
 ) -> Adaptation:
-    """An outcome: `met` is what the oldest answers that wait should have been."""
+    """The outcome of the oldest pending actions: `met` is the demand that they met, as an action.
+
+    `slope` is the derivative of the pinball loss, which the cost is up to a factor.
+    """
     low = parameters.min_servers / parameters.action_factor
     high = parameters.max_servers / parameters.action_factor
-    answers = [min(max(answer, low), high) for answer in state.pending[0]]
-    told = average(answers, weights(state, prior))
-    missed = met - told
+    actions = [min(max(action, low), high) for action in state.pending[0]]
+    mixed = average(actions, weights(state, prior))
+    error = met - mixed
     outcomes = state.outcomes + 1
-    usual = state.mean_error + (abs(missed) - state.mean_error) / min(outcomes, ERROR_STEPS)
-    usual = max(usual, SMALLEST_ERROR)
-    price = parameters.over_prov_factor
-    short = missed > state.margin * usual
-    slope = (-price if short else 1.0) / (1 + price)
-    losses = state.losses or (0.0,) * len(answers)
-    margin = state.margin - MARGIN_PACE * slope
+    mean_error = state.mean_error + (abs(error) - state.mean_error) / min(outcomes, ERROR_STEPS)
+    mean_error = max(mean_error, MIN_ERROR)
+    underage_cost = parameters.over_prov_factor
+    short = error > state.margin * mean_error
+    slope = (-underage_cost if short else 1.0) / (1 + underage_cost)
+    losses = state.losses or (0.0,) * len(actions)
+    margin = state.margin - MARGIN_RATE * slope
     return state._replace(
         losses=tuple(
-            MEMORY * loss + slope * (answer - told) / usual
-            for loss, answer in zip(losses, answers, strict=True)
+            DISCOUNT * loss + slope * (action - mixed) / mean_error
+            for loss, action in zip(losses, actions, strict=True)
         ),
-        margin=min(max(margin, LEAST_MARGIN), MOST_MARGIN),
-        mean_error=usual,
+        margin=min(max(margin, MIN_MARGIN), MAX_MARGIN),
+        mean_error=mean_error,
         outcomes=outcomes,
     )
 
 
-def _with_pending(state: Adaptation, answers: Answers, parameters: FleetParameters) -> Adaptation:
-    return state._replace(pending=(*state.pending, answers)[-parameters.lead_steps :])
+def _with_pending(state: Adaptation, actions: Actions, parameters: FleetParameters) -> Adaptation:
+    return state._replace(pending=(*state.pending, actions)[-parameters.lead_steps :])

@@ -1,4 +1,4 @@
-"""The kinds of arrays that the core and the learning library hand around."""
+"""Array types of the core and of the learning library."""
 
 import numpy as np
 from numpy.typing import NDArray

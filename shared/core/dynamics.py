@@ -1,8 +1,8 @@
 """How a fleet moves from one step to the next.
 
 Every function works on one fleet (histories of shape ``(history_len,)``) and on many at once
-(``(..., history_len)``): the Gymnasium class, the live worker and the trainer's replay all run
-these lines. A target asked for at step k is the allocation of step k + history_len.
+(``(..., history_len)``): the Gymnasium class, the live worker and the trainer's replay share
+them. The target of step k is the allocation of step k + history_len.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from shared.core.rewards import reward_of
 
 @dataclass(frozen=True, slots=True)
 class FleetState:
-    """Both histories, oldest first, in servers; shape ``(..., history_len)``."""
+    """The last demands and targets, oldest first, in servers; shape ``(..., history_len)``."""
 
     demands: FloatArray
     targets: FloatArray
@@ -25,18 +25,18 @@ class FleetState:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What one step did; shape ``(...)`` each, in servers, and the state it led to."""
+    """The result of one step: the next state, and numbers in servers, shape ``(...)`` each."""
 
     state: FleetState
     target: FloatArray
     demand: FloatArray
-    """Demand as the environment sees it: within the fleet's limits."""
+    """Demand clipped to the fleet's limits."""
     allocation: FloatArray
     reward: FloatArray
 
 
 def initial_state(parameters: FleetParameters, shape: tuple[int, ...] = ()) -> FleetState:
-    """Histories of a fleet that has always asked for, and needed, `min_servers`."""
+    """The state of a fleet whose targets and demands have always been `min_servers`."""
     history = np.full((*shape, parameters.history_len), parameters.min_servers, dtype=np.float64)
     return FleetState(demands=history, targets=history.copy())
 
@@ -47,7 +47,7 @@ def observe(state: FleetState) -> FloatArray:
 
 
 def target_of(action: ArrayLike, parameters: FleetParameters) -> FloatArray:
-    """Servers that an action asks for: ``clip(action * action_factor, min, max)``."""
+    """The target of an action, in servers: ``clip(action * action_factor, min, max)``."""
     servers = np.asarray(action, dtype=np.float64) * parameters.action_factor
     return np.clip(servers, parameters.min_servers, parameters.max_servers)
 
@@ -55,10 +55,10 @@ def target_of(action: ArrayLike, parameters: FleetParameters) -> FloatArray:
 def step(
     state: FleetState, action: ArrayLike, demand: ArrayLike, parameters: FleetParameters
 ) -> StepOutcome:
-    """Ask for a target, then meet a demand with what was asked for `history_len` steps ago.
+    """Set a target, then meet a demand with the target of `history_len` steps ago.
 
     `action` and `demand` have the shape of the state without its last axis; `demand` is in
-    servers and is clipped to the fleet's limits, as the notebook does.
+    servers and is clipped to the fleet's limits, as in the notebook.
     """
     return step_to(state, target_of(action, parameters), demand, parameters)
 
@@ -66,7 +66,7 @@ def step(
 def step_to(
     state: FleetState, target: FloatArray, demand: ArrayLike, parameters: FleetParameters
 ) -> StepOutcome:
-    """`step` for a target within the limits, in servers, however it came about."""
+    """`step` for a target in servers, within the limits, instead of an action."""
     seen = np.clip(
         np.asarray(demand, dtype=np.float64), parameters.min_servers, parameters.max_servers
     )

@@ -1,4 +1,4 @@
-"""What a series of allocations, or of decisions, cost against demand: the one scoring function."""
+"""The one scoring function: what allocations, or decisions, cost on recorded demand."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ from shared.core.rules import trend
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Cost of a replay; servers times steps unless it says otherwise."""
+    """Cost of a replay; in server steps (servers times steps) unless stated otherwise."""
 
     steps: int
     cost_per_step: float
-    """Idle servers plus `under_factor` times unserved servers, mean per step."""
+    """Idle servers plus `under_factor` times missing servers, mean per step."""
     under_steps_pct: float
     """Steps with fewer servers than needed, in percent."""
     unserved_server_steps: float
@@ -26,7 +26,11 @@ class Score:
 
 
 def score(allocations: ArrayLike, demands: ArrayLike, under_factor: float = 5.0) -> Score:
-    """Score allocations against demands, both in servers, shape ``(steps,)``."""
+    """Score allocations against demands, both in servers, shape ``(steps,)``.
+
+    `under_factor` is the cost of one missing server for one step, in idle servers. Raises
+    `ValueError` for other shapes.
+    """
     alloc = np.asarray(allocations, dtype=np.float64)
     need = np.asarray(demands, dtype=np.float64)
     if alloc.shape != need.shape or alloc.ndim != 1 or not len(alloc):
@@ -44,19 +48,22 @@ def score(allocations: ArrayLike, demands: ArrayLike, under_factor: float = 5.0)
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What a policy did on held-out demand; servers per step."""
+    """The result of a policy on held-out demand; in servers per step."""
 
     steps: int
     reward: float
-    """Mean reward per step, by the fleet's own reward."""
+    """Mean reward per step, by the fleet's reward."""
     cost: float
-    """Mean cost per step, by the one scoring function."""
+    """Mean cost per step, by `score`."""
 
 
 def evaluate(
     targets: FloatArray, history: History, parameters: FleetParameters, rows: IntArray
 ) -> HeldOut | None:
-    """Score targets chosen after `rows` on the demand that they meet; None without any."""
+    """Score the targets, in servers, that were decided after `rows`, on the demand that they meet.
+
+    None without rows.
+    """
     if not len(rows):
         return None
     low, high = parameters.min_servers, parameters.max_servers
@@ -67,6 +74,6 @@ def evaluate(
 
 
 def evaluate_rule(history: History, parameters: FleetParameters, rows: IntArray) -> HeldOut | None:
-    """The plain rule on the same decisions."""
+    """`evaluate` for the rule that serves without a policy, `trend`."""
     window = rows[:, np.newaxis] + np.arange(1 - parameters.history_len, 1)
     return evaluate(trend(history.demands[window], parameters), history, parameters, rows)

@@ -3,11 +3,11 @@
 | field | meaning, in servers unless it says otherwise |
 |---|---|
 | ``demand[-k]`` | demand of k rows ago; ``demand[-1]`` is the newest |
-| ``target[-k]`` | target asked for k steps ago |
+| ``target[-k]`` | target of k steps ago |
 | ``mean[w]`` | mean demand of the last w rows |
 | ``change[w]`` | root mean square of the last w changes from row to row |
-| ``day_ago[+k]``, ``week_ago[+k]`` | demand k steps after this time of yesterday, of last week |
-| ``time_of_day``, ``time_of_week`` | 0 to 1, in UTC, when the decision will meet its demand |
+| ``day_ago[+k]``, ``week_ago[+k]`` | demand k steps after this time yesterday, or a week ago |
+| ``time_of_day``, ``time_of_week`` | 0 to 1, in UTC, of the demand that the decision will meet |
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def notebook_fields(history_len: int) -> tuple[str, ...]:
 
 
 def calendar_fields(history_len: int) -> tuple[str, ...]:
-    """A longer history, its spread, the calendar, and the targets."""
+    """A longer history, its variability, the calendar, and the last targets."""
     lead = history_len + 1
     ahead = (0, lead // 2, lead, lead + lead // 2, 2 * lead)
     return (
@@ -42,7 +42,7 @@ def calendar_fields(history_len: int) -> tuple[str, ...]:
 
 
 def from_notebook(observation: Sequence[float], fields: Sequence[str]) -> list[float]:
-    """Other fields, as far as the notebook's observation has them by name; NaN for the rest."""
+    """`fields` taken from the notebook's observation by name; NaN for those that it lacks."""
     known = dict(zip(notebook_fields(len(observation) // 2), observation, strict=True))
     return [known.get(field, np.nan) for field in fields]
 

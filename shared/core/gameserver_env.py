@@ -19,17 +19,17 @@ class GameServerEnv(gym.Env[Observation, NDArray[np.float32]]):
     """One fleet, one episode of 301 steps, with the notebook's `env_config`.
 
     Keys: `min_servers`, `max_servers`, `action_factor`, `over_prov_factor`, `gs_inventory_url`;
-    `cloudwatch_namespace` and `learning_freq` are taken and have no effect, since nothing here
-    does I/O or sleeps. New keys: `reward` (``asymmetric`` or ``notebook``), `history_len`, and
-    `demand`: demands in servers, one a step, instead of a URL.
+    `cloudwatch_namespace` and `learning_freq` are accepted and ignored, since nothing here does
+    I/O or sleeps. New keys: `reward` (``asymmetric`` or ``notebook``), `history_len`, and
+    `demand`: demands in servers, one per step, instead of a URL.
 
     Observation: float64 ``(2 * history_len,)`` in servers, demands then targets, oldest first.
-    Action: float32 ``(1,)``, 1.0 asks for `action_factor` servers. The end of the episode is a
-    truncation. `info` has the notebook's metrics `curr_demand`, `curr_alloc` (the new target,
-    as there) and `reward`, and the true `allocation`.
+    Action: float32 ``(1,)``; 1.0 is a target of `action_factor` servers. The end of the episode
+    is a truncation. `info` has the notebook's metrics `curr_demand`, `curr_alloc` (the new target,
+    as in the notebook) and `reward`, and the true `allocation`.
 
     Raises `BadInput` for a URL without `demand`, for unusable demand, for unknown keys, and
-    when an episode asks for more demand than was given.
+    when an episode needs more demand than was given.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium declares it so
@@ -64,10 +64,12 @@ class GameServerEnv(gym.Env[Observation, NDArray[np.float32]]):
         return observe(self._state), {}
 
     def step(self, action: ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One step: ask for a target, meet the next demand with the allocation."""
+        """One step: set a target, meet the next demand with the allocation."""
         value = np.asarray(action, dtype=np.float64)
         if value.size != 1 or not np.isfinite(value).all():
-            raise BadInput(f"an action is one finite number, 1.0 for action_factor; got {action!r}")
+            raise BadInput(
+                f"an action is one finite number, where 1.0 is action_factor; got {action!r}"
+            )
         outcome = step(self._state, value.reshape(()), self._next_demand(), self.parameters)
         self._state = outcome.state
         self._steps += 1
@@ -85,14 +87,14 @@ class GameServerEnv(gym.Env[Observation, NDArray[np.float32]]):
             return sine1h(self._steps + 1, PEAK_FRACTION * self.parameters.max_servers)
         if self._steps >= len(self._demand):
             raise BadInput(
-                f"`demand` has {len(self._demand)} steps and step {self._steps + 1} was asked for: "
-                "reset(), or give a longer sequence"
+                f"`demand` has {len(self._demand)} steps, and step {self._steps + 1} needs one "
+                "more: call reset(), or pass a longer sequence"
             )
         return float(self._demand[self._steps])
 
 
 def _parameters(config: dict[str, Any]) -> FleetParameters:
-    """The notebook cuts these to whole numbers, so `reward=notebook` does too."""
+    """The notebook truncates these to whole numbers, so `reward=notebook` does too."""
     whole = ["min_servers", "max_servers", "action_factor", "history_len"]
     if config.get("reward") == "notebook":
         whole.append("over_prov_factor")
@@ -107,7 +109,7 @@ def _checked(demand: Sequence[float]) -> NDArray[np.float64]:
     try:
         values = np.asarray(demand, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadInput(f"`demand` must be numbers, one a step: {error}") from error
+        raise BadInput(f"`demand` must be numbers, one per step: {error}") from error
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise BadInput("`demand` must be a non-empty sequence of finite numbers, one a step")
+        raise BadInput("`demand` must be a non-empty sequence of finite numbers, one per step")
     return values

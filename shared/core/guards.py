@@ -1,24 +1,25 @@
-"""What stands between the servers that a policy asks for and the number that is told.
+"""Guards: from the target that a policy requests to the recommended target, the number told.
 
-The guards act in this order, each on what the one before made of it; where two contradict each
-other the later one wins:
+The guards act in this order, each on the result of the one before; where two contradict each
+other, the later one wins:
 
-1. `min_servers`, `max_servers`: an ask beyond the fleet's limits is brought to them.
-2. `below_demand`: no less than the demand. Only where a guard of moves (3 and 5) is set: without
-   one, prediction raises what it tells as soon as demand is reported, which they could not hold.
-3. `scale_down_delay`: no less than the highest ask of the last steps, and no more than was told:
-   an old ask keeps servers, it brings none (as Kubernetes' stabilisation window).
-4. `scheduled_floor`: what a known event needs. After the delay, since its end is known too and
-   needs no second look; before the steps, since it rises early enough for them (`schedule`).
-5. `max_step_up`, `max_step_down`: no further from the number told before.
-6. `allocated_floor`: servers in use, and those that waiting players need, are never given up for
-   the sake of a gentle move.
-7. `min_servers`, `max_servers` again: they are what the owner pays for and has quota for, so they
-   hold whatever is in use, and at once where they were changed.
+1. `min_servers`, `max_servers`: the requested target is clipped to the fleet's limits.
+2. `below_demand`: the target is not below the demand. Only where a rate limit (3 or 5) is set:
+   without one, prediction raises its recommendation as soon as higher demand is reported; with
+   one it may not.
+3. `scale_down_delay`, a stabilization window as in Kubernetes: the target does not fall below the
+   highest request of the last steps. An earlier request keeps servers; it never adds any.
+4. `scheduled_floor`: the servers that a known event needs. After 3, since the end of an event is
+   known and needs no delay; before 5, since the floor rises early enough for it (`schedule`).
+5. `max_step_up`, `max_step_down`: rate limits, from the recommended target of the step before.
+6. `allocated_floor`: servers in use, and those that waiting players need, are kept even if a rate
+   limit is exceeded by that.
+7. `min_servers`, `max_servers` again: they stand for cost and quota, so they hold whatever is in
+   use, and at once after they were changed.
 
-So a number moves faster than the steps allow for 6 and 7 alone. An event whose floor could not rise
-in time, as the worker was away or the fleet is new, gets its servers late, by steps. What counts as
-told is what was decided, also where callers were told nothing of it: in shadow, and on 503.
+So only 6 and 7 exceed a rate limit. If an event's floor could not rise in time, because the worker
+was down or the fleet is new, the event gets its servers late, at the rate limit. The number told is
+the one that was decided, also where callers did not get it: in shadow mode, and on a 503.
 """
 
 from collections.abc import Sequence
@@ -50,29 +51,32 @@ class Guards:
     """One fleet's guards beside its limits; 0 and False are off."""
 
     max_step_up: int = 0
-    """Servers, in a step."""
+    """Servers per step."""
     max_step_down: int = 0
-    """Servers, in a step."""
+    """Servers per step."""
     scale_down_delay: int = 0
-    """Steps for which less has to be asked before less is told."""
+    """Stabilization window: steps for which less must be requested before the target falls."""
     floor_at_allocated: bool = False
     servers_per_ticket: float = 1.0
-    """Servers that a waiting ticket adds to the floor."""
+    """Servers that each waiting ticket adds to the floor."""
     scheduled_floors: tuple[ScheduledFloor, ...] = ()
 
     @property
-    def limit_moves(self) -> bool:
-        """Whether one of them looks at what was told before."""
+    def rate_limited(self) -> bool:
+        """Whether a guard depends on the recommended targets of earlier steps."""
         return bool(self.max_step_up or self.max_step_down or self.scale_down_delay)
 
     def floor(self, allocated: int | None, tickets_waiting: int | None) -> float:
-        """Servers that must not be given up, as far as they are known; 0 where it is off."""
+        """Servers that must be kept, as far as they are reported; 0 where this guard is off."""
         if not self.floor_at_allocated:
             return 0.0
         return (allocated or 0) + self.servers_per_ticket * (tickets_waiting or 0)
 
     def scheduled(self, now: datetime, parameters: FleetParameters, step_s: float) -> float:
-        """Servers that known events need of a decision at `now`; `step_s` seconds are a step."""
+        """Servers that known events need from a decision at `now`; a step takes `step_s` seconds.
+
+        0 where no event is near.
+        """
         if not self.scheduled_floors:
             return 0.0
         step = timedelta(seconds=step_s)
@@ -92,8 +96,8 @@ class Guards:
 NO_GUARDS = Guards()
 
 
-class Move(NamedTuple):
-    """What one guard made of a number, in servers."""
+class GuardEffect(NamedTuple):
+    """The target before and after one guard, in servers."""
 
     guard: GuardName
     before: float
@@ -101,114 +105,118 @@ class Move(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What the guards made of an ask."""
+class GuardedTarget:
+    """A recommended target, and how the guards got to it."""
 
     target: float
     """In servers, within the fleet's limits."""
-    asks: tuple[float, ...]
-    """The newest `scale_down_delay` asks, oldest first: the next step needs them."""
+    requests: tuple[float, ...]
+    """The newest `scale_down_delay` requested targets, oldest first: the next step needs them."""
     guards: tuple[GuardName, ...]
-    """Those that changed the number; the first is the one that settled it."""
-    moves: tuple[Move, ...]
-    """Of every guard that was in force, in their order, also of those that changed nothing."""
+    """Those that changed the target, the last to act first: that one determined it."""
+    effects: tuple[GuardEffect, ...]
+    """Of every guard in force, in their order, also of those that changed nothing."""
 
 
 def guarded(
-    ask: float,
+    requested: float,
     demand: float,
     guards: Guards,
     parameters: FleetParameters,
     *,
     floor: float = 0.0,
     scheduled: float = 0.0,
-    told: float | None = None,
-    asks: tuple[float, ...] = (),
-) -> Told:
-    """The number to tell for an ask, all in servers; the order is in the module's docstring.
+    previous: float | None = None,
+    requests: tuple[float, ...] = (),
+) -> GuardedTarget:
+    """The recommended target for a requested one, all in servers; see the module's docstring.
 
-    `floor` and `scheduled` are what `Guards.floor` and `Guards.scheduled` say. `told` is the number
-    told before, and None where there was none: then no move is limited. `asks` are the `Told.asks`
-    of the step before.
+    `floor` and `scheduled` come from `Guards.floor` and `Guards.scheduled`. `previous` is the
+    recommended target of the step before; without one no rate limit applies. `requests` are the
+    `GuardedTarget.requests` of the step before.
     """
     low, high = parameters.min_servers, parameters.max_servers
-    moves = _Moves(ask)
-    moves.within(low, high)
-    if guards.limit_moves:
-        moves.to(max(moves.number, min(demand, high)), "below_demand")
+    target = _Target(requested)
+    target.clip(low, high)
+    if guards.rate_limited:
+        target.change(max(target.servers, min(demand, high)), "below_demand")
     if guards.scale_down_delay:
-        asks = asks[-guards.scale_down_delay :]
-        if not asks and told is not None:
-            asks = (told,)
-        wanted = moves.number
-        if told is not None:
-            held = min(told, max(wanted, *asks)) if wanted < told else wanted
-            moves.to(held, "scale_down_delay")
-        asks = (*asks, wanted)[-guards.scale_down_delay :]
+        requests = requests[-guards.scale_down_delay :]
+        if not requests and previous is not None:
+            requests = (previous,)
+        newest = target.servers
+        if previous is not None:
+            held = min(previous, max(newest, *requests)) if newest < previous else newest
+            target.change(held, "scale_down_delay")
+        requests = (*requests, newest)[-guards.scale_down_delay :]
     else:
-        asks = ()
+        requests = ()
     if scheduled:
-        moves.to(max(moves.number, min(scheduled, high)), "scheduled_floor")
-    if told is not None and guards.max_step_up:
-        moves.to(min(moves.number, told + guards.max_step_up), "max_step_up")
-    if told is not None and guards.max_step_down:
-        moves.to(max(moves.number, told - guards.max_step_down), "max_step_down")
+        target.change(max(target.servers, min(scheduled, high)), "scheduled_floor")
+    if previous is not None and guards.max_step_up:
+        target.change(min(target.servers, previous + guards.max_step_up), "max_step_up")
+    if previous is not None and guards.max_step_down:
+        target.change(max(target.servers, previous - guards.max_step_down), "max_step_down")
     if floor:
-        moves.to(max(moves.number, floor), "allocated_floor")
-    moves.within(low, high)
-    changed = [move.guard for move in reversed(moves.made) if _differ(move.before, move.after)]
-    return Told(moves.number, asks, tuple(dict.fromkeys(changed)), tuple(moves.made))
+        target.change(max(target.servers, floor), "allocated_floor")
+    target.clip(low, high)
+    changed = [each.guard for each in reversed(target.effects) if _differ(each.before, each.after)]
+    return GuardedTarget(
+        target.servers, requests, tuple(dict.fromkeys(changed)), tuple(target.effects)
+    )
 
 
 def guarded_series(
-    asks: NDArray[np.float64],
+    requested: NDArray[np.float64],
     demands: NDArray[np.float64],
     guards: Guards,
     parameters: FleetParameters,
     *,
     floors: Sequence[float] | None = None,
     scheduled: Sequence[float] | None = None,
-    told: float | None = None,
+    previous: float | None = None,
 ) -> NDArray[np.float64]:
-    """What `guarded` makes of the asks of successive steps, all in servers, shape ``(steps,)``.
+    """`guarded` for the requested targets of successive steps, in servers, shape ``(steps,)``.
 
-    `told` is the number told before the first.
+    Returns the recommended targets. `previous` is the one before the first.
     """
     if guards == NO_GUARDS:
-        return np.clip(asks, parameters.min_servers, parameters.max_servers)
-    made = np.empty(len(asks))
-    remembered: tuple[float, ...] = ()
-    for step, (ask, demand) in enumerate(zip(asks.tolist(), demands.tolist(), strict=True)):
+        return np.clip(requested, parameters.min_servers, parameters.max_servers)
+    targets = np.empty(len(requested))
+    requests: tuple[float, ...] = ()
+    for step, (request, demand) in enumerate(
+        zip(requested.tolist(), demands.tolist(), strict=True)
+    ):
         after = guarded(
-            ask,
+            request,
             demand,
             guards,
             parameters,
             floor=floors[step] if floors is not None else 0.0,
             scheduled=scheduled[step] if scheduled is not None else 0.0,
-            told=told,
-            asks=remembered,
+            previous=previous,
+            requests=requests,
         )
-        told, remembered = after.target, after.asks
-        made[step] = told
-    return made
+        previous, requests = after.target, after.requests
+        targets[step] = previous
+    return targets
 
 
 def _differ(before: float, after: float) -> bool:
     return before != after and bool(round(after - before, TARGET_DECIMALS))
 
 
-class _Moves:
-    """A number of servers, and what the guards have made of it."""
+class _Target:
+    """A target, and the effects of the guards on it so far."""
 
-    def __init__(self, number: float) -> None:
-        self.number = number
-        self.made: list[Move] = []
+    def __init__(self, servers: float) -> None:
+        self.servers = servers
+        self.effects: list[GuardEffect] = []
 
-    def to(self, number: float, by: GuardName) -> None:
-        self.made.append(Move(by, self.number, number))
-        self.number = number
+    def change(self, servers: float, by: GuardName) -> None:
+        self.effects.append(GuardEffect(by, self.servers, servers))
+        self.servers = servers
 
-    def within(self, low: float, high: float) -> None:
-        self.to(max(self.number, low), "min_servers")
-        self.to(min(self.number, high), "max_servers")
+    def clip(self, low: float, high: float) -> None:
+        self.change(max(self.servers, low), "min_servers")
+        self.change(min(self.servers, high), "max_servers")

@@ -7,16 +7,16 @@ from shared.core.arrays import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Recorded demand, oldest first, one row a step; shape ``(rows,)`` each."""
+    """Recorded demand, oldest first, one row per step; shape ``(rows,)`` each."""
 
     times: FloatArray
     """Seconds since 1970, ascending."""
     demands: FloatArray
     """Servers."""
     step_seconds: float
-    """Usual time from row to row."""
+    """Nominal time from row to row."""
 
 
 def part(history: History, start: int, stop: int) -> History:
-    """Rows of a history."""
+    """Rows `start` to `stop` (exclusive) of a history."""
     return History(history.times[start:stop], history.demands[start:stop], history.step_seconds)

@@ -1,62 +1,62 @@
-"""How long a fleet really takes from a raised target to the servers: state in, state out.
+"""Measures a fleet's lead time, from a raised target to the servers: state in, state out.
 
-A raise is waited for from when it was told until as many servers are seen up. What is taken back
-of it before that is waited for no more; nor is one that takes longer than anybody would wait: then
-something else decides how many servers there are.
+A raise is pending from when it is recommended until that many servers are reported up. If the
+target falls before that, the raise is reduced or dropped. A raise that is pending for too long is
+dropped as well: then something else limits the number of servers.
 """
 
 import statistics
 from dataclasses import dataclass, replace
 
 SAMPLES = 9
-"""The newest raises that were met; their median is the lead time."""
+"""Number of completed raises that are kept, the newest; their median is the lead time."""
 RAISES = 32
-"""Waited for at once; of more, the newest."""
+"""Most raises that are pending at a time; of more, the newest are kept."""
 DIFFERS = 1.5
-"""Times as long, or as short, as assumed: too far to plan with."""
+"""Factor, up or down, from which the measured lead time differs from the assumed one."""
 ENOUGH_SAMPLES = 3
-"""Before anybody is told that the assumption is wrong."""
+"""Fewest completed raises for a warning that the assumed lead time is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Raise:
-    """Servers that were asked for: those above a number, up to another."""
+    """A raise of the target, from `above` servers to `servers`."""
 
     at: float
-    """When, in seconds since 1970."""
+    """When it was recommended, in seconds since 1970."""
     above: int
     servers: int
 
 
 @dataclass(frozen=True, slots=True)
 class LeadTime:
-    """What is known of one fleet."""
+    """The measurements of one fleet; stored in its record, so the fields keep their names."""
 
     up: int
-    """Servers that were up when last seen."""
+    """Servers up, as reported last."""
     told: int | None = None
-    """The number told last."""
+    """The last recommended target, in whole servers."""
     raises: tuple[Raise, ...] = ()
-    """Told and not yet met, oldest first; each is above the one before."""
+    """Pending, oldest first; each starts where the one before ends, or above."""
     samples: tuple[float, ...] = ()
-    """Seconds that raises took to be met, oldest first."""
+    """Seconds that completed raises took, oldest first."""
 
     @property
     def seconds(self) -> float | None:
-        """From a raised target to the servers; None before a raise was met."""
+        """The lead time, median of the samples; None before the first raise has completed."""
         return statistics.median(self.samples) if self.samples else None
 
     def differs_from(self, assumed_s: float) -> bool:
-        """Whether enough was measured to call the assumption wrong."""
+        """Whether enough raises have completed, and took much more or less than `assumed_s`."""
         if self.seconds is None or len(self.samples) < ENOUGH_SAMPLES:
             return False
         return not assumed_s / DIFFERS <= self.seconds <= assumed_s * DIFFERS
 
 
-def seen(lead: LeadTime | None, up: int, at: float, patience_s: float) -> LeadTime:
-    """Servers are up at a time: raises up to as many are met.
+def observed(lead: LeadTime | None, up: int, at: float, patience_s: float) -> LeadTime:
+    """`up` servers are reported at time `at`: raises up to that number have completed.
 
-    Raises that have waited longer than `patience_s` are given up.
+    Raises that have been pending for more than `patience_s` seconds are dropped.
     """
     if lead is None:
         return LeadTime(up)
@@ -73,8 +73,11 @@ def seen(lead: LeadTime | None, up: int, at: float, patience_s: float) -> LeadTi
     )
 
 
-def told(lead: LeadTime, servers: int, at: float) -> LeadTime:
-    """A number is told: what it raises above what is up is waited for, what is beyond it is not."""
+def recommended(lead: LeadTime, servers: int, at: float) -> LeadTime:
+    """`servers` are recommended at time `at`: a new raise is pending if that is more than before.
+
+    Pending raises are cut to that number.
+    """
     kept = (replace(each, servers=min(each.servers, servers)) for each in lead.raises)
     raises = tuple(each for each in kept if each.servers > each.above)
     if lead.told is not None and servers > max(lead.told, lead.up):

@@ -1,7 +1,7 @@
-"""What a policy sees: the fields of `shared.core.fields`, built from recorded demand and targets.
+"""Observations: the fields of `shared.core.fields`, built from recorded demand and targets.
 
 One encoder serves the live worker (the newest row), the backtest and the trainer's replay (every
-row at once). A field whose history does not reach is NaN, and a policy's graph knows what to do.
+row at once). A field that needs more history than there is is NaN; a policy's graph handles that.
 """
 
 import itertools
@@ -21,7 +21,7 @@ MONDAY_SECONDS = 4 * DAY_SECONDS
 _PERIODS = {"day_ago": DAY_SECONDS, "week_ago": WEEK_SECONDS}
 _TARGET = "target["
 REACH_STEPS = 1.5
-"""How far a row may be from the time looked for, in steps, to stand for it."""
+"""Largest distance in time, in steps, of the row that stands for a moment in the past."""
 
 
 class Encoder:
@@ -32,11 +32,11 @@ class Encoder:
 
         Raises `UnknownField`.
         """
-        asked = [field for field in fields if field.startswith(_TARGET)]
-        self.fields = tuple(field for field in fields if field not in asked)
-        """Those that come from demand."""
-        self._ages = [_target_age(field) for field in asked]
-        together = (*self.fields, *asked)
+        of_targets = [field for field in fields if field.startswith(_TARGET)]
+        self.fields = tuple(field for field in fields if field not in of_targets)
+        """Those that are built from demand."""
+        self._ages = [_target_age(field) for field in of_targets]
+        together = (*self.fields, *of_targets)
         self._order = [together.index(field) for field in fields]
         self._in_order = self._order == list(range(len(together)))
         parsed = [_parsed(field) for field in self.fields]
@@ -45,22 +45,23 @@ class Encoder:
             for name, numbered in itertools.groupby(parsed, key=lambda one: one[0])
         ]
         self.reach_rows = max((_reach_rows(field) for field in self.fields), default=1)
-        """Newest rows that suffice for the fields that count rows."""
+        """Newest rows that the fields defined by rows need."""
         self.reach_seconds = max((_reach_seconds(field) for field in self.fields), default=0.0)
-        """Seconds back that suffice for the fields that look at a time."""
+        """Seconds of history that the fields defined by time need."""
 
     def encode(self, history: History, rows: IntArray) -> FloatArray:
-        """`fields` after each row was seen, shape ``(len(rows), len(fields))``; NaN: no reach.
+        """`self.fields` after each of `rows`, shape ``(len(rows), len(self.fields))``.
 
-        Nothing after a row has a part in its fields.
+        NaN where history is too short. A row's fields depend on that row and those before it only.
         """
         columns = [build(history, rows) for build in self._builders]
         return np.concatenate(columns, axis=1) if columns else np.empty((len(rows), 0))
 
     def observations(self, encoded: FloatArray, targets: FloatArray) -> FloatArray:
-        """Whole observations: `encode`'s answer, and targets ``(rows, history_len)``, oldest first.
+        """Whole observations, from `encode`'s result and targets ``(rows, history_len)``.
 
-        All fields in the order that was asked for, shape ``(rows, all fields)``.
+        Targets are in servers, oldest first. Returns all fields in the order that was given to the
+        constructor, shape ``(rows, fields)``.
         """
         there = targets[:, [targets.shape[1] - age for age in self._ages]]
         together = np.concatenate((encoded, there), axis=1)
@@ -92,7 +93,7 @@ def _parsed(field: str) -> tuple[str, int]:
 
 
 def _builder(name: str, numbers: Sequence[int], lead_steps: int) -> _Build:
-    """Builds neighbouring fields of one name together, shape ``(len(rows), len(numbers))``."""
+    """The function that builds fields of one name together, ``(len(rows), len(numbers))``."""
     if name == "demand":
         ages = -np.array(numbers) - 1
         return lambda history, rows: _earlier(history.demands, rows, ages)
@@ -122,7 +123,7 @@ def _reach_seconds(field: str) -> float:
 
 
 def _earlier(demands: FloatArray, rows: IntArray, ages: IntArray) -> FloatArray:
-    """Demand so many rows before each row, shape ``(len(rows), len(ages))``."""
+    """Demand `ages` rows before each row, shape ``(len(rows), len(ages))``."""
     at = rows[:, np.newaxis] - ages
     return np.where(at >= 0, demands[np.maximum(at, 0)], np.nan)
 
@@ -140,9 +141,9 @@ def _root_mean_square_change(demands: FloatArray, rows: IntArray, width: int) ->
 
 
 def _seasonal(history: History, rows: IntArray, period: float, steps: IntArray) -> FloatArray:
-    """Demand a period ago and `steps` later: the row nearest in time, within `REACH_STEPS`.
+    """Demand one period ago and `steps` later: the row nearest in time, within `REACH_STEPS`.
 
-    NaN as well where that has not come yet. Shape ``(len(rows), len(steps))``.
+    NaN without such a row, and where that time is still to come. ``(len(rows), len(steps))``.
     """
     times = history.times
     ahead = steps * history.step_seconds

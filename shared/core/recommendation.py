@@ -1,11 +1,11 @@
-"""From a target to what the outside is told: a whole number of servers."""
+"""From a target to the number told: a whole number of servers."""
 
 import math
 
 from shared.core.parameters import FleetParameters
 
 TARGET_DECIMALS = 3
-"""A policy's float32 makes 85.000002 of 85: less than a thousandth of a server is no server."""
+"""Targets are rounded to thousandths of a server first: in float32, 85 may be 85.000002."""
 
 
 def whole_servers(target: float, parameters: FleetParameters) -> int:

@@ -1,9 +1,9 @@
-"""Replay policies against recorded demand: learn on the first part, score the rest.
+"""Replay policies against recorded demand: train on the first part, score the rest.
 
-Row k of an array of *decisions* was made after row k of demand was seen. It is the target of
-step k + 1, the allocation of step k + `lead_steps`, and meets the demand of that step. Samples
+Row k of an array of *decisions* is decided after row k of demand was observed. It is the target of
+step k + 1, the allocation of step k + `lead_steps`, and meets the demand of that step. Decisions
 are made over the whole series, so that at the first scored step every server that is starting was
-asked for by the policy itself.
+requested by the policy itself.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.core.adaptation import FRESH, ONE_EXPERT, adapted_actions, answered, average
+from shared.core.adaptation import FRESH, ONE_EXPERT, adapt, adapted_actions, average
 from shared.core.arrays import FloatArray, IntArray
 from shared.core.dynamics import target_of
 from shared.core.evaluation import Score, score
@@ -24,23 +24,23 @@ from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
 
 GROWTH = 3.0
-"""`max_servers` in training peaks, so that a game may grow beyond what was learnt from."""
+"""`max_servers`, in peaks of the training demand: a game may grow beyond its recorded demand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a policy asked for and had at every step, in servers; shape ``(steps,)``."""
+    """A policy's targets and allocations at every step, in servers; shape ``(steps,)``."""
 
     targets: FloatArray
     allocations: FloatArray
 
 
 class BatchPolicy(Protocol):
-    """A policy over many observations at once: nets, a rule, a mixture of both, an artefact."""
+    """A policy over a batch of observations: nets, a rule, a mixture of both, or an artefact."""
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What it sees, by name; see `shared.core.observation`."""
+        """The names of its observation's fields; see `shared.core.fields`."""
         ...
 
     @property
@@ -50,25 +50,25 @@ class BatchPolicy(Protocol):
 
     @property
     def experts(self) -> Mapping[str, float]:
-        """Its experts, and what each counts for before outcomes are known; empty: it is one."""
+        """Its experts and their prior weights, which sum to 1; empty: it is a single expert."""
         ...
 
     @property
     def reads_targets(self) -> bool:
-        """Whether an action depends on the targets asked for before, so on the actions before."""
+        """Whether an action depends on earlier targets, and so on the policy's earlier actions."""
         ...
 
     def actions(self, observations: NDArray[Any]) -> NDArray[np.floating[Any]]:
         """Each expert's action, ``(rows, experts)``, for observations ``(rows, fields)``.
 
-        Observations are in servers, NaN where history does not reach; an action of 1.0 is
+        Observations are in servers, NaN where history is too short; an action of 1.0 is
         `action_factor` servers.
         """
         ...
 
 
 def prior_of(policy: BatchPolicy) -> tuple[float, ...]:
-    """What each of a policy's experts counts for before outcomes are known; the sum is 1."""
+    """The prior weights of a policy's experts, before any outcome is known; they sum to 1."""
     return tuple(policy.experts.values()) or ONE_EXPERT
 
 
@@ -79,10 +79,10 @@ def observations_after(
     rows: IntArray,
     lead_steps: int | None = None,
 ) -> FloatArray:
-    """What is seen after each row, NaN for targets, shape ``(len(rows), len(fields))``.
+    """The observation after each row, NaN for targets, shape ``(len(rows), len(fields))``.
 
-    Before row 0 demand was `min_servers`, as for a live fleet's first observation. `lead_steps` are
-    those that are planned for, the fleet's unless given.
+    Before row 0 demand was `min_servers`, as for a live fleet's first observation. `lead_steps` is
+    the policy's lead time, the fleet's unless given.
     """
     encoder = Encoder(fields, lead_steps or parameters.lead_steps)
     no_targets = np.full((len(rows), parameters.history_len), np.nan)
@@ -98,9 +98,10 @@ def decide(
 ) -> FloatArray:
     """A policy's decisions, in servers, after each of `rows` (ascending; all unless given).
 
-    It sees all of the history before a row, may be made for a shorter lead time, and adapts to what
-    it meets from row `since` on (`shared.core.adaptation`). One that reads targets is stepped from
-    the first of `rows`, before which the targets were `min_servers`; any other is asked at once.
+    It observes the whole history before a row, may be made for a shorter lead time, and adapts to
+    outcomes from row `since` on (`shared.core.adaptation`). A policy that reads targets is stepped
+    from the first of `rows`, before which targets were `min_servers`; any other is evaluated in one
+    batch. Returns shape ``(len(rows),)``.
     """
     rows = np.arange(len(history.demands)) if rows is None else rows
     if not len(rows):
@@ -110,9 +111,9 @@ def decide(
         stepped = _stepped(policy, history, parameters, first, int(rows[-1]) + 1, since)
         return stepped[rows - first]
     seen = observations_after(history, policy.fields, parameters, rows, policy.lead_steps)
-    answers = policy.actions(seen).astype(np.float64)
+    of_experts = policy.actions(seen).astype(np.float64)
     demands = np.clip(history.demands, parameters.min_servers, parameters.max_servers)
-    actions = adapted_actions(answers, demands, rows, prior_of(policy), parameters, since)
+    actions = adapted_actions(of_experts, demands, rows, prior_of(policy), parameters, since)
     return target_of(actions, parameters)
 
 
@@ -132,13 +133,13 @@ def score_after(
 
 
 def limits_of(training: FloatArray) -> tuple[int, int, int]:
-    """``(min_servers, max_servers, action_factor)`` for demand in servers, from that alone."""
+    """``(min_servers, max_servers, action_factor)`` for training demand, in servers."""
     peak = max(math.ceil(float(training.max())), 1)
     return 0, math.ceil(GROWTH * peak), peak
 
 
 def later(values: FloatArray, steps: int, before: float) -> FloatArray:
-    """Values so many steps later; `before` is what was before the first."""
+    """The values shifted by `steps`, with `before` in the first `steps` places."""
     return np.concatenate((np.full(steps, before), values))[: len(values)]
 
 
@@ -162,20 +163,20 @@ def _stepped(
     stop: int,
     since: int,
 ) -> FloatArray:
-    """Samples after each row from `first` up to `stop`, one after the other."""
+    """Decisions after each row from `first` up to `stop`, one after the other."""
     low, high = parameters.min_servers, parameters.max_servers
     encoder = Encoder(policy.fields, policy.lead_steps)
     rows, prior, size = np.arange(first, stop), prior_of(policy), parameters.history_len
     seen = _encoded(encoder, history, parameters, rows)
     demands = np.clip(history.demands, low, high).tolist()
-    asked = np.full(size + 1 + len(rows), low)  # asked[size] is the target of the first row's step
+    requested = np.full(size + 1 + len(rows), low)  # [size] is the target of the first row's step
     state = FRESH
     for number, row in enumerate(rows.tolist()):
-        targets = asked[np.newaxis, number + 1 : number + 1 + size]
+        targets = requested[np.newaxis, number + 1 : number + 1 + size]
         observation = encoder.observations(seen[number : number + 1], targets)
-        answers = policy.actions(observation)[0].tolist()
-        action = average(answers, prior)
+        of_experts = policy.actions(observation)[0].tolist()
+        action = average(of_experts, prior)
         if row >= since:
-            state, action = answered(state, demands[row], answers, prior, parameters)
-        asked[size + 1 + number] = target_of(action, parameters)
-    return asked[size + 1 :]
+            state, action = adapt(state, demands[row], of_experts, prior, parameters)
+        requested[size + 1 + number] = target_of(action, parameters)
+    return requested[size + 1 :]

@@ -1,4 +1,4 @@
-"""What a step is worth, given the servers that were up and the servers that were needed."""
+"""The reward of a step, from its allocation and its demand."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,13 +9,16 @@ EXACT_REWARD = 1.0
 """Reward of meeting demand exactly, in both rewards."""
 
 NOTEBOOK_UNDER_FACTOR = 5.0
-"""The notebook's hard-coded price of a missing server, in its first reward line."""
+"""The notebook's hard-coded underage cost, in its first reward line."""
 
 
 def reward_of(
     allocation: ArrayLike, demand: ArrayLike, parameters: FleetParameters
 ) -> NDArray[np.float64]:
-    """Reward of one step by the fleet's setting, elementwise, in (negative) server steps."""
+    """Reward of one step by the fleet's `reward` setting, elementwise: minus the server steps lost.
+
+    `allocation` and `demand` are in servers, of shapes that broadcast.
+    """
     rewards = {"asymmetric": asymmetric, "notebook": notebook}
     return rewards[parameters.reward](allocation, demand, parameters.over_prov_factor)
 
@@ -23,7 +26,7 @@ def reward_of(
 def asymmetric(
     allocation: ArrayLike, demand: ArrayLike, over_prov_factor: float
 ) -> NDArray[np.float64]:
-    """What the notebook's text asks for: over by x costs x, under by x costs factor * x."""
+    """The reward that the notebook's text describes: x idle cost x, x missing cost factor * x."""
     surplus = np.asarray(allocation, dtype=np.float64) - np.asarray(demand, dtype=np.float64)
     cost = np.where(surplus > 0, surplus, -over_prov_factor * surplus)
     return np.where(surplus == 0, EXACT_REWARD, -cost)
@@ -32,7 +35,7 @@ def asymmetric(
 def notebook(
     allocation: ArrayLike, demand: ArrayLike, over_prov_factor: float
 ) -> NDArray[np.float64]:
-    """The notebook's reward, bit for bit, with the last line that pays for idle servers.
+    """The notebook's reward, bit for bit, with its last line, which rewards idle servers.
 
     Source: `step` of the notebook's gameserver_env.py. At a factor above 1 each idle server
     earns ``over_prov_factor - 1``, so the best policy is "always max": use `asymmetric`.

@@ -1,8 +1,8 @@
-"""Plain rules that decide without learning, and that a policy has to beat.
+"""Rules: baselines that decide without learning, and that a trained policy has to beat.
 
-`trend` and `headroom` are what the live services fall back to. The others are forecasts over a
-whole series: the servers needed `lead_steps` after each row, from that row and those before it.
-`shared.core.tuning` chooses their parameters and what is added for safety.
+The live services fall back to `trend` and `headroom`. The others are forecasts over a whole series:
+the servers needed `lead_steps` after each row, from that row and those before it.
+`shared.core.tuning` chooses their parameters and a safety margin.
 """
 
 import numpy as np
@@ -15,11 +15,11 @@ from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
 
 TREND_DAMPING = 0.5
-"""Part of the fitted slope that is believed to go on until the servers are up."""
+"""Fraction of the fitted slope that is extrapolated over the lead time."""
 TREND_HEADROOM = 0.1
 """Spare servers, as a fraction of the last demand."""
 TREND_SPREADS = 2.0
-"""Spare servers, in standard deviations of the recent demand around its trend."""
+"""Spare servers, in standard deviations of recent demand around its trend."""
 
 
 def trend(demands: ArrayLike, parameters: FleetParameters) -> NDArray[np.float64]:
@@ -40,27 +40,27 @@ def trend(demands: ArrayLike, parameters: FleetParameters) -> NDArray[np.float64
 
 
 def headroom(demand: ArrayLike, parameters: FleetParameters) -> NDArray[np.float64]:
-    """Target in servers from a single demand: for when no history is at hand.
+    """Target in servers from a single demand, elementwise, for when there is no history.
 
-    A quarter above demand: the notebook's five-fold price of a missing server makes spare ones
-    cheap, and a reader that has lost the environment can't know the trend.
+    25 % above demand: at the notebook's underage cost of 5 spare servers are cheap, and a service
+    that has lost the environment does not know the trend.
     """
     target = np.asarray(demand, dtype=np.float64) * 1.25
     return np.clip(target, parameters.min_servers, parameters.max_servers)
 
 
 def last_demand(history: History, parameters: FleetParameters) -> FloatArray:  # noqa: ARG001
-    """What is needed now, shape ``(rows,)``."""
+    """The present demand, shape ``(rows,)``."""
     return history.demands
 
 
 def nothing(history: History, parameters: FleetParameters) -> FloatArray:  # noqa: ARG001
-    """No servers: what a constant is added to."""
+    """Zero servers, shape ``(rows,)``: with a margin, a constant."""
     return np.zeros_like(history.demands)
 
 
 def live_rule(history: History, parameters: FleetParameters) -> FloatArray:
-    """`trend` after each row, as the live services run it."""
+    """`trend` after each row, as the live services compute it, shape ``(rows,)``."""
     return trend(_windows(history.demands, parameters.history_len), parameters)
 
 
@@ -72,7 +72,11 @@ def damped_trend(
     damping: float,
     spreads: float,
 ) -> FloatArray:
-    """The last demand, `damping` of the last `window` rows' trend, and `spreads` around it."""
+    """The last demand plus a damped linear trend over the last `window` rows, shape ``(rows,)``.
+
+    `damping` is the fraction of the slope that is extrapolated; `spreads` standard deviations of
+    demand around the trend are added.
+    """
     slope, spread = _line(_windows(history.demands, window))
     ahead: FloatArray = history.demands + damping * parameters.lead_steps * slope
     return ahead + spreads * spread
@@ -84,18 +88,18 @@ def target_tracking(
     *,
     cooldown: int,
 ) -> FloatArray:
-    """Demand as a cloud autoscaler follows it: up at once, down after `cooldown` quiet steps.
+    """Demand as a cloud autoscaler follows it: up at once, down after a cooldown.
 
-    Times ``1 / target utilisation`` it is the number of servers. A scale-in waits until
-    `cooldown` steps have gone by since the last change (AWS Application Auto Scaling's
-    target tracking; Kubernetes' stabilisation window is a close relative).
+    Times ``1 / target utilisation`` it is the number of servers. A scale-in waits until more than
+    `cooldown` steps have passed since the last change (target tracking of AWS Application Auto
+    Scaling; similar to Kubernetes' stabilization window). Shape ``(rows,)``.
     """
     followed = np.empty_like(history.demands)
-    level, quiet = -np.inf, 0
+    level, since_change = -np.inf, 0
     for row, demand in enumerate(history.demands.tolist()):
-        quiet += 1
-        if demand > level or (demand < level and quiet > cooldown):
-            level, quiet = demand, 0
+        since_change += 1
+        if demand > level or (demand < level and since_change > cooldown):
+            level, since_change = demand, 0
         followed[row] = level
     return followed
 
@@ -103,25 +107,28 @@ def target_tracking(
 def seasonal(
     history: History, parameters: FleetParameters, *, period: str, weight: float
 ) -> FloatArray:
-    """The last demand, and `weight` of how demand went on a `period` (day, week) ago.
+    """The last demand plus `weight` of its change a `period` (day, week) ago, over the lead time.
 
-    By timestamps. Last week's answer is yesterday's where history does not reach a week, and
-    none where it does not reach a day.
+    By timestamps. With less than a week of history, the change of a day ago; with less than a day,
+    none. Shape ``(rows,)``.
     """
     periods = ("week_ago", "day_ago") if period == "week" else ("day_ago",)
     lead = parameters.lead_steps
     fields = [f"{when}[+{steps}]" for when in periods for steps in (0, lead)]
     seen = Encoder(fields, lead).encode(history, np.arange(len(history.demands)))
     shift = np.zeros_like(history.demands)
-    for at in range(2 * len(periods) - 2, -1, -2):  # the period asked for comes last and wins
-        went_on = seen[:, at + 1] - seen[:, at]
-        shift = np.where(np.isnan(went_on), shift, went_on)
+    for at in range(2 * len(periods) - 2, -1, -2):  # `period` comes last and takes precedence
+        change = seen[:, at + 1] - seen[:, at]
+        shift = np.where(np.isnan(change), shift, change)
     ahead: FloatArray = history.demands + weight * shift
     return ahead
 
 
 def oracle(history: History, parameters: FleetParameters) -> FloatArray:
-    """The demand that each decision will meet: no rule, the floor. The end is the last demand."""
+    """The demand that each decision will meet, shape ``(rows,)``: a lower bound of the cost.
+
+    Not a rule, since it looks ahead. The last demand is repeated beyond the end.
+    """
     lead = parameters.lead_steps
     return np.concatenate((history.demands[lead:], np.repeat(history.demands[-1:], lead)))[
         : len(history.demands)
@@ -129,12 +136,12 @@ def oracle(history: History, parameters: FleetParameters) -> FloatArray:
 
 
 def _windows(demands: FloatArray, width: int) -> FloatArray:
-    """The last `width` demands at each row, ``(rows, width)``; before the first, the first."""
+    """The last `width` demands at each row, ``(rows, width)``, padded with the first demand."""
     return sliding_window_view(np.concatenate((np.repeat(demands[:1], width - 1), demands)), width)
 
 
 def _line(history: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Slope of a straight line through ``(..., width)``, and the standard deviation around it."""
+    """``(slope, residual standard deviation)`` of a least-squares line through ``(..., width)``."""
     centred = np.arange(history.shape[-1]) - (history.shape[-1] - 1) / 2
     slope: FloatArray = history @ centred / (centred @ centred)
     residual = history - history.mean(axis=-1, keepdims=True) - slope[..., np.newaxis] * centred

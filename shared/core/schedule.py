@@ -1,7 +1,7 @@
-"""Known events: how many servers they need, from when on, until when.
+"""Known events: how many servers they need, from when, and until when.
 
-Cron as Debian reads it: at a time that the clock leaves out an event starts when the clock goes on,
-at one that it shows twice it starts once, the first time.
+Cron follows Debian's rules for daylight saving: an event at a time that is skipped starts right
+after the change; one at a time that occurs twice starts once, the first time.
 """
 
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ from cronsim import CronSim, CronSimError
 CRON_FIELDS = 5
 LONGEST_EVENT = timedelta(days=366)
 CLOCK_CHANGE = timedelta(hours=2)
-"""More than any clock is set back or forward by."""
+"""Longer than any daylight-saving change."""
 INSTANT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduledFloor:
-    """Servers that an event needs whenever it takes place; raises `ValueError`."""
+    """The servers that a recurring event needs. Raises `ValueError` for unusable values."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     cron: str
     """When it starts: minute, hour, day of month, month, day of week."""
     zone: ZoneInfo
-    """Where that is the time, such as Europe/Berlin."""
+    """The time zone of `cron`, such as Europe/Berlin."""
     duration: timedelta
     servers: int
 
     def __post_init__(self) -> None:
         if len(self.cron.split()) != CRON_FIELDS:
             raise ValueError(
-                f"cron {self.cron!r} has not {CRON_FIELDS} fields: write minute, hour, day of "
+                f"cron {self.cron!r} must have {CRON_FIELDS} fields: write minute, hour, day of "
                 "month, month, day of week, such as '0 18 * * FRI'"
             )
         try:
@@ -45,20 +45,21 @@ class ScheduledFloor:
             raise ValueError(f"cron {self.cron!r} has a {reason}: see `man 5 crontab`") from None
         if not timedelta(0) < self.duration <= LONGEST_EVENT:
             raise ValueError(
-                f"duration is {self.duration}: set more than none, and at most "
-                f"{LONGEST_EVENT.days} days, in seconds or as '3:00:00'"
+                f"duration is {self.duration}: set more than 0 and at most {LONGEST_EVENT.days} "
+                "days, in seconds or as '3:00:00'"
             )
         if self.servers < 1:
-            raise ValueError(f"servers is {self.servers}: set how many the event needs, above 0")
+            raise ValueError(f"servers is {self.servers}: set a number above 0")
 
     def servers_at(
         self, now: datetime, lead: timedelta, step: timedelta, max_step_up: int
     ) -> float:
-        """Servers that a decision at `now` may not go below; 0 far from any event.
+        """The floor in servers for a decision at `now`; 0 far from any event.
 
-        A decision's servers are up `lead` later, and the next one comes a `step` later: the last
-        that is in time for an event has all its servers, and so have those until its end. Before
-        that the floor rises by `max_step_up` a step, so that no step has to be larger.
+        A decision's servers are up `lead` later, and the next decision comes one `step` later. The
+        last decision that is in time for an event has the full floor, and so have those until the
+        event's end. Before that, the floor rises by `max_step_up` per step, so that the rate limit
+        is never exceeded.
         """
         too_late = now + lead + step
         last = _last_start(self.cron, self.zone, _minute(too_late - INSTANT))
@@ -74,7 +75,7 @@ class ScheduledFloor:
 
 
 def _minute(moment: datetime) -> datetime:
-    """Events start on the minute: one answer for all that ask within it."""
+    """The moment cut to the minute, in UTC: events start on the minute, and results are cached."""
     return moment.astimezone(UTC).replace(second=0, microsecond=0)
 
 
@@ -82,8 +83,7 @@ def _minute(moment: datetime) -> datetime:
 def _last_start(cron: str, zone: ZoneInfo, until: datetime) -> datetime | None:
     """The newest start up to `until`.
 
-    Looked for from beyond a change of the clock: cronsim counts on the wall's clock, on which what
-    comes later may have been.
+    The search begins `CLOCK_CHANGE` later: cronsim counts in local time, which may go back.
     """
     for start in CronSim(cron, (until + CLOCK_CHANGE).astimezone(zone), reverse=True):
         if start.astimezone(UTC) <= until:
@@ -93,7 +93,7 @@ def _last_start(cron: str, zone: ZoneInfo, until: datetime) -> datetime | None:
 
 @lru_cache(maxsize=1024)
 def _next_start(cron: str, zone: ZoneInfo, after: datetime) -> datetime | None:
-    """The first start later than `after`; looked for as `_last_start` does."""
+    """The first start later than `after`; the search begins `CLOCK_CHANGE` earlier."""
     for start in CronSim(cron, (after - CLOCK_CHANGE).astimezone(zone)):
         if start.astimezone(UTC) > after:
             return start.astimezone(UTC)

@@ -1,9 +1,9 @@
-"""Give every plain rule its best parameters, on demand that it is not scored on.
+"""Tune the rules: the best parameters of each, on demand that it is not scored on.
 
-A rule is a forecast with a setting, chosen from a grid, and a margin for safety, which has a
-closed form: the cost is the pinball loss, so the best servers to add are the critical fractile
-of what the forecast missed by; the best factor is that quantile of demand over forecast, weighted
-by the forecast.
+A rule is a forecast with a setting, chosen from a grid, and a safety margin, which has a closed
+form. The cost is the pinball loss, so the best number of servers to add is the critical fractile
+of the forecast errors (Koenker and Bassett, 1978); the best factor is that quantile of demand over
+forecast, weighted by the forecast.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +26,7 @@ Margin = Literal["none", "added", "times"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A family of rules: how it forecasts, what there is to choose from."""
+    """A family of rules: its forecast, and the grid of its settings."""
 
     name: str
     forecast: Forecast
@@ -37,17 +37,17 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class TunedRule:
-    """A rule whose parameters are chosen."""
+    """A rule with its chosen parameters."""
 
     rule: Rule
     setting: Setting
     margin: float
     """Servers added, or the factor; 0 for a rule without a margin."""
     training_cost: float
-    """Cost per step on what it was tuned on."""
+    """Cost per step on the demand that it was tuned on."""
 
     def decisions(self, history: History, parameters: FleetParameters) -> FloatArray:
-        """Servers asked for after each row, before they are clipped to the limits."""
+        """Requested targets after each row, in servers, not clipped; shape ``(rows,)``."""
         forecast = self.rule.forecast(history, parameters, **self.setting)
         return with_margin(forecast, self.rule.margin, self.margin)
 
@@ -87,16 +87,15 @@ RULES = (
     ),
     SEASONAL,
 )
-"""The rules that are tuned, from the plainest on."""
+"""The rules that are tuned, the simplest first."""
 LIVE_RULE = Rule("live_rule", rules.live_rule)
-"""What the platform runs without a policy; its constants are fixed."""
+"""The rule that the platform runs without a policy; its constants are fixed."""
 
 
 def tune(rule: Rule, training: History, parameters: FleetParameters) -> TunedRule:
-    """The rule with the parameters that cost least on `training`; the first of equals.
+    """The rule with the parameters of the lowest cost on `training`; of equals, the first.
 
-    What the policy meets before its first decision could have arrived is not counted, unless
-    there is nothing else.
+    The steps before the first decision takes effect are not scored, unless there are no others.
     """
     start = min(parameters.lead_steps, len(training.demands) - 1)
 
@@ -113,7 +112,10 @@ def tune(rule: Rule, training: History, parameters: FleetParameters) -> TunedRul
 def fit_margin(
     forecast: FloatArray, demands: FloatArray, margin: Margin, parameters: FleetParameters
 ) -> float:
-    """The margin that costs least for forecasts made after each row of `demands`."""
+    """The margin with the lowest cost, for forecasts made after each row of `demands`.
+
+    In servers where it is added, a factor where it multiplies, 0 for a rule without one.
+    """
     lead = parameters.lead_steps
     ahead, met = forecast[:-lead], demands[lead:]
     quantile = parameters.critical_fractile
@@ -129,5 +131,5 @@ def fit_margin(
 
 
 def with_margin(forecast: FloatArray, margin: Margin, value: float) -> FloatArray:
-    """Servers to ask for."""
+    """Requested targets in servers: the forecast with its margin, shape ``(rows,)``."""
     return forecast * value if margin == "times" else forecast + value

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.core.guards import Move
+from shared.core.guards import GuardEffect
 from shared.messages.base import (
     Fallback,
     Finite,
@@ -45,7 +45,7 @@ class Explanation(Message):
     """The asks before, as many as the scale-down delay looks back."""
     floor: NotNegative
     scheduled: NotNegative
-    moves: tuple[Annotated[Move, of_any_release(Move)], ...]
+    moves: tuple[Annotated[GuardEffect, of_any_release(GuardEffect)], ...]
     """What each guard in force made of the ask, in their order."""
     target: Servers
 

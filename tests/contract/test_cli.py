@@ -85,7 +85,7 @@ def test_up_without_playing_takes_no_trace(autopilot, trace):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("MIN_SERVERS", "200", "are no range"),
+        ("MIN_SERVERS", "200", "are not a range"),
         ("LEARNING_FREQ", "soon", "AUTOPILOT_LEARNING_FREQ"),
         ("GS_INVENTORY_URL", "ftp://x", "gs_inventory_url"),
         ("FLEETS", "nowhere.toml", "nowhere.toml"),

@@ -169,7 +169,7 @@ def test_a_wrong_option_is_named(run, trace, policy, arguments, says):
 
 def test_a_setting_that_contradicts_the_data_is_named(run, trace, policy, monkeypatch):
     monkeypatch.setenv("AUTOPILOT_MIN_SERVERS", "500")
-    refused(run("backtest", "--trace", trace(WAVE), "--policy", policy), "are no range")
+    refused(run("backtest", "--trace", trace(WAVE), "--policy", policy), "are not a range")
 
 
 def test_a_seed_that_no_generator_takes_is_refused(run, policy, monkeypatch):

@@ -169,7 +169,7 @@ def test_an_episode_ends_after_301_steps_by_truncation():
         ({"demand": []}, "non-empty"),
         ({"demand": [1.0, math.nan]}, "finite"),
         ({"demand": [1.0, math.inf]}, "finite"),
-        ({"demand": [[1.0, 2.0]]}, "one a step"),
+        ({"demand": [[1.0, 2.0]]}, "one per step"),
         ({"demand": ["many"]}, "must be numbers"),
         ({"colour": "blue"}, "colour"),
         ({"min_servers": "few"}, "few"),

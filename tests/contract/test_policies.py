@@ -170,7 +170,7 @@ def test_a_policy_of_unknown_fields_is_refused(store):
 
 def test_a_manifest_of_limits_that_contradict_each_other_is_refused(store):
     publish(store, min_servers=200.0)
-    with pytest.raises(PolicyCorrupt, match="min_servers 200 and max_servers 100 are no range"):
+    with pytest.raises(PolicyCorrupt, match="min_servers 200 and max_servers 100 are not a range"):
         load_policy(store, "eu", "v1", PARAMETERS)
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from services.environment.step import Due, StepInput, step_fleet
 from shared.core.adaptation import (
     FRESH,
-    MOST_MARGIN,
+    MAX_MARGIN,
     Adaptation,
+    adapt,
     adapted_actions,
-    answered,
-    unanswered,
+    skip_row,
     weights,
 )
 from shared.core.fields import notebook_fields
@@ -78,7 +78,7 @@ def test_whoever_does_better_of_late_is_listened_to():
     state, at = FRESH, {}
     for row, demand in enumerate(DEMANDS.tolist()):
         answers = (first[row] / 100, second[row] / 100)
-        state, _ = answered(state, demand, answers, PRIOR, PARAMETERS)
+        state, _ = adapt(state, demand, answers, PRIOR, PARAMETERS)
         at[row] = weights(state, PRIOR)
     assert at[half - 1][0] > 0.99
     assert at[STEPS - 1][1] > 0.95
@@ -91,7 +91,7 @@ def test_an_expert_is_not_listened_to_for_being_confident():
     state = FRESH
     for row, demand in enumerate(DEMANDS.tolist()):
         answers = (0.6 + noise[0, row] / 50, 0.6 + noise[1, row] / 50)
-        state, _ = answered(state, demand, answers, PRIOR, PARAMETERS)
+        state, _ = adapt(state, demand, answers, PRIOR, PARAMETERS)
     assert 0.5 < weights(state, PRIOR)[0] < 0.95
 
 
@@ -111,12 +111,12 @@ def test_no_action_depends_on_demand_after_it(demands, data):
 def test_the_margin_is_bounded_and_the_weights_stay_weights(demands, servers):
     state = FRESH
     for demand in demands:
-        state, action = answered(state, demand, [one / 100 for one in servers], PRIOR, PARAMETERS)
+        state, action = adapt(state, demand, [one / 100 for one in servers], PRIOR, PARAMETERS)
         assert np.isfinite(action)
         now = weights(state, PRIOR)
         assert sum(now) == pytest.approx(1.0)
         assert all(0.0 <= part <= 1.0 for part in now)
-        assert -1.0 <= state.margin <= MOST_MARGIN
+        assert -1.0 <= state.margin <= MAX_MARGIN
         assert len(state.pending) <= LEAD
 
 
@@ -129,7 +129,7 @@ def test_it_has_no_scale():
 
 def test_with_the_notebooks_reward_nothing_is_learnt():
     parameters = FleetParameters(reward="notebook")
-    state, action = answered(FRESH, 50.0, (0.4, 0.8), PRIOR, parameters)
+    state, action = adapt(FRESH, 50.0, (0.4, 0.8), PRIOR, parameters)
     assert (state, action) == (FRESH, pytest.approx(0.48))
 
 
@@ -137,15 +137,15 @@ def test_held_demand_teaches_nothing():
     """Nobody answers after a row without demand, and what it would have met is let go."""
     state = FRESH
     for _ in range(LEAD):
-        state, _ = answered(state, 50.0, (0.1, 0.9), PRIOR, PARAMETERS)
+        state, _ = adapt(state, 50.0, (0.1, 0.9), PRIOR, PARAMETERS)
     assert not state.outcomes
     held = state
     for _ in range(LEAD):
-        held = unanswered(held, PARAMETERS)
+        held = skip_row(held, PARAMETERS)
     assert held.pending == ((),) * LEAD
-    after, _ = answered(held, 50.0, (0.1, 0.9), PRIOR, PARAMETERS)
+    after, _ = adapt(held, 50.0, (0.1, 0.9), PRIOR, PARAMETERS)
     assert not after.outcomes
-    taught, _ = answered(state, 50.0, (0.1, 0.9), PRIOR, PARAMETERS)
+    taught, _ = adapt(state, 50.0, (0.1, 0.9), PRIOR, PARAMETERS)
     assert taught.outcomes == 1
 
 

@@ -193,17 +193,23 @@ def test_cases(case):
         LIMITS,
         floor=case.floor,
         scheduled=case.scheduled,
-        told=case.told,
-        asks=case.asks,
+        previous=case.told,
+        requests=case.asks,
     )
     assert (told.target, told.guards) == (case.target, case.guards)
 
 
 def test_every_guard_in_force_is_traced_in_its_order():
     told = guarded(
-        120, 30, Guards(max_step_up=5, scale_down_delay=3), LIMITS, scheduled=60, floor=40, told=50
+        120,
+        30,
+        Guards(max_step_up=5, scale_down_delay=3),
+        LIMITS,
+        scheduled=60,
+        floor=40,
+        previous=50,
     )
-    assert told.moves == (
+    assert told.effects == (
         ("min_servers", 120, 120),
         ("max_servers", 120, 100),
         ("below_demand", 100, 100),
@@ -234,12 +240,19 @@ def test_the_trace_leads_from_the_ask_to_the_target_and_a_series_is_step_by_step
     told, asks, targets = None, (), []
     for ask, demand, floor, scheduled in steps:
         step = guarded(
-            ask, demand, guards, LIMITS, floor=floor, scheduled=scheduled, told=told, asks=asks
+            ask,
+            demand,
+            guards,
+            LIMITS,
+            floor=floor,
+            scheduled=scheduled,
+            previous=told,
+            requests=asks,
         )
-        numbers = [ask, *(move.after for move in step.moves)]
-        assert [move.before for move in step.moves] == numbers[:-1]
+        numbers = [ask, *(move.after for move in step.effects)]
+        assert [move.before for move in step.effects] == numbers[:-1]
         assert numbers[-1] == step.target
-        told, asks = step.target, step.asks
+        told, asks = step.target, step.requests
         targets.append(told)
     wanted, demands, floors, scheduled = (list(column) for column in zip(*steps, strict=True))
     series = guarded_series(
@@ -251,15 +264,15 @@ def test_the_trace_leads_from_the_ask_to_the_target_and_a_series_is_step_by_step
 
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e6), st.floats(10, 100))
 def test_with_nothing_set_an_ask_is_only_brought_within_the_limits(ask, demand, before):
-    told = guarded(ask, demand, NO_GUARDS, LIMITS, told=before)
-    assert (told.target, told.asks) == (min(max(ask, 10), 100), ())
+    told = guarded(ask, demand, NO_GUARDS, LIMITS, previous=before)
+    assert (told.target, told.requests) == (min(max(ask, 10), 100), ())
 
 
 def test_less_is_told_after_exactly_the_delay():
     guards, asks, told, targets = Guards(scale_down_delay=3), (), None, []
     for ask in (50, 40, 40, 60, 30, 35, 30, 30, 30):
-        step = guarded(ask, 0, guards, LIMITS, told=told, asks=asks)
-        told, asks = step.target, step.asks
+        step = guarded(ask, 0, guards, LIMITS, previous=told, requests=asks)
+        told, asks = step.target, step.requests
         targets.append(told)
     assert targets == [50, 50, 50, 60, 60, 60, 60, 35, 35]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.core.lead_time import RAISES, SAMPLES, LeadTime, seen, told
+from shared.core.lead_time import RAISES, SAMPLES, LeadTime, observed, recommended
 
 PATIENCE = 1_000.0
 
@@ -14,9 +14,9 @@ def run(*events):
     lead = None
     for what, servers, at in events:
         if what == "seen":
-            lead = seen(lead, servers, at, PATIENCE)
+            lead = observed(lead, servers, at, PATIENCE)
         elif lead is not None:
-            lead = told(lead, servers, at)
+            lead = recommended(lead, servers, at)
     return lead
 
 
@@ -27,7 +27,7 @@ def test_without_supply_nothing_is_measured():
 def test_a_raise_takes_from_when_it_was_told_until_the_servers_are_seen():
     lead = run(("seen", 10, 0), ("told", 10, 0), ("told", 20, 65), ("seen", 15, 130))
     assert lead.seconds is None
-    assert seen(lead, 20, 345, PATIENCE).seconds == 280
+    assert observed(lead, 20, 345, PATIENCE).seconds == 280
 
 
 def test_raises_that_overlap_are_measured_each():
@@ -69,14 +69,16 @@ def test_what_is_left_of_a_raise_is_measured_from_when_it_was_told():
 def test_what_is_no_lead_time(events):
     lead = run(("seen", 10, 0), *events)
     assert lead.samples == ()
-    assert seen(lead, 100, 1_500, PATIENCE).samples == ()
+    assert observed(lead, 100, 1_500, PATIENCE).samples == ()
 
 
 def test_the_median_of_the_newest_counts():
     lead = LeadTime(up=0, samples=(9_999.0, 100.0, 110.0))
     assert lead.seconds == 110
     for _ in range(SAMPLES):
-        lead = seen(told(told(LeadTime(0, 0, (), lead.samples), 0, 0), 5, 0), 5, 50, PATIENCE)
+        lead = observed(
+            recommended(recommended(LeadTime(0, 0, (), lead.samples), 0, 0), 5, 0), 5, 50, PATIENCE
+        )
     assert lead.samples == (50.0,) * SAMPLES
 
 
@@ -124,8 +126,8 @@ def test_whatever_happens_the_state_stays_small_and_its_figures_possible(events)
 
 def run_one(lead, what, servers, at):
     if what == "seen":
-        return seen(lead, servers, at, PATIENCE)
-    return None if lead is None else told(lead, servers, at)
+        return observed(lead, servers, at, PATIENCE)
+    return None if lead is None else recommended(lead, servers, at)
 
 
 @given(
@@ -135,13 +137,13 @@ def run_one(lead, what, servers, at):
 )
 def test_a_fleet_that_always_takes_as_long_is_measured_to_the_next_look(lead_looks, rises, every):
     """Servers asked for at one look are up `lead_looks` later; the target only rises."""
-    lead, target, targets = seen(None, 0, 0, 1e9), 0, []
-    lead = told(lead, 0, 0)
+    lead, target, targets = observed(None, 0, 0, 1e9), 0, []
+    lead = recommended(lead, 0, 0)
     for look in range(len(rises) + lead_looks):
         up = targets[look - lead_looks] if look >= lead_looks else 0
-        lead = seen(lead, up, look * every, 1e9)
+        lead = observed(lead, up, look * every, 1e9)
         target += rises[look] if look < len(rises) else 0
         targets.append(target)
-        lead = told(lead, target, look * every)
+        lead = recommended(lead, target, look * every)
     assert lead.samples
     assert set(lead.samples) == {lead_looks * every}

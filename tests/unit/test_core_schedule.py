@@ -122,9 +122,9 @@ def test_events_that_overlap_themselves_go_on():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"cron": "0 18 * *"}, "has not 5 fields"),
-        ({"cron": "0 0 18 * * FRI"}, "has not 5 fields"),
-        ({"cron": ""}, "has not 5 fields"),
+        ({"cron": "0 18 * *"}, "must have 5 fields"),
+        ({"cron": "0 0 18 * * FRI"}, "must have 5 fields"),
+        ({"cron": ""}, "must have 5 fields"),
         ({"cron": "0 25 * * *"}, "has a bad hour"),
         ({"cron": "0 18 30 2 *"}, "has a bad day-of-month"),
         ({"duration": timedelta(0)}, "duration is 0:00:00"),

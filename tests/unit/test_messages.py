@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from shared.core.guards import Move
+from shared.core.guards import GuardEffect
 from shared.core.parameters import FleetParameters
 from shared.messages import (
     MAX_PLAYERS_EVER,
@@ -110,7 +110,9 @@ MESSAGES = {
         floor=SERVERS,
         scheduled=SERVERS,
         moves=st.lists(
-            st.builds(Move, st.sampled_from(["max_step_up", "scheduled_floor"]), FINITE, FINITE),
+            st.builds(
+                GuardEffect, st.sampled_from(["max_step_up", "scheduled_floor"]), FINITE, FINITE
+            ),
             max_size=3,
         ).map(tuple),
         target=SERVERS,

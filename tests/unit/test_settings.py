@@ -190,7 +190,7 @@ def test_known_events_in_a_variable(monkeypatch):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('cron = "0 18 * *"', "cron '0 18 * *' has not 5 fields"),
+        ('cron = "0 18 * *"', "cron '0 18 * *' must have 5 fields"),
         ('cron = "0 25 * * *"', "cron '0 25 * * *' has a bad hour"),
         ('zone = "Mars/Olympus"', "[0]['zone']='Mars/Olympus': there is no such time zone"),
         ('duration = "3h"', "[0]['duration']='3h': write seconds, or '3:00:00'"),

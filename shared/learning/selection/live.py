@@ -118,7 +118,7 @@ def instead_of(
         parameters,
         floors=served.floors[1:].tolist(),
         scheduled=guards.scheduled_at(history.times[rows], parameters, history.step_seconds),
-        told=float(served.told[0]),
+        previous=float(served.told[0]),
     )
     return np.concatenate((served.told[:1], after_first))
 
