@@ -5,7 +5,7 @@ from pathlib import Path
 from shared.errors import BadInput, PolicyError, PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policies import runtime as policies
-from shared.policies.runtime import GENERAL, PRETRAINED_STORE, LearntPolicy
+from shared.policies.runtime import PRETRAINED, PRETRAINED_STORE, LearntPolicy
 from shared.policies.store import LITERT_MODEL, PolicyStore
 from shared.policies.store_seal import SigningKey
 from shared.settings import Settings
@@ -43,8 +43,8 @@ def find_version(
 
     The general policy is not signed: it comes with the package, and is code like the rest.
     """
-    if version in PRETRAINED_STORE.versions(GENERAL):
-        return PRETRAINED_STORE, PRETRAINED_STORE.manifest(GENERAL, version)
+    if version in PRETRAINED_STORE.versions(PRETRAINED):
+        return PRETRAINED_STORE, PRETRAINED_STORE.manifest(PRETRAINED, version)
     store = PolicyStore.of(settings)
     return store, store.manifest(fleet, version)
 

@@ -51,5 +51,5 @@ def replayed(
     policy = load_artefact(folder, settings)
     case = for_policy(case, policy.manifest, history_len)
     served = FleetPolicy(policy.manifest, case.parameters, lambda: policy)
-    decisions = decide(served, case.history, case.parameters, since=case.in_charge)
+    decisions = decide(served, case.history, case.parameters, since=case.first_decision)
     return case, case.outcome(decisions, version=policy.version)

@@ -17,7 +17,7 @@ from shared.core.parameters import FleetParameters
 from shared.learning.budget import TrainingOptions
 from shared.learning.extras import check_trainer, quiet_libraries
 from shared.messages import PolicyManifest
-from shared.policies.runtime import GENERAL
+from shared.policies.runtime import PRETRAINED
 from shared.policies.store import CHECKPOINT, new_version, seal
 from shared.policies.store_seal import SigningKey
 
@@ -83,7 +83,7 @@ def write_artefact(
             shutil.rmtree(hidden / CHECKPOINT, ignore_errors=True)
         export(made.policy, hidden)
         check_agreement(made.policy, hidden, parameters, np.random.default_rng(options.seed))
-        draft = _draft(made.learnt, parameters, options.seed, now)
+        draft = _draft(made.trained, parameters, options.seed, now)
         costs = {f"held_out_cost {kind}": cost for kind, cost in made.costs.items()}
         chosen = {
             "kind": made.kind,
@@ -120,9 +120,9 @@ def write_pretrained(
         check_agreement(learnt.module, hidden, usual, np.random.default_rng(seed))
         draft = _draft(learnt, parameters, seed, now)
         synthetic = {
-            "version": f"{GENERAL}-{history_len}-{draft.version}",
-            "fleet": GENERAL,
-            "kind": GENERAL,
+            "version": f"{PRETRAINED}-{history_len}-{draft.version}",
+            "fleet": PRETRAINED,
+            "kind": PRETRAINED,
             "trained_on_steps": pretraining.SERIES * pretraining.OF_EACH,
         }
         return seal(draft.model_copy(update=synthetic), hidden, folder, key)

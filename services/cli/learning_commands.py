@@ -22,9 +22,9 @@ from shared.learning.backtest import (
     AUTOPILOT,
     Report,
     baselines,
-    learnt,
     parameters_for,
-    what_serves,
+    selection_notes,
+    trained,
 )
 from shared.learning.budget import Budget, TrainingOptions
 from shared.logs import configure_logs
@@ -122,9 +122,9 @@ def backtest(
         case, outcome = replayed(case, policy, history_len, settings)
     else:
         with learner.trainer(), learner.progress_bar() as tell:
-            outcome = learnt(case, options, learner.telling(options, tell))
+            outcome = trained(case, options, learner.telling(options, tell))
     others, notes = baselines(case)
-    notes = [*what_serves(outcome), *notes]
+    notes = [*selection_notes(outcome), *notes]
     report = Report(case, {AUTOPILOT: outcome, **others}, notes, dynamics.value)
     print_report(report, Console())
     if json is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from services.cli.files import write_whole
 from services.cli.report import TITLES, by_cost
 from shared.errors import BadInput
-from shared.learning.backtest import AUTOPILOT, ORACLE, Report, what_serves
+from shared.learning.backtest import AUTOPILOT, ORACLE, Report, selection_notes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def draw(report: Report) -> "Figure":
     cut = _draw_costs(bars, report)
     for axes in (series, bars):
         axes.spines[["top", "right"]].set_visible(False)
-    said = what_serves(report.outcomes[AUTOPILOT])
+    said = selection_notes(report.outcomes[AUTOPILOT])
     if cut:
         said.append("A bar with a break in it is cut short: go by its number.")
     figure.supxlabel("\n".join(said), x=0.01, ha="left", fontsize="medium", color="#444444")

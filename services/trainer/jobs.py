@@ -17,7 +17,7 @@ from shared.learning.export.agreement import check_agreement
 from shared.learning.export.writer import export
 from shared.learning.on_policy.training import exploration_of
 from shared.learning.progress import Stages
-from shared.learning.selection.contenders import GENERAL, Deployed
+from shared.learning.selection.contenders import PRETRAINED, Deployed
 from shared.learning.selection.gate import CANDIDATE, GateDecision
 from shared.learning.training import TrainingResult
 from shared.messages import Champion, PolicyManifest, TrainingJob, TrainingOutcome
@@ -92,7 +92,7 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
                 incumbents = incumbents_of(context, fleet, before, settings.parameters)
                 decision = gate.decide(learnt.policy, incumbents)
                 deployed = gate.selection.deployed(decision, learnt.policy)
-            shared = before is None and decision.winner == GENERAL
+            shared = before is None and decision.winner == PRETRAINED
             stages.done("gate")
             draft = _draft(context, fleet, version, learnt, trained_on, decision)
             if gate is None:

@@ -1,1 +1,1 @@
-"""The library that learns: policies from recorded demand, and which of them serves."""
+"""The learning library: trains policies on recorded demand and selects the one that serves."""

@@ -1,8 +1,8 @@
-"""A backtest: learn on the first part of recorded demand, replay the rest, score everybody.
+"""A backtest: train on the first part of recorded demand, replay and score all on the rest.
 
 The scored part is the last `1 - train_fraction` of the rows. Everything, limits and tuning
 included, comes from the rows before it. All policies decide over the whole series, so that the
-allocations of the first scored step were asked for by the policy that is scored.
+allocations of the first scored step were requested by the policy that is scored.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,9 +22,6 @@ from shared.learning.forecasters import fit_forecasters
 from shared.settings import FleetSettings
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from shared.learning.progress import Progress
 
 AUTOPILOT = "autopilot"
@@ -33,18 +30,18 @@ ORACLE = "oracle"
 
 @dataclass(frozen=True, slots=True)
 class RecordedDemand:
-    """Demand in servers, one row a step."""
+    """Demand in servers, one row per step."""
 
     name: str
     timestamps: tuple[datetime, ...]
     history: History
     has_limits: bool
-    """The settings' limits are its own; a trace's are from its data."""
+    """Whether the fleet's settings give its limits; those of a trace come from its data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Demand to learn from and to score on, and the limits that hold for every policy."""
+    """Demand to train and to score on, and the limits that hold for every policy."""
 
     demand: RecordedDemand
     start: int
@@ -56,8 +53,8 @@ class Case:
         return self.demand.history
 
     @property
-    def in_charge(self) -> int:
-        """The row after which a policy begins to serve: its first decision meets row `start`."""
+    def first_decision(self) -> int:
+        """The row after which a policy begins to serve: that decision meets row `start`."""
         return max(self.start - self.parameters.lead_steps, 0)
 
     @property
@@ -77,7 +74,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one policy did."""
+    """The result of one policy."""
 
     replay: Replay
     score: Score
@@ -87,13 +84,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A backtest's end: the case, every policy's outcome, and what is to be said beside them."""
+    """The result of a backtest: the case, every policy's outcome, and notes for the reader."""
 
     case: Case
     outcomes: Mapping[str, Outcome]
     notes: list[str]
     dynamics: str = "notebook"
-    """Those that the outcomes are in."""
+    """The dynamics in which the outcomes were scored."""
 
     @property
     def document(self) -> dict[str, Any]:
@@ -121,16 +118,16 @@ class Report:
 
 
 def parameters_for(
-    recorded: RecordedDemand, learnt_rows: int, fleet: FleetSettings, history_len: int | None
+    recorded: RecordedDemand, training_rows: int, fleet: FleetSettings, history_len: int | None
 ) -> FleetParameters:
-    """Limits from the first `learnt_rows` of the demand, unless they are set.
+    """The fleet's parameters, with limits from the first `training_rows` unless they are set.
 
-    Raises `BadSetting` when what is set contradicts the rest.
+    Raises `BadSetting` for settings that contradict each other.
     """
     given = fleet.model_fields_set
     parameters = fleet.parameters
     if not recorded.has_limits:
-        low, high, factor = limits_of(recorded.history.demands[:learnt_rows])
+        low, high, factor = limits_of(recorded.history.demands[:training_rows])
         parameters = replace(
             parameters,
             min_servers=parameters.min_servers if "min_servers" in given else float(low),
@@ -143,7 +140,10 @@ def parameters_for(
 
 
 def baselines(case: Case) -> tuple[dict[str, Outcome], list[str]]:
-    """Every rule and forecaster, tuned on the training part, and the oracle; and the notes."""
+    """Outcomes of every tuned rule, every forecaster and the oracle.
+
+    Returns ``(outcomes by name, notes)``; rules and forecasters are fitted to the training part.
+    """
     history, parameters = case.history, case.parameters
     outcomes = {}
     for rule in (*RULES, LIVE_RULE):
@@ -161,33 +161,33 @@ def baselines(case: Case) -> tuple[dict[str, Outcome], list[str]]:
     return outcomes, notes
 
 
-def learnt(
+def trained(
     case: Case,
     options: TrainingOptions,
     on_progress: "Callable[[Progress], None]" = lambda _: None,
 ) -> Outcome:
-    """What serves after training on the training part; Ray must be running."""
+    """The outcome of the policy that is selected after training. Ray must be running."""
     from shared.learning.from_trace import train_on
 
     made = train_on(case.training, case.parameters, options, on_progress=on_progress)
     return case.outcome(
-        decide(made.policy, case.history, case.parameters, since=case.in_charge),
+        decide(made.policy, case.history, case.parameters, since=case.first_decision),
         kind=made.kind,
         beside=made.decision.beside,
         held_out_costs=made.costs,
-        environment_steps=made.learnt.environment_steps,
-        hindsight_decisions=made.learnt.hindsight_decisions,
-        stage_seconds=made.learnt.stage_seconds,
-        scores=made.learnt.scores,
+        environment_steps=made.trained.environment_steps,
+        hindsight_decisions=made.trained.hindsight_decisions,
+        stage_seconds=made.trained.stage_seconds,
+        scores=made.trained.scores,
         seed=options.seed,
         steps=options.budget.steps,
     )
 
 
-def what_serves(outcome: Outcome) -> list[str]:
-    """A note where it is not what was learnt."""
-    worse = "what was learnt did worse on the held-out part of the history"
+def selection_notes(outcome: Outcome) -> list[str]:
+    """A note where the selected policy is not the trained one alone."""
+    worse = "the trained policy cost more on the held-out part of the history"
     if beside := outcome.chosen.get("beside"):
-        return [f"{AUTOPILOT} has {beside} beside it, which counts for half at first: {worse}"]
+        return [f"{AUTOPILOT} is a mixture with {beside}, of half the weight at first: {worse}"]
     kind = outcome.chosen.get("kind", "learnt")
     return [] if kind == "learnt" else [f"{AUTOPILOT} is {kind}: {worse}"]

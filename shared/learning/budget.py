@@ -1,34 +1,34 @@
-"""What one training run may take, and the settings of its learners."""
+"""The budget of one training run, and its options."""
 
 from dataclasses import dataclass
 
 STEPS_PER_SECOND = 10_000
-"""About what PPO replays and learns on one core."""
+"""Environment steps that PPO replays and learns from in a second on one core, roughly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much to learn: by the clock, or by counts, which make the same policy again."""
+    """A training budget, in time or in counts; with counts, the same seed makes the same policy."""
 
     seconds: float
-    """Of wall-clock time; without a meaning where `steps` are given."""
+    """Wall-clock time; ignored where `steps` is given."""
     steps: int | None = None
     """Environment steps for PPO to replay, rounded up to whole batches."""
     hindsight_updates: int = 2_000
-    """Most updates of a hindsight fit that is not timed."""
+    """Most gradient updates of a hindsight fit where `steps` is given."""
     batch: int = 16_384
     """Environment steps of one PPO iteration."""
     environments: int = 256
-    """Replayed fleets in a runner: what a step costs hardly depends on how many there are."""
+    """Fleets replayed by each runner, vectorised: a step takes hardly longer with more of them."""
 
     @property
     def timed(self) -> bool:
-        """Whether learning ends by the clock."""
+        """Whether training ends by the clock."""
         return self.steps is None
 
     @property
     def ppo_steps(self) -> int:
-        """Environment steps over which PPO's learning rate falls."""
+        """Environment steps over which PPO's learning rate decays."""
         if self.steps is not None:
             return self.steps
         return max(int(STEPS_PER_SECOND * self.seconds), 1)
@@ -36,10 +36,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """How long to learn, how far ahead to look, from which seed, on how many Ray actors."""
+    """Budget, discount, seed and Ray actors of one training run."""
 
     gamma: float
-    """Discount of later rewards, a step."""
+    """Discount factor per step."""
     seed: int
     budget: Budget
     num_env_runners: int = 0

@@ -1,6 +1,6 @@
-"""Forecasters as yardsticks: what the data allows, beside what is learnt.
+"""Forecasters as baselines of a backtest: Holt-Winters and gradient-boosted trees.
 
-They need the extra `bench`; what is not installed is left out, with a note.
+They need the extra `bench`; one whose library is not installed is left out, with a note.
 """
 
 import warnings
@@ -21,7 +21,7 @@ LEAST_ROWS = 200
 FIT_ROWS = 12_000
 """Newest rows of the training part that Holt-Winters is fitted to: eight days of minutes."""
 VALIDATION = 0.15
-"""Last part of the training part, which says when LightGBM has learnt enough."""
+"""Last fraction of the training part, for LightGBM's early stopping."""
 MAX_TREES = 800
 PATIENCE_TREES = 40
 SETTINGS = {
@@ -34,19 +34,19 @@ SETTINGS = {
     "force_row_wise": True,
     "verbosity": -1,
 }
-"""LightGBM's; slower than its default rate, the rest are its usual ones."""
+"""LightGBM's parameters: a lower learning rate than its default, else near its defaults."""
 
 
 class Forecaster(Protocol):
-    """A fitted yardstick."""
+    """A fitted forecaster."""
 
     def decisions(self, history: History, parameters: FleetParameters) -> FloatArray:
-        """Servers asked for after each row."""
+        """Requested targets after each row, in servers, shape ``(rows,)``."""
         ...
 
 
 class HoltWinters:
-    """Additive, damped, with a season of a day where it is recorded twice; and a buffer."""
+    """Additive and damped, with a daily season where two days are recorded, plus a buffer."""
 
     def __init__(self, training: History, parameters: FleetParameters) -> None:
         """Fitted to `training`. Raises `ImportError` without statsmodels."""
@@ -56,7 +56,7 @@ class HoltWinters:
         day = round(DAY_SECONDS / training.step_seconds)
         self._season = day if 2 <= day <= len(demands) // 2 else 1
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it tells of slow convergence; the cost shows it
+            warnings.simplefilter("ignore")  # it warns of slow convergence, which the cost shows
             fit = ExponentialSmoothing(
                 demands,
                 trend="add",
@@ -85,7 +85,7 @@ class HoltWinters:
         return self._forecast(history, parameters) + self._buffer
 
     def _forecast(self, history: History, parameters: FleetParameters) -> FloatArray:
-        """``lead_steps`` ahead of each row, one pass (Hyndman's recursions, as statsmodels')."""
+        """``lead_steps`` ahead of each row, in one pass (recursions of Hyndman et al., 2008)."""
         seasons = self._seasons.tolist()
         lead, period, phi = parameters.lead_steps, self._season, self._phi
         reach = sum(phi**step for step in range(1, lead + 1))
@@ -103,10 +103,10 @@ class HoltWinters:
 
 
 class QuantileTrees:
-    """LightGBM at the cost's own quantile, on the fields of the calendar observation.
+    """LightGBM at the critical fractile, on the fields of the calendar observation.
 
-    As for the learnt policy, servers go in as differences from the last demand, and the change
-    to come is what is predicted.
+    As in the trained policy, inputs in servers are differences from the last demand, and the
+    output is the change from it.
     """
 
     def __init__(self, training: History, parameters: FleetParameters) -> None:
@@ -153,7 +153,7 @@ _FITS: dict[str, Callable[[History, FleetParameters], Forecaster]] = {
 def fit_forecasters(
     training: History, parameters: FleetParameters
 ) -> tuple[dict[str, Forecaster], list[str]]:
-    """Each forecaster fitted to `training`, by name, and why others are left out."""
+    """Fit each forecaster. Returns ``(forecasters by name, notes on those left out)``."""
     if len(training.demands) < LEAST_ROWS:
         return {}, [f"{' and '.join(_FITS)} are left out: fewer than {LEAST_ROWS} rows to fit to"]
     fitted: dict[str, Forecaster] = {}

@@ -1,7 +1,7 @@
-"""A policy from recorded demand alone, as `train` and `backtest` make it.
+"""Train and select a policy on recorded demand alone, for the commands `train` and `backtest`.
 
-It is selected as the platform selects, but on the part that training has held out: the platform's
-gate keeps another part that training never sees, and from a single trace that would be lost.
+Model selection is the platform's, but on the part that training holds out for early stopping: the
+platform's gate keeps a further part that training never sees, which a single trace can't spare.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,20 @@ from shared.learning.training import HELD_OUT, TrainingResult, train
 from shared.recorded_demand import Recorded, hold_out, replayable
 
 LEARNT = "learnt"
-"""Kind of a policy that is the candidate, with or without a rule beside it."""
+"""Kind of a policy that was trained, with or without a rule in its mixture."""
 
 
 @dataclass(frozen=True, slots=True)
 class FromTrace:
-    """What was trained, what serves, and why."""
+    """The training result, the selected policy, and the decision that selected it."""
 
-    learnt: TrainingResult
+    trained: TrainingResult
     decision: GateDecision
     policy: Deployed
 
     @property
     def kind(self) -> str:
-        """`learnt`, `general`, or the rule that serves."""
+        """`learnt`, `general` (the pretrained policy), or the name of the rule."""
         return LEARNT if self.decision.winner == CANDIDATE else self.decision.winner
 
     @property
@@ -52,26 +52,29 @@ def train_on(
     checkpoint: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> FromTrace:
-    """Train on all of a history, every row a step, and select what serves; Ray must be running."""
+    """Train on a whole history, one row per step, and select the policy to serve.
+
+    Ray must be running. Raises `TooLittleHistory`.
+    """
     recorded = Recorded.unbroken(history)
-    learnt = train(recorded, parameters, options, checkpoint, on_progress)
-    return selected(learnt, recorded, parameters)
+    trained = train(recorded, parameters, options, checkpoint, on_progress)
+    return selected(trained, recorded, parameters)
 
 
 def selected(
-    learnt: TrainingResult,
+    trained: TrainingResult,
     recorded: Recorded,
     parameters: FleetParameters,
     scoring: Callable[[History, IntArray, FleetParameters], Scorer] = cost_on,
 ) -> FromTrace:
-    """What serves after training; `scoring` makes the scorer of the held-out rows."""
+    """Select the policy to serve; `scoring` makes the scorer of the held-out rows."""
     usable = replayable(recorded, parameters)
     training, rows = hold_out(usable, HELD_OUT, parameters)
     scorer = scoring(usable.history, rows, parameters)
     selection = Selection.of(
         training, usable.history, rows, parameters, scorer, pretrained_module(parameters)
     )
-    decision = selection.decide(learnt.validated)
-    deployed = selection.deployed(decision, learnt.policy)
+    decision = selection.decide(trained.validated)
+    deployed = selection.deployed(decision, trained.policy)
     assert deployed is not None, "no version of a store was a contender"
-    return FromTrace(learnt, decision, deployed)
+    return FromTrace(trained, decision, deployed)

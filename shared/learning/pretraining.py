@@ -1,4 +1,4 @@
-"""Make the general policy again: learnt from made-up demand, and from nothing else."""
+"""Train the pretrained policy that the package carries, on synthetic demand alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,19 +19,19 @@ from shared.learning.training import UPDATES_PER_ROUND, TrainingResult
 from shared.recorded_demand import Recorded, decision_rows
 
 SERIES = 300
-"""Made-up fleets to learn from; a tenth as many more to score on."""
+"""Synthetic fleets to train on; a tenth of that number more are scored on."""
 OF_EACH = 1_000
-"""Samples of each, from all over it."""
+"""Samples from each, over its whole length."""
 BEGINNINGS = ((8, 100), (120, 100))
-"""And of its first rows, where history hardly reaches: so many rows, so many decisions."""
+"""``(rows, samples)`` from the first rows of each, where there is little history."""
 UPDATES = 8_000
 WEIGHT_DECAY = 1e-4
-"""There is more to learn from than a fleet has, so less to overfit to."""
+"""Less than for a fleet's own training: with more data there is less overfitting."""
 MOST_SERVERS = 1e6
 
 
 def pretraining_parameters(history_len: int) -> FleetParameters:
-    """Of a fleet of any size."""
+    """Parameters without limits that matter, for fleets of any size."""
     return FleetParameters(
         min_servers=0.0,
         max_servers=MOST_SERVERS,
@@ -43,16 +43,17 @@ def pretraining_parameters(history_len: int) -> FleetParameters:
 def pretrain(
     history_len: int, seed: int, tell: Callable[[float, str], None] = lambda _, __: None
 ) -> TrainingResult:
-    """Learn from made-up demand; the same from the same seed. `tell` hears the part that is done.
+    """Train on synthetic demand; the same seed makes the same policy.
 
-    Scores are mean costs over made-up fleets that it has not learnt from, each scaled to a peak of
-    100 servers, beside those of the plain rule.
+    `tell` is called with the completed fraction and a text. Scores are mean costs, in servers per
+    step, on synthetic fleets that were not trained on, each scaled to a peak of 100 servers, and
+    those of the rule `trend`.
     """
     parameters = pretraining_parameters(history_len)
     rng = np.random.default_rng(seed)
     stages = Stages()
     decisions = _decisions(parameters, rng, tell)
-    stages.done("made up")
+    stages.done("synthetic")
     module = module_of(parameters, seed)
     hindsight = Hindsight(module, decisions, parameters.over_prov_factor, seed, WEIGHT_DECAY)
     for done in range(0, UPDATES, UPDATES_PER_ROUND):
@@ -64,7 +65,7 @@ def pretrain(
 
 
 def write_nets(module: ResidualModule, folder: Path) -> None:
-    """The weights that fleets begin from."""
+    """Write the nets' weights, from which every fleet's training begins."""
     weights = {name: value.numpy() for name, value in module.nets.state_dict().items()}
     np.savez(folder / NETS, **weights)
 
@@ -79,7 +80,7 @@ def _decisions(
         one_seen, one_met = drawn_samples(history, parameters, rng, parts)
         seen.append(one_seen)
         met.append(one_met)
-        tell(0.0, f"{number + 1} of {SERIES} fleets made up")
+        tell(0.0, f"{number + 1} of {SERIES} synthetic fleets")
     outcomes = np.concatenate(met)
     return Samples(np.concatenate(seen), outcomes, len(outcomes))
 
@@ -92,14 +93,14 @@ def _scores(
         history = synthetic_history(rng)
         history = replace(history, demands=history.demands * (100 / history.demands.max()))
         rows = decision_rows(Recorded.unbroken(history), parameters)
-        # As it is learnt, before it adapts.
+        # Without online adaptation.
         targets = decide(module, history, parameters, rows, since=len(history.demands))
         both = (
             evaluate(targets, history, parameters, rows),
             evaluate_rule(history, parameters, rows),
         )
         for scored, kept in zip(both, costs, strict=True):
-            assert scored is not None, "made-up demand is long enough"
+            assert scored is not None, "synthetic demand is long enough"
             kept.append(scored.cost)
     return {
         "held_out_cost": float(np.mean(costs[0])),

@@ -1,4 +1,4 @@
-"""How far learning has come, and how long each stage of it took."""
+"""The progress of training, its early stopping, and the time that each stage took."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ from shared.core.replay import observations_after
 from shared.learning.models.network import ResidualModule
 
 PROGRESS_SECONDS = 3.0
-"""Between two tales of progress."""
+"""Least time between two reports of progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far learning has come; servers per step unless it says otherwise."""
+    """A report of progress: rewards and costs in servers per step."""
 
     seconds: float
     environment_steps: int
@@ -30,7 +30,7 @@ class Progress:
 
 
 class Stages:
-    """Seconds of each stage of a job, by its name."""
+    """Measures the seconds of each stage of a job."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -42,26 +42,26 @@ class Stages:
 
     @property
     def since_last(self) -> float:
-        """Of the stage that is under way."""
+        """Seconds of the present stage so far."""
         return time.monotonic() - self._last
 
     def done(self, stage: str) -> None:
-        """The stage that began with the one before has ended."""
+        """End the present stage, under this name, and begin the next."""
         now = time.monotonic()
         self.seconds[stage] = round(now - self._last, 3)
         self._last = now
 
     def include(self, others: dict[str, float]) -> None:
-        """Stages that were timed elsewhere, up to now."""
+        """Add stages that were timed elsewhere, and begin the next stage now."""
         self.seconds |= others
         self._last = time.monotonic()
 
 
 class BestSoFar:
-    """Keeps the weights that did best on held-out demand: early stopping, by mean reward.
+    """Early stopping: keeps the weights with the best mean reward on held-out demand.
 
-    Further learning on a little history goes on to fit its noise. Without held-out decisions the
-    newest weights count as the best.
+    Training on a short history goes on to fit its noise. Without held-out decisions the newest
+    weights count as the best.
     """
 
     def __init__(self, history: History, parameters: FleetParameters, rows: IntArray) -> None:
@@ -76,7 +76,7 @@ class BestSoFar:
         """Of the best weights."""
 
     def consider(self, module: ResidualModule) -> HeldOut | None:
-        """Evaluate a module as it is now, and keep its weights if they are the best."""
+        """Evaluate a module's present weights, and keep a copy if they are the best so far."""
         targets = target_of(module.actions(self._observations)[:, 0], self._parameters)
         held_out = evaluate(targets, self._history, self._parameters, self._rows)
         if (
@@ -91,7 +91,7 @@ class BestSoFar:
 
     @property
     def empty(self) -> bool:
-        """Nothing was considered yet."""
+        """Whether nothing was considered yet."""
         return self._state is None
 
     @property
@@ -102,7 +102,7 @@ class BestSoFar:
 
 
 class Watch:
-    """Looks at the policy now and then: keeps the best, tells how far it has come."""
+    """Evaluates the policy during training: keeps the best weights, reports progress."""
 
     def __init__(self, best: BestSoFar, on_progress: Callable[[Progress], None]) -> None:
         self.best = best
@@ -115,18 +115,18 @@ class Watch:
         """Take the figures of a training iteration of RLlib."""
         figures = result["env_runners"]
         self.environment_steps = int(figures["num_env_steps_sampled_lifetime"])
-        # None until an episode has ended, not a number when none did in this iteration.
+        # Missing until the first episode has ended, NaN when none has ended in this iteration.
         mean = figures.get("episode_return_mean", np.nan) / figures.get("episode_len_mean", np.nan)
         if np.isfinite(mean):
             self.mean_reward = float(mean)
 
     def look(self, module: ResidualModule) -> None:
-        """Consider a module for the best; tell about it."""
+        """Consider a module's weights for the best, and report progress."""
         held_out = self.best.consider(module)
         self.tell(held_out.cost if held_out is not None else None)
 
     def tell(self, held_out_cost: float | None = None) -> None:
-        """Tell how far it has come, every `PROGRESS_SECONDS`."""
+        """Report progress, at most every `PROGRESS_SECONDS`."""
         now = time.monotonic()
         if now - self._told < PROGRESS_SECONDS:
             return

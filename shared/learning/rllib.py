@@ -1,17 +1,17 @@
-"""The names of RLlib that the trainer uses; nobody else imports it.
+"""The names of RLlib that we use; no other module imports it.
 
-RLlib imports TensorFlow where it finds it, with its version 2 behaviour switched off for the whole
-process, and then asks of every value whether it is a tensor of it: 15 % of what a replayed step
-costs. It is kept out of there.
+RLlib imports TensorFlow where it is installed, switches off TensorFlow 2 behaviour for the whole
+process, and then checks every value for being a TensorFlow tensor, which takes 15 % of the time of
+a replayed step. So that import is prevented.
 """
 
 import logging
 import os
 
 WITHOUT_TENSORFLOW = {"RLLIB_TEST_NO_TF_IMPORT": "1"}
-"""Environment of a process that imports RLlib: this one, and its runners and learners."""
+"""Environment variables of a process that imports RLlib: this one, its runners and learners."""
 os.environ.update(WITHOUT_TENSORFLOW)
-# It says so a dozen times.
+# It logs the missing TensorFlow a dozen times.
 logging.getLogger("ray.rllib.utils.framework").setLevel(logging.ERROR)
 
 # ruff: noqa: E402 - they are imported after it

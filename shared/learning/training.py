@@ -19,7 +19,7 @@ from shared.learning.budget import Budget, TrainingOptions
 from shared.learning.hindsight.optimizer import BATCH, Hindsight
 from shared.learning.hindsight.samples import samples_of
 from shared.learning.hindsight.synthetic_samples import with_synthetic
-from shared.learning.models.mixture import Trained, rule_beside, with_rule
+from shared.learning.models.mixture import Trained, rule_expert, with_rule
 from shared.learning.models.network import ResidualModule, module_of
 from shared.learning.models.pretrained import initialised_from, pretrained_nets
 from shared.learning.models.rule_policy import TunedRulePolicy
@@ -28,22 +28,24 @@ from shared.learning.progress import BestSoFar, Progress, Stages, Watch
 from shared.recorded_demand import Recorded, decision_rows, hold_out, replayable
 
 HELD_OUT = 0.15
-"""Last part of the history that is not trained on: to stop early, and to be scored."""
+"""Last fraction of the history, held out from training for early stopping and for the scores."""
 HINDSIGHT_PART = 0.35
-"""Part of the time for the first hindsight fit, and again for the refit with the held-out part."""
+"""Fraction of the time for the hindsight fit, and again for the refit with the held-out part."""
 HINDSIGHT_SECONDS = 30.0
-"""It has settled by then, so a longer run gives the time to PPO."""
+"""Most time of a hindsight fit: it has converged by then, and PPO gets the rest."""
 HINDSIGHT_PASSES = 400
-"""Most times that each recorded decision is learnt from: beyond it nets grow sure of the few that a
-short history has (on pieces of real traces, 1,000 passes cost up to 14 % more than 400)."""
+"""Most epochs over the recorded decisions. More overfits a short history (on excerpts of real
+traces, 1,000 epochs cost up to 14 % more than 400)."""
 LEAST_UPDATES = 300
-"""Whatever the passes."""
+"""Fewest updates, whatever the epochs."""
 WORTH_KEEPING = 0.03
-"""Part of the held-out cost that PPO has to save; less is luck among its many evaluations."""
+"""Fraction by which PPO must improve the held-out reward; less may be chance, among its many
+evaluations."""
 LEAST_TO_CHOOSE_ON = 500
-"""Held-out steps. On fewer, what PPO saves is luck too, and the newest demand is worth more."""
+"""Fewest held-out steps on which PPO is kept. On fewer, an improvement is chance as well, and a
+refit that includes the newest demand is better."""
 UPDATES_PER_ROUND = 50
-"""Between two looks at the clock, and two evaluations on the held-out part."""
+"""Between two checks of the clock, and two evaluations on the held-out part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,15 @@ class TrainingResult:
     """By name; costs in servers per step."""
     stage_seconds: dict[str, float]
     validated: Trained
-    """As it was before it saw the held-out part: what a selection on that part scores."""
+    """The policy before it was fitted to the held-out part: a selection on that part scores it."""
     rule: TunedRulePolicy | None = None
-    """Beside the module, where it sees enough for one."""
+    """The rule in the module's mixture, where the observation has the fields for one."""
     hindsight_decisions: int = 0
-    """That hindsight has drawn for each net: recorded, changed and made-up ones."""
+    """Samples that the hindsight fits drew for each net: recorded, augmented and synthetic."""
 
     @property
     def policy(self) -> Trained:
-        """The candidate: the module, with the rule beside it."""
+        """The candidate: the module, mixed with the rule."""
         return with_rule(self.module, self.rule)
 
 
@@ -76,16 +78,16 @@ def train(
     checkpoint: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> TrainingResult:
-    """Train within the budget; only a budget of steps makes the same policy from the same seed.
+    """Train within the budget; with a budget of steps, the same seed makes the same policy.
 
-    Half of the nets begin as the pretrained policy's, where there is one for the observation: they
-    bring what a short history does not show. Early stopping picks the best weights on the held-out
-    part, of the hindsight fit and then of PPO; the scores are theirs, with the rule beside them.
-    Where PPO has not done much better than its start, the weights returned are those of a refit
-    that sees the held-out part as well: the newest demand is worth more than the choice of when to
-    stop. Otherwise they are PPO's best, and the score `of_ppo` is 1. An RLlib checkpoint of them is
-    written to `checkpoint`, if given. Ray must be running (`shared.learning.ppo.ray_session`).
-    Raises `TooLittleHistory`.
+    Half of the nets start from the pretrained policy's weights, where there is one for the
+    observation: they know patterns that a short history lacks. Early stopping picks the weights
+    that are best on the held-out part, of the hindsight fit and then of PPO; the scores are those
+    of their mixture with the rule. Unless PPO is much better than its start, the weights returned
+    come from a refit that includes the held-out part: the newest demand is worth more than early
+    stopping. Otherwise they are PPO's best, and the score `of_ppo` is 1. An RLlib checkpoint of
+    the weights is written to `checkpoint`, if given. Ray must be running
+    (`shared.learning.ppo.ray_session`). Raises `TooLittleHistory`.
     """
     budget = options.budget
     usable = replayable(recorded, parameters)
@@ -99,7 +101,7 @@ def train(
         module.set_state(watch.best.state)
     fitted = watch.best.held_out
     stages.done("hindsight")
-    until = budget.seconds - stages.seconds["hindsight"]  # what is left then is for the refit
+    until = budget.seconds - stages.seconds["hindsight"]  # leaves as much time for the refit
     with ppo_on(training, parameters, options, module) as ppo:
         stages.done("build")
         while not watch.environment_steps or (
@@ -113,7 +115,7 @@ def train(
         stages.done("ppo")
         best = module_of(parameters, options.seed)
         best.set_state(watch.best.state)
-        validated = with_rule(best, rule_beside(training.history, parameters))
+        validated = with_rule(best, rule_expert(training.history, parameters))
         targets = decide(validated, usable.history, parameters, held_out)
         score = evaluate(targets, usable.history, parameters, held_out)
         of_ppo = not updates or not len(held_out) or _much_better(watch.best.held_out, fitted)
@@ -130,7 +132,7 @@ def train(
         | {"of_ppo": float(of_ppo)},
         stage_seconds=stages.seconds,
         validated=validated,
-        rule=rule_beside(usable.history, parameters),
+        rule=rule_expert(usable.history, parameters),
         hindsight_decisions=updates * BATCH * (1 if of_ppo else 2),
     )
 
@@ -145,11 +147,11 @@ def _initial_module(parameters: FleetParameters, seed: int) -> ResidualModule:
 def _hindsight(
     module: ResidualModule, recorded: Recorded, parameters: FleetParameters, seed: int
 ) -> Hindsight:
-    """A fit to the decisions of recorded demand, and to some of synthetic demand."""
-    decisions = samples_of(recorded, parameters, np.random.default_rng(seed))
-    usual = float(np.median(recorded.history.demands))
-    decisions = with_synthetic(decisions, usual, parameters)
-    return Hindsight(module, decisions, parameters.over_prov_factor, seed)
+    """A fit to samples of recorded demand, and of synthetic demand at the same level."""
+    samples = samples_of(recorded, parameters, np.random.default_rng(seed))
+    level = float(np.median(recorded.history.demands))
+    samples = with_synthetic(samples, level, parameters)
+    return Hindsight(module, samples, parameters.over_prov_factor, seed)
 
 
 def _fit(
@@ -159,7 +161,7 @@ def _fit(
     options: TrainingOptions,
     watch: Watch,
 ) -> int:
-    """Fit by hindsight, evaluated round by round on the held-out part; the updates it took."""
+    """Fit by hindsight, evaluated every round on the held-out part. Returns the updates made."""
     began = time.monotonic()
     most, seconds = _limits(options.budget, recorded, parameters)
     hindsight = _hindsight(module, recorded, parameters, options.seed)
@@ -174,7 +176,7 @@ def _fit(
 
 
 def _limits(budget: Budget, recorded: Recorded, parameters: FleetParameters) -> tuple[int, float]:
-    """Most updates of the hindsight fit, and most seconds."""
+    """``(most updates, most seconds)`` of the hindsight fit."""
     passes = HINDSIGHT_PASSES * len(decision_rows(recorded, parameters)) // BATCH
     most = max(passes, LEAST_UPDATES)
     if budget.timed:
@@ -190,7 +192,7 @@ def _refit(
     watch: Watch,
     updates: int,
 ) -> None:
-    """Fit the nets anew with nothing held out: so no best, but as many updates."""
+    """Fit the nets again, with nothing held out: as many updates, without early stopping."""
     begun = _initial_module(parameters, seed).get_state()
     nets = {name: value for name, value in begun.items() if name.startswith("nets.")}
     module.set_state({**module.get_state(), **nets})
@@ -203,7 +205,7 @@ def _refit(
 
 
 def _much_better(after: HeldOut | None, before: HeldOut | None) -> bool:
-    """Whether PPO has won so much that it is worth more than the newest demand."""
+    """Whether PPO's held-out reward is so much better that its weights are kept."""
     if after is None or before is None:
         return False
     if before.steps < LEAST_TO_CHOOSE_ON:

@@ -21,7 +21,7 @@ from shared.messages import PolicyManifest
 from shared.policies.store import LITERT_MODEL, PolicyStore, read_checked, read_manifest
 from shared.policies.store_seal import SigningKey
 
-GENERAL = "general"
+PRETRAINED = "general"
 """The made-up fleet whose policy serves those that have none of their own."""
 PRETRAINED_STORE = PolicyStore.at(Path(__file__).parent / "bundled_policies")
 """Comes with the package; `autopilot train --demand synthetic` makes what is in it."""
@@ -228,14 +228,14 @@ def pretrained_manifest(parameters: FleetParameters) -> PolicyManifest | None:
 
 @cache
 def _pretrained_manifests() -> tuple[PolicyManifest, ...]:
-    versions = PRETRAINED_STORE.versions(GENERAL)
-    return tuple(PRETRAINED_STORE.manifest(GENERAL, version) for version in versions)
+    versions = PRETRAINED_STORE.versions(PRETRAINED)
+    return tuple(PRETRAINED_STORE.manifest(PRETRAINED, version) for version in versions)
 
 
 @cache
 def _loaded(version: str) -> LearntPolicy:
     """One interpreter for all fleets, made when it is first asked."""
-    manifest = PRETRAINED_STORE.manifest(GENERAL, version)
+    manifest = PRETRAINED_STORE.manifest(PRETRAINED, version)
     return LearntPolicy(PRETRAINED_STORE.read(manifest, LITERT_MODEL), manifest)
 
 

@@ -24,7 +24,7 @@ from services.cli.backtest import prepare
 from services.cli.demand import Source, fleet_settings
 from services.cli.learner import trainer
 from shared.core.tuning import LIVE_RULE, RULES
-from shared.learning.backtest import Case, Outcome, baselines, learnt
+from shared.learning.backtest import Case, Outcome, baselines, trained
 from shared.learning.budget import Budget, TrainingOptions
 from shared.settings import load_settings
 
@@ -158,7 +158,7 @@ def main() -> None:
         for name, case in cases.items():
             for seed in range(arguments.seeds):
                 budget = Budget(arguments.seconds, arguments.steps)
-                outcome = learnt(case, TrainingOptions(fleet.gamma, seed, budget))
+                outcome = trained(case, TrainingOptions(fleet.gamma, seed, budget))
                 ours[name].append(outcome)
                 console.print(f"{name}, seed {seed}: {outcome.score.cost_per_step:.3f}")
     print_costs(cases, ours, console)

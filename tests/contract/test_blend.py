@@ -10,7 +10,7 @@ from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.core.replay import decide, observations_after
 from shared.errors import PolicyCorrupt
-from shared.learning.models.mixture import OF_NETS, Mixture, rule_beside, with_rule
+from shared.learning.models.mixture import OF_NETS, Mixture, rule_expert, with_rule
 from shared.learning.models.network import module_of
 from shared.messages import PolicyManifest, utc_now
 from shared.policies.runtime import FleetPolicy, LearntPolicy, first_action
@@ -33,7 +33,7 @@ def blend():
     nets = module_of(PARAMETERS, seed=0)
     with torch.no_grad():
         nets.nets.last.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
-    rule = rule_beside(HISTORY, PARAMETERS)
+    rule = rule_expert(HISTORY, PARAMETERS)
     assert rule is not None
     return with_rule(nets, rule)
 
@@ -55,7 +55,7 @@ def served(exported, experts):
 
 
 def test_the_notebooks_observation_has_no_field_for_the_rule():
-    assert rule_beside(HISTORY, FleetParameters()) is None
+    assert rule_expert(HISTORY, FleetParameters()) is None
 
 
 @pytest.mark.slow

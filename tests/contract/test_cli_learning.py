@@ -18,7 +18,7 @@ from services.cli.files import write_whole
 from shared.errors import BadInput
 from shared.learning import extras
 from shared.messages import PolicyManifest, utc_now
-from shared.policies.runtime import GENERAL, PRETRAINED_STORE
+from shared.policies.runtime import PRETRAINED, PRETRAINED_STORE
 from shared.policies.store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore, seal
 from tests.conftest import STEP
 from tests.contract.test_trainer_on_policy import PARAMETERS, transitions_of
@@ -390,7 +390,9 @@ def test_the_scored_part_changes_no_baseline(run, trace, policy, tmp_path):
     assert chosen[0] == chosen[1]
 
 
-@pytest.mark.parametrize("name", ["v1", "policies/default/v1", *PRETRAINED_STORE.versions(GENERAL)])
+@pytest.mark.parametrize(
+    "name", ["v1", "policies/default/v1", *PRETRAINED_STORE.versions(PRETRAINED)]
+)
 def test_evaluate_prints_the_notebooks_figures(run, policy, monkeypatch, name):
     monkeypatch.setenv("AUTOPILOT_POLICY_STORE", "policies")
     code, out, err = run("evaluate", "--policy", name, "--episodes", "2")

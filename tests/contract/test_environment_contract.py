@@ -219,7 +219,7 @@ def test_more_steps_than_demand_says_so():
     env.reset()
     env.step(0.5)
     env.step(0.5)
-    with pytest.raises(BadInput, match="has 2 steps and step 3"):
+    with pytest.raises(BadInput, match="has 2 steps, and step 3"):
         env.step(0.5)
 
 

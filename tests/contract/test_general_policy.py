@@ -17,7 +17,7 @@ from shared.learning.models.pretrained import (
     pretrained_nets,
 )
 from shared.policies.runtime import (
-    GENERAL,
+    PRETRAINED,
     PRETRAINED_STORE,
     FleetPolicy,
     RulePolicy,
@@ -39,7 +39,7 @@ def seen(parameters=PARAMETERS):
 def test_what_comes_with_the_package_is_whole():
     manifest = pretrained_manifest(PARAMETERS)
     assert manifest is not None
-    assert manifest.fleet == manifest.kind == GENERAL
+    assert manifest.fleet == manifest.kind == PRETRAINED
     for name in (LITERT_MODEL, NETS, f"{SAVED_MODEL}/saved_model.pb"):
         assert PRETRAINED_STORE.read(manifest, name), "read() checks the sha256"
     assert manifest.scores["held_out_cost"] < manifest.scores["held_out_rule_cost"]

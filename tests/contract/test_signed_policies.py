@@ -16,7 +16,7 @@ from services.prediction import serve
 from shared.errors import BadSetting, PolicyCorrupt
 from shared.messages import PolicyManifest, utc_now
 from shared.policies.champions import Champions
-from shared.policies.runtime import GENERAL, PRETRAINED_STORE, load_policy
+from shared.policies.runtime import PRETRAINED, PRETRAINED_STORE, load_policy
 from shared.policies.store import (
     LITERT_MODEL,
     MANIFEST,
@@ -227,7 +227,7 @@ def test_services_refuse_an_unsigned_champion_and_serve_what_comes_with_the_pack
     champions = Champions(signing, fleets)
     with structlog.testing.capture_logs() as logs:
         asyncio.run(champions.load_all())
-    assert champions.policy("default").version in PRETRAINED_STORE.versions(GENERAL)
+    assert champions.policy("default").version in PRETRAINED_STORE.versions(PRETRAINED)
     (told,) = logs
     assert told["event"] == "policy_refused"
     assert "is not signed" in told["error"]
@@ -350,7 +350,7 @@ def test_commands_take_a_folder_only_if_it_is_signed_and_the_packages_policy_in_
     ended = command("evaluate", "--policy", tmp_path / "out", "--episodes", "1")
     assert ended.returncode == 2
     assert "is not signed" in ended.stderr
-    (general, *_) = PRETRAINED_STORE.versions(GENERAL)
+    (general, *_) = PRETRAINED_STORE.versions(PRETRAINED)
     ended = command("evaluate", "--policy", general, "--episodes", "1")
     assert ended.returncode == 0, ended.stderr
 

@@ -18,7 +18,7 @@ import pytest
 
 from shared.core.parameters import FleetParameters
 from shared.policies.runtime import (
-    GENERAL,
+    PRETRAINED,
     PRETRAINED_STORE,
     first_action,
     load_artefact,
@@ -43,7 +43,7 @@ def exported(tmp_path_factory):
         ["--out", str(folder / "folder")],
         ["--sagemaker", "--out", str(folder / "model.tar.gz")],
     ):
-        subprocess.run([*command, "--fleet", GENERAL, *options], check=True, env=variables)
+        subprocess.run([*command, "--fleet", PRETRAINED, *options], check=True, env=variables)
     with tarfile.open(folder / "model.tar.gz") as archive:
         archive.extractall(folder / "unpacked", filter="data")
     return folder

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from services.cli.export import export_policy
 from shared.core.parameters import FleetParameters
-from shared.policies.runtime import GENERAL, PRETRAINED_STORE, pretrained_manifest
+from shared.policies.runtime import PRETRAINED, PRETRAINED_STORE, pretrained_manifest
 from shared.policies.store import LITERT_MODEL
 from shared.settings import Settings
 from tests.conftest import free_port
@@ -34,7 +34,7 @@ def model(tmp_path: Path) -> Path:
     archive, folder = tmp_path / "model.tar.gz", tmp_path / "ml" / "model"
     settings = Settings(policy_store=str(PRETRAINED_STORE.files))
     console = Console(quiet=True)
-    export_policy(settings, GENERAL, manifest.version, archive, console, sagemaker=True)
+    export_policy(settings, PRETRAINED, manifest.version, archive, console, sagemaker=True)
     with tarfile.open(archive) as opened:
         opened.extractall(folder, filter="data")
     return folder

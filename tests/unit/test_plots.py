@@ -61,7 +61,7 @@ def test_without_a_cut_bar_nothing_is_said_below():
     ("chosen", "bar", "says"),
     [
         ({"kind": "rule:constant"}, "autopilot (rule:constant)", "autopilot is rule:constant"),
-        ({"kind": "learnt", "beside": "rule:buffer"}, "autopilot", "has rule:buffer beside it"),
+        ({"kind": "learnt", "beside": "rule:buffer"}, "autopilot", "a mixture with rule:buffer"),
     ],
 )
 def test_a_rule_that_serves_or_helps_is_named(chosen, bar, says):

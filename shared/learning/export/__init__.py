@@ -1,1 +1,1 @@
-"""Policies as TensorFlow and LiteRT files that agree with what was trained."""
+"""Export of policies to TensorFlow and LiteRT files, which are checked against the policy."""

@@ -1,4 +1,4 @@
-"""Whether the files of a policy, read back, give the policy's own actions."""
+"""Check that the exported files of a policy give the policy's actions."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,20 +25,20 @@ Observations = NDArray[np.float32]
 def check_agreement(
     policy: BatchPolicy, folder: Path, parameters: FleetParameters, rng: np.random.Generator
 ) -> float:
-    """Largest difference between a policy and the two files, read back, in units of the action.
+    """Largest difference between a policy and its two files, in units of the action.
 
-    Raises `PolicyDisagrees` above `TOLERANCE`, or when a form does not answer at all.
+    Raises `PolicyDisagrees` above `TOLERANCE`, or when a file can't be run.
     """
     observations = random_observations(policy.fields, parameters, rng)
-    answers = policy.actions(observations)
+    actions = policy.actions(observations)
     forms = {
-        "SavedModel": (run_saved_model, answers @ np.array(prior_of(policy))[:, np.newaxis]),
-        "LiteRT": (run_litert, answers),
+        "SavedModel": (run_saved_model, actions @ np.array(prior_of(policy))[:, np.newaxis]),
+        "LiteRT": (run_litert, actions),
     }
     largest = 0.0
     for name, (run, expected) in forms.items():
         difference = _difference(name, run, folder, observations, expected)
-        # Not `>`: a difference that is not a number is none that agrees.
+        # Not `>`: NaN is a disagreement.
         if not difference <= TOLERANCE:
             raise PolicyDisagrees(
                 f"{name} and the policy differ by {difference:g} in units of the action, at most "
@@ -51,9 +51,10 @@ def check_agreement(
 def random_observations(
     fields: Sequence[str], parameters: FleetParameters, rng: np.random.Generator
 ) -> Observations:
-    """Observations all over the fleet's limits: some jump, some stay near a level, some lack much.
+    """Random observations within the limits, ``(CHECKED_OBSERVATIONS, fields)``, in servers.
 
-    In every other one half of the fields that may be NaN are.
+    Half of them are uniform, half near a level. In every other one, half of the fields that may be
+    NaN are.
     """
     low, high = parameters.min_servers, parameters.max_servers
     always_there = notebook_fields(parameters.history_len)
@@ -75,8 +76,8 @@ def random_observations(
 def run_saved_model(folder: Path, observations: Observations) -> Observations:
     """Actions of the SavedModel on disk, ``(batch, n)`` to ``(batch, 1)``."""
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
-    answer = loaded.signatures["serving_default"](**{INPUT: tf.constant(observations)})
-    actions: Observations = answer[OUTPUT].numpy()
+    outputs = loaded.signatures["serving_default"](**{INPUT: tf.constant(observations)})
+    actions: Observations = outputs[OUTPUT].numpy()
     return actions
 
 
@@ -110,7 +111,7 @@ def _difference(
         ) from error
     if actions.shape != expected.shape:
         raise PolicyDisagrees(
-            f"{name} answers with shape {actions.shape} and torch with {expected.shape}: "
+            f"{name} gives actions of shape {actions.shape} and torch of {expected.shape}: "
             "the version is not published"
         )
     return float(np.max(np.abs(actions - expected)))

@@ -1,4 +1,4 @@
-"""The nets in TensorFlow: `ResidualModule` again, with native variables."""
+"""The nets in TensorFlow: the same function as `ResidualModule`, with native variables."""
 
 import math
 from collections.abc import Sequence
@@ -9,28 +9,28 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from torch import Tensor, block_diag
 
-from shared.learning.models.features import Layout
+from shared.learning.models.features import FeatureLayout
 from shared.learning.models.network import (
     LIMIT,
     SMALLEST_UNIT,
-    USUAL_MOVE,
+    TYPICAL_CHANGE,
     PolicyShape,
     ResidualModule,
 )
 
 
 class ServedPolicy(tf.Module):  # type: ignore[misc]
-    """The policy in TensorFlow: raw observation in servers in, clipped mean action out.
+    """The policy in TensorFlow. Input: raw observation in servers. Output: clipped mean action.
 
-    Its weights are native variables. Keras models inside, or traced from outside, convert to a
-    LiteRT file without weights and without an error. The nets of the ensemble are one net: their
-    first layers side by side, their second ones as blocks on a diagonal, their answers averaged.
+    Its weights are native variables: a Keras model, inside or traced, is converted to a LiteRT file
+    without weights, and without an error. The ensemble is merged into one net: the first layers
+    concatenated, the second ones block-diagonal, the outputs averaged.
     """
 
     def __init__(self, module: ResidualModule) -> None:
         super().__init__()
         self._shape: PolicyShape = module.shape
-        self._layout: Layout = module.layout
+        self._layout: FeatureLayout = module.layout
         nets = module.nets
         members = nets.first.shape[0]
         second = block_diag(*nets.second.detach())  # type: ignore[no-untyped-call]
@@ -45,8 +45,8 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
         self._biases = [tf.Variable(bias) for bias in biases]
         self._linear = tf.Variable(nets.linear.detach().mean(dim=0).numpy())
 
-    def answers(self, observation: Any) -> Any:
-        """`ResidualModule.actions` again: observations ``(batch, n)`` to actions ``(batch, 1)``."""
+    def actions(self, observation: Any) -> Any:
+        """As `ResidualModule.actions`: observations ``(batch, n)`` to actions ``(batch, 1)``."""
         shape = self._shape
         features, last, unit = self._features(observation)
         signal = features
@@ -58,7 +58,7 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
         return tf.clip_by_value(action, shape.lowest_action, shape.highest_action)
 
     def _features(self, observation: Any) -> tuple[Any, Any, Any]:
-        """`ResidualModule.features` again."""
+        """As `ResidualModule.features`."""
         plan = self._layout
         is_there = tf.equal(observation, observation)
         there = tf.cast(is_there, tf.float32)
@@ -75,15 +75,15 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
         parts.append(tf.math.log(unit / tf.maximum(level, SMALLEST_UNIT)))
         if plan.phases:
             field = _at(plan.phases, 0)
-            turns = tf.constant([_at(plan.phases, 1)], dtype=tf.float32)
-            angle = _pick(known, field) * (2 * math.pi * turns)
+            harmonics = tf.constant([_at(plan.phases, 1)], dtype=tf.float32)
+            angle = _pick(known, field) * (2 * math.pi * harmonics)
             parts += [wave(angle) * _pick(there, field) for wave in (tf.sin, tf.cos)]
         if plan.flags:
             parts.append(1.0 - _pick(there, plan.flags))
         return tf.concat(parts, axis=1), last, unit
 
     def _local_unit(self, known: Any, there: Any, last: Any) -> tuple[Any, Any]:
-        """`ResidualModule._local_unit` again."""
+        """As `ResidualModule._local_unit`."""
         plan = self._layout
         if plan.average is None or plan.spread is None:
             window = _pick(known, plan.window)
@@ -97,13 +97,13 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
             average = known[:, plan.average : plan.average + 1]
             level = averaged * average + (1 - averaged) * last
             move = known[:, plan.spread : plan.spread + 1]
-        by_level = USUAL_MOVE * level
+        by_level = TYPICAL_CHANGE * level
         walk = has_move * move * math.sqrt(self._shape.lead_steps) + (1 - has_move) * by_level
         return tf.maximum(0.5 * by_level + 0.5 * walk, SMALLEST_UNIT), level
 
 
 def _side_by_side(weights: Tensor) -> NDArray[np.float32]:
-    """``(members, inputs, outputs)`` as ``(inputs, members * outputs)``."""
+    """Weights ``(members, inputs, outputs)`` reshaped to ``(inputs, members * outputs)``."""
     wide: NDArray[np.float32] = weights.detach().permute(1, 0, 2).flatten(1).numpy()
     return wide
 

@@ -1,4 +1,4 @@
-"""A plain rule in TensorFlow, to be written as an artefact like a learnt policy."""
+"""A rule in TensorFlow, exported like a trained policy."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class RuleGraph(tf.Module):  # type: ignore[misc]
         self._factor = tf.Variable(np.float32(rule.factor))
         self._added = tf.Variable(np.float32(rule.added))
 
-    def answers(self, observation: Any) -> Any:
+    def actions(self, observation: Any) -> Any:
         """Observations ``(batch, fields)`` in servers to actions ``(batch, 1)``."""
         rule, at = self._rule, self._rule.positions
 

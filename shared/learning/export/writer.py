@@ -19,28 +19,28 @@ from shared.policies.store import LITERT_MODEL, SAVED_MODEL
 
 
 class Exported(tf.Module):  # type: ignore[misc]
-    """The graphs of a policy's experts, side by side."""
+    """The graphs of a policy's experts, as one module."""
 
     def __init__(self, graphs: Sequence[Any], prior: Sequence[float]) -> None:
         super().__init__()
         self._graphs = list(graphs)
         self._prior = tf.constant([prior], dtype=tf.float32)
 
-    def answers(self, observation: Any) -> dict[str, Any]:
+    def actions(self, observation: Any) -> dict[str, Any]:
         """Observations ``(batch, n)`` to each expert's action, ``(batch, experts)``."""
-        return {OUTPUT: tf.concat([graph.answers(observation) for graph in self._graphs], axis=1)}
+        return {OUTPUT: tf.concat([graph.actions(observation) for graph in self._graphs], axis=1)}
 
     def decide(self, observation: Any) -> dict[str, Any]:
-        """Observations ``(batch, n)`` to actions ``(batch, 1)``, before anything is known."""
-        answers = self.answers(observation)[OUTPUT]
-        return {OUTPUT: tf.reduce_sum(answers * self._prior, axis=1, keepdims=True)}
+        """Observations ``(batch, n)`` to actions ``(batch, 1)``, by the experts' prior weights."""
+        actions = self.actions(observation)[OUTPUT]
+        return {OUTPUT: tf.reduce_sum(actions * self._prior, axis=1, keepdims=True)}
 
 
 def export(policy: Mixture | ResidualModule | TunedRulePolicy, folder: Path) -> None:
     """Write a policy's `tf-model/00000001` and `policy.tflite` into an artefact's folder.
 
-    The SavedModel gives its action, for hosts that know nothing of what comes of it; the LiteRT
-    file gives its experts' actions, for the services.
+    The SavedModel outputs the policy's action by the prior weights, for hosts that do not adapt;
+    the LiteRT file outputs the experts' actions, for the services.
     """
     if isinstance(policy, Mixture):
         graphs = [ServedPolicy(policy.module), *map(RuleGraph, policy.rules.values())]
@@ -56,6 +56,6 @@ def export(policy: Mixture | ResidualModule | TunedRulePolicy, folder: Path) -> 
     saved_model.parent.mkdir(parents=True, exist_ok=True)
     tf.saved_model.save(exported, str(saved_model), signatures={"serving_default": decide})
     one = tf.TensorSpec([1, size], tf.float32, name=INPUT)
-    answers = tf.function(exported.answers).get_concrete_function(one)
-    lite = tf.lite.TFLiteConverter.from_concrete_functions([answers], exported).convert()
+    actions = tf.function(exported.actions).get_concrete_function(one)
+    lite = tf.lite.TFLiteConverter.from_concrete_functions([actions], exported).convert()
     (folder / LITERT_MODEL).write_bytes(lite)

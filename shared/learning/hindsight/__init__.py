@@ -1,1 +1,1 @@
-"""Fitting nets by hindsight: recorded and synthetic samples, and the optimizer."""
+"""Hindsight fit of the nets: recorded and synthetic samples, and the optimizer."""

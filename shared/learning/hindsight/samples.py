@@ -1,4 +1,4 @@
-"""Every decision of recorded demand: what it sees and what it turned out to meet."""
+"""Training samples: the observation of each decision on recorded demand, and its outcome."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,35 +16,35 @@ from shared.recorded_demand import Recorded, decision_rows
 Array32 = NDArray[np.float32]
 
 ROWS_LIMIT = 250_000
-"""Samples held at once, changed copies included; 100 MB."""
+"""Most samples in memory, augmented copies included; 100 MB."""
 COPIES = 3
-"""Changed copies of the history, while they fit."""
+"""Augmented copies of the history, as far as the limit allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What was seen and met, in servers: recorded, then of changed copies, then made up."""
+    """Observations and outcomes in servers: recorded ones, then augmented, then synthetic."""
 
     observations: Array32
-    """Shape ``(decisions, fields)``; NaN for targets and where history does not reach."""
+    """Shape ``(samples, fields)``; NaN for targets and where history is too short."""
     outcomes: Array32
-    """Demand met, shape ``(decisions,)``."""
+    """The demand that each decision met, shape ``(samples,)``."""
     recorded: int
-    """How many are as recorded."""
+    """Number of recorded samples."""
     synthetic: int = 0
-    """How many are; see `shared.learning.hindsight.synthetic_samples`."""
+    """Number of synthetic samples; see `shared.learning.hindsight.synthetic_samples`."""
     synthetic_share: float = 0.0
-    """Part of a batch that is drawn_samples from them."""
+    """Fraction of a batch that is drawn from the synthetic samples."""
 
 
 def samples_of(
     recorded: Recorded, parameters: FleetParameters, rng: np.random.Generator
 ) -> Samples:
-    """The decisions of a history and of `COPIES` changed copies of it."""
+    """The samples of a history and of `COPIES` augmented copies of it."""
     rows = decision_rows(recorded, parameters)
     copies = min(COPIES, ROWS_LIMIT // len(rows) - 1)
     histories = [recorded.history]
-    histories += [changed(recorded.history, parameters, rng) for _ in range(copies)]
+    histories += [augmented(recorded.history, parameters, rng) for _ in range(copies)]
     seen = [
         observations_after(history, parameters.observation_fields, parameters, rows).astype(
             np.float32
@@ -68,7 +68,10 @@ def drawn_samples(
     rng: np.random.Generator,
     parts: Sequence[tuple[int, int]],
 ) -> tuple[Array32, Array32]:
-    """Observations and outcomes: for each part, so many of its first so many decisions."""
+    """Random ``(observations, outcomes)`` of a history, in servers.
+
+    For each ``(first, count)`` in `parts`, `count` of its first `first` decisions.
+    """
     rows = decision_rows(Recorded.unbroken(history), parameters)
     rows = np.concatenate([rng.choice(rows[:first], count) for first, count in parts])
     seen = observations_after(history, parameters.observation_fields, parameters, rows).astype(
@@ -77,25 +80,25 @@ def drawn_samples(
     return seen, history.demands[rows + parameters.lead_steps].astype(np.float32)
 
 
-def changed(history: History, parameters: FleetParameters, rng: np.random.Generator) -> History:
-    """A copy as another game might have had it: scaled, lifted, noisy, with launches.
+def augmented(history: History, parameters: FleetParameters, rng: np.random.Generator) -> History:
+    """An augmented copy: demand scaled and shifted, with noise and launches added.
 
-    A launch adds up to 1.5 times the usual level within two lead times and fades over 20 to 150
+    A launch adds up to 1.5 times the median demand within two lead times and decays over 20 to 150
     steps.
     """
     demands = history.demands
-    usual = float(np.median(demands))
+    median = float(np.median(demands))
     steps = len(demands)
-    scaled = demands * np.exp(rng.normal(0.0, 0.3)) + usual * rng.uniform(-0.1, 0.3)
-    noisy = scaled + rng.normal(0.0, rng.uniform(0.0, 0.5), steps) * _roughness(demands)
+    scaled = demands * np.exp(rng.normal(0.0, 0.3)) + median * rng.uniform(-0.1, 0.3)
+    noisy = scaled + rng.normal(0.0, rng.uniform(0.0, 0.5), steps) * _median_change(demands)
     rows = np.arange(steps)
     for at in rng.integers(0, steps, size=1 + steps // 2_000):
         rise, fade = rng.uniform(1.0, 2.0 * parameters.lead_steps), rng.uniform(20.0, 150.0)
-        noisy += usual * rng.uniform(0.2, 1.5) * launch(rows, int(at), rise, fade)
+        noisy += median * rng.uniform(0.2, 1.5) * launch(rows, int(at), rise, fade)
     low, high = parameters.min_servers, parameters.max_servers
     return History(history.times, np.clip(noisy, low, high), history.step_seconds)
 
 
-def _roughness(demands: FloatArray) -> float:
-    """How much demand changes from row to row, in servers, whatever a few jumps say."""
+def _median_change(demands: FloatArray) -> float:
+    """Median absolute change of demand from row to row, in servers."""
     return float(np.median(np.abs(np.diff(demands))))

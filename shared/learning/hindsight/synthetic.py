@@ -1,8 +1,8 @@
-"""Made-up demand of games that don't exist: what the general policy learns from.
+"""Synthetic demand, which the pretrained policy is trained on.
 
-Every series has its own mix of what real demand has: a daily curve that varies from day to day,
-weekends, a slow drift of the level, wandering within hours, noise, launches, outages, daily events,
-or a period that is not a day's. None of it is taken from a recorded trace.
+Every series has a random mix of features of real demand: a daily curve that varies from day to day,
+weekends, slow drift of the level, fluctuation within hours, noise, launches, outages, daily events,
+or a period other than a day. None of it is taken from a recorded trace.
 """
 
 import math
@@ -16,25 +16,25 @@ from shared.core.observation import DAY_SECONDS, MONDAY_SECONDS, WEEK_SECONDS
 
 STEP_SECONDS = (60.0, 65.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0)
 DAYS = 22
-"""Longest series: three weeks, so that last week is known for most of it."""
+"""Longest series: three weeks, so that demand of a week ago is known for most of it."""
 ROWS = (4_000, 20_000)
-"""Least and most rows, where the days allow."""
+"""Fewest and most rows, within `DAYS`."""
 BEGIN = 1.6e9
-"""About when a series begins, in seconds since 1970."""
+"""Approximate start of a series, in seconds since 1970."""
 LAST_WORKDAY, WEEKEND_END = 4.9, 6.9
 """Days after Monday, in UTC."""
 
 
 def synthetic_history(rng: np.random.Generator) -> History:
-    """Demand of one made-up fleet, in servers; a row is a step of one of `STEP_SECONDS`."""
+    """Demand of one synthetic fleet, in servers, with a random step of `STEP_SECONDS`."""
     step_seconds = float(rng.choice(STEP_SECONDS))
     day = DAY_SECONDS / step_seconds
     rows = min(int(DAYS * day), int(rng.integers(*ROWS)))
     begin = BEGIN + float(rng.uniform(0, WEEK_SECONDS))
     times = begin + step_seconds * np.arange(rows, dtype=np.float64)
     season = _season(rng, times, day)
-    level = _wander(rng, rows, day * rng.uniform(2, 15), rng.uniform(0, 0.4))
-    within_hours = _wander(rng, rows, _log_uniform(rng, 5, 300), rng.uniform(0, 0.12))
+    level = _drift(rng, rows, day * rng.uniform(2, 15), rng.uniform(0, 0.4))
+    within_hours = _drift(rng, rows, _log_uniform(rng, 5, 300), rng.uniform(0, 0.12))
     growth = rng.normal(0, 0.03) if rng.random() < 0.3 else 0.0
     together = season + level + within_hours + growth * np.arange(rows) / day
     by_ratio = rng.random() < 0.5
@@ -46,13 +46,13 @@ def synthetic_history(rng: np.random.Generator) -> History:
 
 
 def _season(rng: np.random.Generator, times: FloatArray, day: float) -> FloatArray:
-    """Mostly days and weekends, sometimes a period of its own, sometimes nothing."""
+    """The seasonal part: mostly days and weekends, else another period, or none."""
     kind = rng.random()
     if kind < 0.8:
         return _days(rng, times, day)
     if kind < 0.9:
-        turns = np.arange(len(times)) / _log_uniform(rng, 20, 2_000)
-        wave: FloatArray = rng.uniform(0.2, 1) * np.cos(2 * np.pi * (turns + rng.random()))
+        phase = np.arange(len(times)) / _log_uniform(rng, 20, 2_000)
+        wave: FloatArray = rng.uniform(0.2, 1) * np.cos(2 * np.pi * (phase + rng.random()))
         return wave
     return np.zeros(len(times))
 
@@ -65,7 +65,7 @@ def _days(rng: np.random.Generator, times: FloatArray, day: float) -> FloatArray
         weekend = _step_up(weekday - LAST_WORKDAY) * _step_up(WEEKEND_END - weekday)
         other = _daily(rng, hours) if rng.random() < 0.4 else season
         season = season * (1 - weekend) + (other + rng.normal(0, 0.25)) * weekend
-    season = season * (1 + _wander(rng, len(times), day * rng.uniform(0.7, 3), rng.uniform(0, 0.2)))
+    season = season * (1 + _drift(rng, len(times), day * rng.uniform(0.7, 3), rng.uniform(0, 0.2)))
     if rng.random() < 0.3:
         since = (hours - rng.uniform(0, 24)) % 24
         event = np.exp(-since / rng.uniform(0.3, 3)) * np.clip(since / rng.uniform(0.05, 0.7), 0, 1)
@@ -75,10 +75,10 @@ def _days(rng: np.random.Generator, times: FloatArray, day: float) -> FloatArray
 
 
 def _daily(rng: np.random.Generator, hours: FloatArray) -> FloatArray:
-    """Three harmonics of a day."""
+    """A daily curve of three harmonics."""
     strength = rng.uniform(0, 0.9) * np.array([1, 0.45 * rng.random(), 0.25 * rng.random()])
-    turns = np.outer(hours / 24, (1, 2, 3)) - rng.random(3)
-    curve: FloatArray = np.cos(2 * np.pi * turns) @ strength
+    phases = np.outer(hours / 24, (1, 2, 3)) - rng.random(3)
+    curve: FloatArray = np.cos(2 * np.pi * phases) @ strength
     return curve
 
 
@@ -87,30 +87,30 @@ def _step_up(days: FloatArray) -> FloatArray:
     return smooth
 
 
-def _wander(rng: np.random.Generator, rows: int, memory: float, spread: float) -> FloatArray:
-    """An Ornstein-Uhlenbeck process: `memory` in rows, `spread` its standard deviation."""
+def _drift(rng: np.random.Generator, rows: int, memory: float, spread: float) -> FloatArray:
+    """An Ornstein-Uhlenbeck process of time constant `memory` (rows) and deviation `spread`."""
     keep = math.exp(-1 / memory)
-    moves = rng.normal(0, spread * math.sqrt(1 - keep * keep), rows)
+    changes = rng.normal(0, spread * math.sqrt(1 - keep * keep), rows)
     at = float(rng.normal(0, spread))
-    wandering = np.empty(rows)
-    for row, move in enumerate(moves.tolist()):
-        at = keep * at + move
-        wandering[row] = at
-    return wandering
+    drifting = np.empty(rows)
+    for row, change in enumerate(changes.tolist()):
+        at = keep * at + change
+        drifting[row] = at
+    return drifting
 
 
 def _with_launches(rng: np.random.Generator, demand: FloatArray) -> FloatArray:
-    """Some jumps up, quick or slow, that fade."""
-    rows, usual = np.arange(len(demand)), float(np.median(demand))
+    """Add some fast or slow rises that decay again."""
+    rows, median = np.arange(len(demand)), float(np.median(demand))
     for _ in range(rng.poisson(rng.choice((0, 1, 4)))):
         at = int(rng.integers(0, len(demand)))
         shape = launch(rows, at, _log_uniform(rng, 1, 60), _log_uniform(rng, 10, 1_500))
-        demand = demand + rng.uniform(0.1, 1.5) * usual * shape
+        demand = demand + rng.uniform(0.1, 1.5) * median * shape
     return demand
 
 
 def launch(rows: NDArray[np.int64], at: int, rise_steps: float, fade_steps: float) -> FloatArray:
-    """A jump that begins at a row, is up after so many steps and fades; at most 1."""
+    """A rise from row `at`, over `rise_steps`, that decays over `fade_steps`; at most 1."""
     since = rows - at
     rise = np.clip(since / rise_steps, 0.0, 1.0)
     shape: FloatArray = rise * np.exp(-np.maximum(since, 0) / fade_steps)
@@ -118,7 +118,7 @@ def launch(rows: NDArray[np.int64], at: int, rise_steps: float, fade_steps: floa
 
 
 def _with_outages(rng: np.random.Generator, demand: FloatArray) -> FloatArray:
-    """Some times of up to an hour's steps with half of the demand or none."""
+    """Some periods of up to 60 rows with at most half of the demand."""
     for _ in range(rng.poisson(rng.choice((0, 0, 1, 3)))):
         first = rng.integers(0, len(demand))
         demand[first : first + rng.integers(1, 60)] *= rng.uniform(0, 0.5)
@@ -126,7 +126,7 @@ def _with_outages(rng: np.random.Generator, demand: FloatArray) -> FloatArray:
 
 
 def _with_noise(rng: np.random.Generator, demand: FloatArray) -> FloatArray:
-    """White noise in proportion, that of counting players, or rounding to whole servers."""
+    """Multiplicative white noise, Poisson noise, or rounding to whole servers."""
     spread = rng.choice((0.0, rng.uniform(0, 0.04), rng.uniform(0, 0.25)))
     noisy: FloatArray = np.maximum(demand * (1 + spread * rng.normal(size=len(demand))), 0)
     if rng.random() < 0.4:

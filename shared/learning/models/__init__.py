@@ -1,1 +1,1 @@
-"""What can serve: nets, rules, mixtures of both; what they see and how they are kept."""
+"""Models of policies: nets, rules and mixtures of both; their features and checkpoints."""

@@ -1,4 +1,4 @@
-"""A policy from its RLlib checkpoint: pickles, so only of a folder whose files were checked."""
+"""Load a policy from its RLlib checkpoint: a pickle, so only from a folder that was verified."""
 
 import sys
 from dataclasses import replace
@@ -10,9 +10,9 @@ from shared.learning.models.network import ResidualModule
 from shared.learning.rllib import DEFAULT_MODULE_ID
 
 LEARNER_GROUP = "learner_group"
-"""Folder within a checkpoint; both an algorithm's and the on-policy trainer's have it."""
+"""Folder within a checkpoint of an RLlib algorithm, and of the on-policy trainer."""
 FORMER_MODULE = "services.trainer.module"
-"""Where `ResidualModule` was in the releases up to 0.2."""
+"""Python module of `ResidualModule` in the releases up to 0.2."""
 _RL_MODULE = f"learner/rl_module/{DEFAULT_MODULE_ID}"
 
 
@@ -21,14 +21,14 @@ def load_module(learner_group: Path) -> ResidualModule:
     folder = learner_group / _RL_MODULE
     if not folder.is_dir():
         raise PolicyMissing(
-            f"{learner_group} has no checkpoint: train with AUTOPILOT_SAVE_MODEL=1 to have one"
+            f"{learner_group} has no checkpoint: train with AUTOPILOT_SAVE_MODEL=1 to write one"
         )
-    # Checkpoints name the class by where it was when they were written.
+    # A checkpoint holds the class path of the release that has written it.
     sys.modules.setdefault(FORMER_MODULE, sys.modules[ResidualModule.__module__])
     try:
         module = ResidualModule.from_checkpoint(str(folder.absolute()))
     except Exception as error:  # RLlib unpickles, which raises anything
-        raise PolicyCorrupt(f"{folder} is no checkpoint of a policy: {error}") from error
+        raise PolicyCorrupt(f"{folder} is not a checkpoint of a policy: {error}") from error
     if not isinstance(module, ResidualModule):
         raise PolicyCorrupt(f"{folder} is a {type(module).__name__}, not a ResidualModule")
     return module
@@ -40,6 +40,6 @@ def load_policy_module(checkpoint: Path) -> ResidualModule:
 
 
 def parameters_for(module: ResidualModule, fleet: FleetParameters) -> FleetParameters:
-    """A fleet's, with the lead time and the action that a module was trained for."""
+    """The fleet's parameters, with the lead time and `action_factor` of a trained module."""
     shape = module.shape
     return replace(fleet, history_len=shape.lead_steps - 1, action_factor=shape.action_factor)

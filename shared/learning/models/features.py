@@ -1,6 +1,6 @@
-"""Which numbers a policy's graph makes of an observation: one plan for torch and TensorFlow.
+"""The features that a policy computes from an observation: one layout for torch and TensorFlow.
 
-Everything is a difference or a ratio, so that what is learnt at one level holds at another.
+Every feature is a difference or a ratio, so that a policy generalises over levels of demand.
 """
 
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 INPUT = "observation"
 OUTPUT = "policy"
-"""Names in the signature of every policy's graph."""
+"""Input and output names of every policy's graph."""
 HARMONICS = {"time_of_day": 3, "time_of_week": 2}
-"""Sines and cosines of a time: enough for a daily curve with an evening peak."""
-RESTLESS = 1
-"""A feature that tells how much demand moves for its level."""
+"""Number of sine and cosine pairs of a time: enough for a daily curve with an evening peak."""
+VOLATILITIES = 1
+"""Number of features for the volatility: how much demand changes relative to its level."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Positions in an observation, and groups of positions among the features.
+class FeatureLayout:
+    """Positions of fields in an observation, and of groups of features among the features.
 
-    Features, in order: differences, spreads, restlessness, phases (all sines, then all cosines),
+    Features, in order: differences, spreads, the volatility, phases (all sines, then all cosines),
     flags.
     """
 
@@ -28,21 +28,21 @@ class Layout:
     differences: tuple[tuple[int, int], ...]
     """``(of, from)``; in local units."""
     spreads: tuple[int, ...]
-    """In local units as they are."""
+    """Root mean square changes; in local units."""
     average: int | None
     """The longest mean, for the level."""
     spread: int | None
     """The longest spread, for the local unit."""
     window: tuple[int, ...]
-    """The demand fields, oldest first: for both where there is neither."""
+    """The demand fields, oldest first: for level and unit where those two are missing."""
     phases: tuple[tuple[int, int], ...]
     """``(field, harmonic)``."""
     flags: tuple[int, ...]
-    """Fields whose absence is told."""
+    """Fields with a feature that is 1 where they are NaN."""
     targets: tuple[int, ...]
-    """Only the value function sees them."""
+    """The target fields: input of the value function only."""
     seasonal: tuple[int, ...]
-    """Features that look at yesterday or last week."""
+    """Features of a day or a week ago."""
     seasonal_flags: tuple[int, ...]
     calendar: tuple[int, ...]
     """Features that are phases."""
@@ -50,8 +50,8 @@ class Layout:
     """Number of features."""
 
 
-def layout_of(fields: Sequence[str], lead_steps: int) -> Layout:
-    """The plan for an observation with these fields."""
+def feature_layout(fields: Sequence[str], lead_steps: int) -> FeatureLayout:
+    """The layout for an observation with these fields and a policy with this lead time."""
     at = {field: position for position, field in enumerate(fields)}
     last = at["demand[-1]"]
     lags = [field for field in fields if field.startswith("demand[")]
@@ -75,10 +75,10 @@ def layout_of(fields: Sequence[str], lead_steps: int) -> Layout:
     ]
     oldest = max(lags, key=_age)
     flags = [at[field] for field in (oldest, *met) if field in at] if phases else []
-    first_phase = len(differences) + len(spreads) + RESTLESS
+    first_phase = len(differences) + len(spreads) + VOLATILITIES
     first_flag = first_phase + 2 * len(phases)
     size = first_flag + len(flags)
-    return Layout(
+    return FeatureLayout(
         last=last,
         differences=tuple(differences),
         spreads=tuple(at[field] for field in spreads),

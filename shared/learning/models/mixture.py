@@ -1,7 +1,7 @@
-"""What a fleet's learning ends in: its nets, and beside them rules that no regime leads astray.
+"""Mixtures of experts: a fleet's nets and rules that were tuned on the same history.
 
-Nets know more, and are surer of it than they should be when the game changes. Rules that were
-tuned on the same history are weighed against them by what all of them turn out to meet.
+Nets fit the past better, and are overconfident when demand changes its pattern; rules are robust.
+`shared.core.adaptation` weights the experts by their outcomes while the policy serves.
 """
 
 from collections.abc import Mapping
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 NETS = "nets"
 OF_NETS = 0.8
-"""What the nets count for at first, beside the seasonal rule."""
+"""Prior weight of the nets in a mixture with the seasonal rule."""
 OF_WINNER = 0.5
-"""What a rule counts for at first that did better than these two on demand that was held out."""
+"""Prior weight of a rule that cost less than such a mixture on held-out demand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Nets and rules over the same observation."""
+    """A policy whose experts are nets and rules over the same observation."""
 
     module: "ResidualModule"
     rules: Mapping[str, TunedRulePolicy]
     """By name."""
     experts: Mapping[str, float]
-    """What each answer of `actions` is, and counts for at first: the nets', then the rules'."""
+    """Prior weights by expert, in the order of `actions`: the nets, then the rules."""
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the observation's numbers."""
+        """Names of the observation's fields."""
         return self.module.fields
 
     @property
@@ -55,11 +55,11 @@ class Mixture:
 
 
 Trained = Union["ResidualModule", Mixture]
-"""What training ends in."""
+"""A trained policy."""
 
 
 def with_rule(module: "ResidualModule", rule: TunedRulePolicy | None) -> Trained:
-    """What serves of a module and the rule beside it, if there is one."""
+    """The mixture of a module and a rule; the module alone without one."""
     if rule is None:
         return module
     name = name_of(SEASONAL)
@@ -67,14 +67,17 @@ def with_rule(module: "ResidualModule", rule: TunedRulePolicy | None) -> Trained
 
 
 def with_winner(policy: Trained, name: str, rule: TunedRulePolicy) -> Mixture:
-    """The same with a rule beside it that did better on held-out demand."""
+    """A policy mixed with a rule that cost less on held-out demand."""
     if not isinstance(policy, Mixture):
         policy = Mixture(policy, {}, {NETS: 1.0})
-    experts = {other: (1.0 - OF_WINNER) * part for other, part in policy.experts.items()}
+    experts = {other: (1.0 - OF_WINNER) * weight for other, weight in policy.experts.items()}
     experts[name] = experts.get(name, 0.0) + OF_WINNER
     return Mixture(policy.module, {**policy.rules, name: rule}, experts)
 
 
-def rule_beside(training: History, parameters: FleetParameters) -> TunedRulePolicy | None:
-    """The rule, tuned on demand within the fleet's limits; None where its fields are not seen."""
+def rule_expert(training: History, parameters: FleetParameters) -> TunedRulePolicy | None:
+    """The seasonal rule, tuned on demand within the fleet's limits.
+
+    None where the observation lacks its fields.
+    """
     return TunedRulePolicy.of(tune(SEASONAL, training, parameters), parameters)

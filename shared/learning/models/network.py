@@ -1,4 +1,4 @@
-"""The nets: RLlib's module for a policy that decides how far to go from the last demand."""
+"""The nets: an RLlib module that predicts the change from the last demand."""
 
 import math
 from collections.abc import Mapping
@@ -11,26 +11,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared.core.parameters import FleetParameters
-from shared.learning.models.features import layout_of
+from shared.learning.models.features import feature_layout
 from shared.learning.models.spaces import action_space, observation_space
 from shared.learning.rllib import Columns, RLModuleSpec, TorchRLModule, ValueFunctionAPI
 
 MEMBERS = 4
-"""Nets whose answers are averaged: each alone fits the noise of a short history its own way."""
+"""Nets whose outputs are averaged: an ensemble overfits a short history less than one net."""
 HIDDEN = 32
-"""Two layers of it in each net; one of 64 x 64 overfits sooner."""
+"""Units in each of the two hidden layers of a net; a single net of 64 x 64 overfits sooner."""
 VALUE_HIDDEN = 64
 EXPLORATION = 0.15
 """Initial standard deviation of the target, in local units: a few servers.
 
-Exploration has to be small beside the changes of demand, or PPO unlearns what it started from.
+Exploration has to be small beside the changes of demand, or PPO unlearns its initial weights.
 """
 LIMIT = 10.0
-"""Features are cut off at so many local units: a jump says no more than that it is one."""
-USUAL_MOVE = 0.1
-"""How far demand usually moves in a lead time, as a fraction of its level."""
+"""Features are clipped to this many local units."""
+TYPICAL_CHANGE = 0.1
+"""Typical change of demand over a lead time, as a fraction of its level."""
 SMALLEST_UNIT = 0.1
-"""Least local unit, in servers: for demand that hardly moves, and for none."""
+"""Lower bound of the local unit, in servers, for demand that hardly changes or is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class PolicyShape:
     """The numbers that are built into a policy's graph; servers unless it says otherwise."""
 
     fields: tuple[str, ...]
-    """What it sees, by name; see `shared.core.observation`."""
+    """Names of the observation's fields; see `shared.core.fields`."""
     lead_steps: int
     action_factor: float
     lowest_action: float
@@ -46,7 +46,7 @@ class PolicyShape:
 
     @classmethod
     def of(cls, parameters: FleetParameters) -> "PolicyShape":
-        """Of a fleet's policies: nothing in it comes from demand, so any fleet's nets fit."""
+        """The shape of a fleet's policies; it does not depend on demand, so nets are portable."""
         return cls(
             fields=parameters.observation_fields,
             lead_steps=parameters.lead_steps,
@@ -57,21 +57,21 @@ class PolicyShape:
 
 
 class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
-    """Raw observation in servers in, NaN where history does not reach; normal distribution out.
+    """Input: raw observation in servers, NaN where history is too short. Output: a normal.
 
     The mean action is ``(last demand + local unit * nets(features)) / action_factor``: the nets
-    predict the change from the last demand, so that untrained ones already ask for what is needed
-    now and exploration is a few servers. The local unit is large where demand is high or moves
-    much, and everything else is in local units: what is learnt at one scale holds at any. Past
-    targets can't change what is best next, so the policy does not read them and its
-    decisions don't depend on each other; the value function, which predicts rewards, reads them.
+    predict the change from the last demand, so untrained nets already request the present demand,
+    and exploration is a few servers. The local unit is large where demand is high or volatile, and
+    all features are in local units, so that the nets generalise over scales. The optimal action
+    does not depend on past targets, so the policy does not read them and its decisions are
+    independent of each other; the value function, which predicts rewards, does read them.
 
     `model_config["shape"]` has the fields of `PolicyShape`.
     """
 
     def setup(self) -> None:
         self.shape = PolicyShape(**self.model_config["shape"])
-        self.layout = layout_of(self.shape.fields, self.shape.lead_steps)
+        self.layout = feature_layout(self.shape.fields, self.shape.lead_steps)
         self.nets = Ensemble(self.layout.size)
         self.value = _mlp(self.layout.size + len(self.layout.targets))
         self.log_std = nn.Parameter(torch.full((1,), math.log(EXPLORATION)))
@@ -86,7 +86,7 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         of, origin = _columns(plan.differences)
         gaps = (known[..., of] - known[..., origin]) * there[..., of] * there[..., origin] / unit
         spreads = known[..., list(plan.spreads)] / unit
-        restless = torch.log(unit / level.clamp(min=SMALLEST_UNIT))
+        volatility = torch.log(unit / level.clamp(min=SMALLEST_UNIT))
         field, harmonic = _columns(plan.phases)
         angle = known[..., field] * (2 * math.pi * torch.tensor(harmonic, dtype=torch.float32))
         phases = torch.cat(
@@ -94,7 +94,7 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         )
         flags = 1.0 - there[..., list(plan.flags)]
         clipped = torch.cat((gaps, spreads), dim=-1).clamp(-LIMIT, LIMIT)
-        return torch.cat((clipped, restless, phases, flags), dim=-1), last, unit
+        return torch.cat((clipped, volatility, phases, flags), dim=-1), last, unit
 
     def mean_action(self, observation: Tensor) -> Tensor:
         """Mean of the action before it is clipped, shape ``(batch, 1)``."""
@@ -103,12 +103,12 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
 
     @property
     def experts(self) -> dict[str, float]:
-        """It answers alone: what its nets say is one answer."""
+        """Empty: the module is a single expert, whose action is the mean over its nets."""
         return {}
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the observation's numbers."""
+        """Names of the observation's fields."""
         return self.shape.fields
 
     @property
@@ -119,13 +119,13 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
     reads_targets = False
 
     def actions(self, observations: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Mean actions within the action's limits, shape ``(batch, 1)``."""
+        """Mean actions, clipped to the action space, shape ``(batch, 1)``."""
         with torch.no_grad():
             batch = torch.as_tensor(np.asarray(observations, dtype=np.float32))
             mean = self.mean_action(batch)
             clipped = mean.clamp(self.shape.lowest_action, self.shape.highest_action)
-        answer: NDArray[np.float32] = clipped.numpy()
-        return answer
+        actions: NDArray[np.float32] = clipped.numpy()
+        return actions
 
     def _forward(self, batch: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         features, last, unit = self.features(batch[Columns.OBS])
@@ -137,9 +137,9 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         """Value of each observation, in scaled reward, shape ``(batch,)``."""
         observation = batch[Columns.OBS]
         features, last, unit = self.features(observation)
-        asked = (observation[..., list(self.layout.targets)] - last) / unit
-        seen = torch.cat((features, asked.clamp(-LIMIT, LIMIT)), dim=-1)
-        values: Tensor = self.value(seen).squeeze(-1)
+        targets = (observation[..., list(self.layout.targets)] - last) / unit
+        inputs = torch.cat((features, targets.clamp(-LIMIT, LIMIT)), dim=-1)
+        values: Tensor = self.value(inputs).squeeze(-1)
         return values
 
     def _action(self, features: Tensor, last: Tensor, unit: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         return mean
 
     def _local_unit(self, known: Tensor, there: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """How far demand may move in a lead time from here, and its level here, in servers."""
+        """``(local unit, level)`` in servers: expected change over a lead time, and mean demand."""
         plan = self.layout
         if plan.average is None or plan.spread is None:
             window = known[..., list(plan.window)]
@@ -161,14 +161,14 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
             average = known[..., plan.average : plan.average + 1]
             level = averaged * average + (1 - averaged) * last
             move = known[..., plan.spread : plan.spread + 1]
-        by_level = USUAL_MOVE * level
-        # A random walk goes on by the root of the steps.
+        by_level = TYPICAL_CHANGE * level
+        # The change of a random walk grows with the square root of the steps.
         walk = has_move * move * math.sqrt(self.shape.lead_steps) + (1 - has_move) * by_level
         return (0.5 * by_level + 0.5 * walk).clamp(min=SMALLEST_UNIT), level
 
 
 def spec_of(parameters: FleetParameters) -> RLModuleSpec:
-    """What RLlib builds a fleet's modules by."""
+    """RLlib's specification of a fleet's modules."""
     return RLModuleSpec(
         module_class=ResidualModule,
         observation_space=observation_space(parameters),
@@ -178,7 +178,7 @@ def spec_of(parameters: FleetParameters) -> RLModuleSpec:
 
 
 def module_of(parameters: FleetParameters, seed: int) -> ResidualModule:
-    """An untrained module: it asks for the last demand."""
+    """An untrained module, which requests the last demand as its target."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module: ResidualModule = spec_of(parameters).build()
@@ -186,9 +186,9 @@ def module_of(parameters: FleetParameters, seed: int) -> ResidualModule:
 
 
 class Ensemble(nn.Module):
-    """Small nets side by side, each with a linear shortcut: ``(batch, n)`` to ``(members, b, 1)``.
+    """Small nets, each with a linear skip connection: ``(batch, n)`` to ``(members, batch, 1)``.
 
-    Given ``(members, batch, n)``, each net sees its own.
+    With an input ``(members, batch, n)`` each net has a batch of its own.
     """
 
     def __init__(self, inputs: int) -> None:
@@ -202,10 +202,10 @@ class Ensemble(nn.Module):
         self.linear = nn.Parameter(torch.zeros(MEMBERS, inputs, 1))
 
     def forward(self, features: Tensor) -> Tensor:
-        seen = features if features.dim() == 3 else features.expand(MEMBERS, *features.shape)
-        signal = nn.functional.silu(torch.bmm(seen, self.first) + self.first_bias)
+        inputs = features if features.dim() == 3 else features.expand(MEMBERS, *features.shape)
+        signal = nn.functional.silu(torch.bmm(inputs, self.first) + self.first_bias)
         signal = nn.functional.silu(torch.bmm(signal, self.second) + self.second_bias)
-        return torch.bmm(signal, self.last) + self.last_bias + torch.bmm(seen, self.linear)
+        return torch.bmm(signal, self.last) + self.last_bias + torch.bmm(inputs, self.linear)
 
 
 def _columns(pairs: tuple[tuple[int, int], ...]) -> tuple[list[int], list[int]]:

@@ -1,7 +1,7 @@
-"""The general policy, which comes with the package, as fleets' learning and the gate use it.
+"""The pretrained policy, which comes with the package, as training and the gate use it.
 
-A policy's graph has no scale of its own, so one policy serves fleets of any size. It serves those
-without a history, and every fleet's own learning begins from it in half of its nets.
+A policy is independent of the scale of demand, so one serves fleets of any size. It serves fleets
+without a history, and half of the nets of every fleet's training start from its weights.
 """
 
 import io
@@ -15,13 +15,13 @@ from shared.learning.models.network import MEMBERS, ResidualModule, module_of
 from shared.policies.runtime import PRETRAINED_STORE, pretrained_manifest
 
 NETS = "nets.npz"
-"""The nets' weights in the general policy's artefact."""
+"""File of the nets' weights in the pretrained policy's artefact."""
 
 Nets = Mapping[str, Any]
 
 
 def pretrained_nets(parameters: FleetParameters) -> Nets | None:
-    """Weights by name, ``nets.first`` and so on; None for an observation that it does not have."""
+    """Weights by name, ``nets.first`` and so on; None where no pretrained policy fits."""
     manifest = pretrained_manifest(parameters)
     if manifest is None:
         return None
@@ -30,7 +30,7 @@ def pretrained_nets(parameters: FleetParameters) -> Nets | None:
 
 
 def pretrained_module(parameters: FleetParameters) -> ResidualModule | None:
-    """The general policy with a fleet's limits; None for an observation that it does not have."""
+    """The pretrained policy with a fleet's limits; None where none has the fleet's observation."""
     nets = pretrained_nets(parameters)
     if nets is None:
         return None
@@ -39,9 +39,9 @@ def pretrained_module(parameters: FleetParameters) -> ResidualModule | None:
     return module
 
 
-def initialised_from(state: Nets, general: Nets | None) -> dict[str, Any]:
-    """A module's state, with the first half of its nets those of the general policy."""
-    begun = {name: value.copy() for name, value in state.items()}
-    for name, weights in (general or {}).items():
-        begun[name][: MEMBERS // 2] = weights[: MEMBERS // 2]
-    return begun
+def initialised_from(state: Nets, pretrained: Nets | None) -> dict[str, Any]:
+    """A copy of a module's state, with the first half of its nets from the pretrained policy."""
+    initial = {name: value.copy() for name, value in state.items()}
+    for name, weights in (pretrained or {}).items():
+        initial[name][: MEMBERS // 2] = weights[: MEMBERS // 2]
+    return initial

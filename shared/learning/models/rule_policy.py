@@ -1,7 +1,7 @@
-"""Plain rules as policy artefacts: a rule that beats what was learnt can be champion too.
+"""Rules as policies: a rule that beats the trained policy can become champion too.
 
-A rule is written as the same SavedModel and LiteRT files as a learnt policy, over the same
-observation, so that whoever serves a policy serves a rule without knowing.
+A rule is exported to the same SavedModel and LiteRT files as a trained policy, over the same
+observation, so a service runs it like any other policy.
 """
 
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ SERVABLE_RULES = (
     ),
     SEASONAL,
 )
-"""The tuned rules that an observation has the fields for, in the settings that it serves."""
+"""The rules whose inputs an observation has, with the settings for which it has them."""
 
 
 def name_of(rule: Rule) -> str:
-    """What a policy is called that is this rule."""
+    """The name of a policy that is this rule, such as `rule:buffer`."""
     return f"rule:{rule.name}"
 
 
@@ -45,18 +45,19 @@ class TunedRulePolicy:
     """A tuned rule over the fields of an observation, in servers."""
 
     factor: float
-    """Of the last demand."""
+    """Factor of the last demand."""
     added: float
+    """Servers added to that."""
     slopes: Mapping[str, float]
-    """Weights of demand fields, of their difference from the last demand."""
+    """Weights of demand fields' differences from the last demand."""
     shifts: tuple[tuple[str, str], ...]
-    """``(after, before)``: the first pair that history reaches says how demand went on."""
+    """``(after, before)`` fields of the change a season ago; the first known pair is used."""
     shift_weight: float
     parameters: FleetParameters
 
     @classmethod
     def of(cls, tuned: TunedRule, parameters: FleetParameters) -> "TunedRulePolicy | None":
-        """The same rule for serving; None when the observation lacks a field of it."""
+        """A tuned rule as a policy; None where the observation lacks one of its fields."""
         setting = tuned.setting
         times = tuned.rule.margin == "times"
         lead = parameters.lead_steps
@@ -83,7 +84,7 @@ class TunedRulePolicy:
     reads_targets = False
 
     def actions(self, observations: FloatArray) -> FloatArray:
-        """Actions ``(rows, 1)`` for observations ``(rows, fields)``; NaN: out of reach."""
+        """Actions ``(rows, 1)`` for observations ``(rows, fields)``, NaN where unknown."""
         at = self.positions
         last = observations[:, at["demand[-1]"]]
         target = self.factor * last + self.added
@@ -91,20 +92,20 @@ class TunedRulePolicy:
             target = target + weight * np.nan_to_num(observations[:, at[field]] - last)
         shift = np.zeros_like(last)
         for after, before in reversed(self.shifts):
-            went_on = observations[:, at[after]] - observations[:, at[before]]
-            shift = np.where(np.isnan(went_on), shift, went_on)
+            change = observations[:, at[after]] - observations[:, at[before]]
+            shift = np.where(np.isnan(change), shift, change)
         action = (target + self.shift_weight * shift) / self.parameters.action_factor
         clipped: FloatArray = np.clip(action, 0.0, self.parameters.highest_action)[:, np.newaxis]
         return clipped
 
     @property
     def experts(self) -> dict[str, float]:
-        """It answers alone."""
+        """Empty: the rule is a single expert."""
         return {}
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the observation's numbers."""
+        """Names of the observation's fields."""
         return self.parameters.observation_fields
 
     @property
@@ -114,5 +115,5 @@ class TunedRulePolicy:
 
     @property
     def positions(self) -> dict[str, int]:
-        """Where each field stands in an observation."""
+        """Position of each field in an observation."""
         return {field: at for at, field in enumerate(self.fields)}

@@ -1,4 +1,4 @@
-"""The spaces of a fleet's observations and actions, as Gymnasium describes them."""
+"""Gymnasium spaces of a fleet's observations and actions."""
 
 import gymnasium as gym
 import numpy as np
@@ -7,7 +7,7 @@ from shared.core.parameters import FleetParameters
 
 
 def observation_space(parameters: FleetParameters) -> gym.spaces.Box:
-    """Observations of a fleet, shape ``(fields,)``; the notebook's are within its limits."""
+    """The observation space, shape ``(fields,)``; the notebook's is bounded by the limits."""
     size = len(parameters.observation_fields)
     if parameters.observation == "calendar":
         return gym.spaces.Box(-np.inf, np.inf, (size,), np.float64)
@@ -15,5 +15,5 @@ def observation_space(parameters: FleetParameters) -> gym.spaces.Box:
 
 
 def action_space(parameters: FleetParameters) -> gym.spaces.Box:
-    """Actions of a fleet, shape ``(1,)``."""
+    """The action space, shape ``(1,)``."""
     return gym.spaces.Box(0.0, parameters.highest_action, (1,), np.float32)

@@ -1,1 +1,1 @@
-"""The notebook's way: PPO on what the live fleet has done itself."""
+"""On-policy training, as in the notebook: PPO on the live fleet's own transitions."""

@@ -1,9 +1,9 @@
-"""What a fleet's on-policy learning keeps while it runs, so that a crash loses one batch at most.
+"""The state of a fleet's on-policy training, stored so that a crash loses at most one batch.
 
 ```
 <store>/<fleet>/.on_policy/
-  results.jsonl       a line a batch; a batch done again after a crash has two, the later counts
-  batch-000012/       after the newest batch, complete or not there at all
+  results.jsonl       a line per batch; of two lines for one, after a crash, the later counts
+  batch-000012/       after the newest batch; complete, or not there at all
     state.json        `WorkingState`
     manifest.json     `CheckpointManifest`: the digests of all its files
     learner_group/    the RLlib checkpoint: weights, optimiser, KL coefficient
@@ -34,20 +34,20 @@ _log = structlog.get_logger(__name__)
 
 
 class WorkingState(Message):
-    """How far a fleet's on-policy learning has come."""
+    """The progress of a fleet's on-policy training."""
 
     batches: Annotated[int, Field(ge=1)]
-    """Updates since the fleet began; goes on over jobs and crashes."""
+    """Updates since the fleet's first one, over all jobs."""
     transitions: Count
-    """Learnt from in all of them."""
+    """Transitions used by all of them."""
     used_up_to: Utc
-    """When the newest of them was due."""
+    """When the newest of these was due."""
     began_from: Label | None
     """The champion when the job began."""
     version: Label
-    """What the job publishes."""
+    """The version that the job publishes."""
     episodes: Episodes = Episodes()
-    """What the figures are of."""
+    """The newest episodes, of which the metrics are reported."""
 
 
 class WorkingFolder:
@@ -62,7 +62,7 @@ class WorkingFolder:
     def state(self) -> WorkingState | None:
         """The state after the newest batch; None before the first.
 
-        One that can't be read is logged, and the one before it taken, if it is still there.
+        An unreadable one is logged, and the one before it is returned, if it still exists.
         """
         for batch in reversed(self._files.complete(self._folder, _STATE)):
             name = f"{self._folder}/{batch}/{_STATE}"
@@ -74,15 +74,15 @@ class WorkingFolder:
 
     @contextmanager
     def checkpoint(self, state: WorkingState) -> Iterator[Path]:
-        """The learner group's checkpoint that was kept with a state: a checked copy for the block.
+        """A verified copy of the learner group's checkpoint of a state, for the block.
 
-        Raises `PolicyMissing` where it has no manifest, or `PolicyCorrupt`.
+        Raises `PolicyMissing` without a manifest, or `PolicyCorrupt`.
         """
         with open_checkpoint(self._files, self._name(state), self._key) as folder:
             yield folder / LEARNER_GROUP
 
     def keep(self, state: WorkingState, save: Callable[[Path], None]) -> None:
-        """Store a checkpoint, which `save` writes to the path it is given; older ones go."""
+        """Store a checkpoint, which `save` writes to the given path, and delete older ones."""
         name = self._name(state)
         batches = self._files.complete(self._folder, _STATE)
         older = [f"{self._folder}/{batch}" for batch in batches]
@@ -90,14 +90,14 @@ class WorkingFolder:
             save(draft / LEARNER_GROUP)
             (draft / _STATE).write_text(state.model_dump_json(indent=2))
             sealed(CheckpointManifest(sha256={}), draft, CHECKPOINT_MANIFEST, self._key)
-            if name in older:  # its state can't be read
+            if name in older:  # with an unreadable state
                 older.remove(name)
                 self._files.remove(name, _STATE)
             self._files.add(draft, name, _STATE)
         for batch in older:
             self._files.remove(batch, _STATE)
 
-    def tell(self, result: dict[str, Any]) -> None:
+    def report(self, result: dict[str, Any]) -> None:
         """Append a line to the results."""
         line = json.dumps(result, default=_written) + "\n"
         self._files.change(

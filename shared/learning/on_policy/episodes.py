@@ -1,4 +1,4 @@
-"""Recorded live transitions as the episodes that RLlib learns from."""
+"""Recorded live transitions as RLlib episodes."""
 
 import math
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from shared.learning.rllib import Columns, SingleAgentEpisode
 from shared.messages import Count, Finite, Message, Transition
 
 Run = list[Transition]
-"""Transitions that follow one another without a break, oldest first."""
+"""Transitions that follow one another without a gap, oldest first."""
 
 
 KEPT_EPISODES = 100
-"""Finished episodes that the figures are of: RLlib's window, which the notebook leaves."""
+"""Finished episodes that metrics are averaged over: RLlib's default, as in the notebook."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeFigures:
-    """The notebook's figures of episodes; rewards are the fleet's own."""
+    """The notebook's metrics of episodes; rewards are the fleet's."""
 
     reward_mean: float
     reward_max: float
@@ -33,14 +33,14 @@ class EpisodeFigures:
 
 
 class Episode(Message):
-    """What has been learnt from of an episode of the fleet."""
+    """The part of an episode of the fleet that was used for training."""
 
     reward: Finite = 0.0
     steps: Count = 0
 
 
 class Episodes(Message):
-    """A fleet's newest episodes, over batches and jobs; a batch ends where it will."""
+    """A fleet's newest episodes, over batches and jobs; batches need not end with an episode."""
 
     finished: tuple[Episode, ...] = ()
     """Oldest first."""
@@ -49,7 +49,7 @@ class Episodes(Message):
     """Number of the newest step in them."""
 
     def after(self, transitions: Sequence[Transition]) -> "Episodes":
-        """With later transitions; an episode whose last step is left out ends with the next one."""
+        """With later transitions; an episode without its last step ends as the next begins."""
         finished, running, last_step = list(self.finished), self.running, self.last_step
         for transition in transitions:
             later = transition.step > last_step
@@ -66,21 +66,21 @@ class Episodes(Message):
         )
 
     def figures(self) -> EpisodeFigures:
-        """Of the finished episodes; while there is none, of the running one."""
-        told = self.finished or (self.running,)
-        rewards = [episode.reward for episode in told]
+        """Metrics of the finished episodes; before the first has ended, of the running one."""
+        episodes = self.finished or (self.running,)
+        rewards = [episode.reward for episode in episodes]
         return EpisodeFigures(
             reward_mean=float(np.mean(rewards)),
             reward_max=max(rewards),
             reward_min=min(rewards),
-            len_mean=float(np.mean([episode.steps for episode in told])),
+            len_mean=float(np.mean([episode.steps for episode in episodes])),
         )
 
 
 def usable(transitions: Sequence[Transition], parameters: FleetParameters) -> list[Transition]:
-    """Those that may be learnt from: not stale, no gap before them, of the fleet's observation.
+    """The transitions usable for training: not stale, no gap before, with the fleet's observation.
 
-    Their actions are by the fleet's present `action_factor`, whatever it was.
+    Their actions are rescaled to the fleet's present `action_factor`.
     """
     size = len(parameters.observation_fields)
     return [
@@ -107,7 +107,7 @@ def _by(factor: float, transition: Transition) -> Transition:
 
 
 def runs_of(transitions: Sequence[Transition]) -> list[Run]:
-    """Unbroken runs: they end with an episode, and where what follows is another state."""
+    """Unbroken runs: each ends with an episode, or where the next transition does not follow."""
     runs = [list(transitions[:1])]
     for before, after in pairwise(transitions):
         if (
@@ -123,19 +123,19 @@ def runs_of(transitions: Sequence[Transition]) -> list[Run]:
 def episodes_of(
     runs: Sequence[Run], module: ResidualModule, reward_scale: float
 ) -> list[SingleAgentEpisode]:
-    """Each run as an RLlib episode, whose last observation bootstraps the rest of its return.
+    """Each run as an RLlib episode; the value of its last observation bootstraps its return.
 
-    PPO compares what the policy does now with what the behaviour policy did. A drawn action has
-    the distribution that it was drawn from recorded with it. The rule's actions, and those of a
-    policy that does not explore, are not drawn: their behaviour policy is taken to be `module` as
-    it is before the update, its distribution at each observation. Their ratio begins at 1, a
-    better action than expected draws the mean towards it, one that equals the mean does not.
+    PPO's ratio is that of the policy to the behaviour policy. For a sampled action, the behaviour
+    distribution was recorded with it. The actions of a rule, or of a policy without exploration,
+    were not sampled: their behaviour policy is taken to be `module` before the update, so their
+    ratio starts at 1. An action with a positive advantage moves the mean towards it; one that
+    equals the mean does not move it.
     """
     return [_episode(run, module, reward_scale) for run in runs]
 
 
 def _number(step: int) -> int:
-    """Which of the fleet's episodes a step is in."""
+    """The number of the fleet's episode that a step is in."""
     return (step - 1) // EPISODE_STEPS
 
 
@@ -144,8 +144,8 @@ def _episode(run: Run, module: ResidualModule, reward_scale: float) -> SingleAge
     observations = np.array(seen, dtype=np.float32)
     actions = np.array([[transition.action] for transition in run], dtype=np.float32)
     with torch.no_grad():
-        answer = module.forward_train({Columns.OBS: torch.from_numpy(observations[:-1])})
-        inputs = answer[Columns.ACTION_DIST_INPUTS]
+        outputs = module.forward_train({Columns.OBS: torch.from_numpy(observations[:-1])})
+        inputs = outputs[Columns.ACTION_DIST_INPUTS]
         for at, transition in enumerate(run):
             if transition.behaviour is not None:
                 mean, deviation = transition.behaviour

@@ -1,13 +1,13 @@
-"""Learn as the notebook does: PPO on the transitions that the live fleet has recorded itself.
+"""On-policy training, as in the notebook: PPO on the live fleet's own transitions.
 
-The fleet is the only runner, so there is nothing to simulate and little to learn from: 128 steps
-at 65 s are more than two hours. `learning=replay` gets further with the same demand in seconds;
-this is for who wants the notebook's way, or does not trust a replay. Its settings are those of
+The live fleet is the only environment runner, so data is scarce: 128 steps at 65 s take more than
+two hours. `learning=replay` learns more from the same demand within seconds; this is for those who
+want the notebook's method, or do not trust a replay. The hyperparameters are those of
 `get_experiment_config` in the notebook's train_gameserver_ppo.py (RLlib 0.6.5), named below.
 
-The live fleet explores, as the notebook's runner does: its worker draws each action from the
-policy's distribution, whose standard deviation the artefact carries, and records what it was
-drawn from. So servers come and go by a few for the sake of learning, and by less as it settles.
+The live fleet explores, as the notebook's runner does: the worker samples each action from the
+policy's distribution, whose standard deviation is in the artefact, and records the distribution.
+So targets fluctuate by a few servers for exploration, and by less as the policy converges.
 """
 
 import math
@@ -26,7 +26,7 @@ from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError, PolicyMissing
 from shared.learning.models.checkpoints import LEARNER_GROUP, load_module
 from shared.learning.models.network import (
-    USUAL_MOVE,
+    TYPICAL_CHANGE,
     PolicyShape,
     ResidualModule,
     module_of,
@@ -50,40 +50,40 @@ from shared.recorded_demand import TooLittleHistory
 MINIBATCH = 32
 """Transitions in one gradient: the notebook's `sgd_minibatch_size`."""
 NEWEST_BATCHES = 16
-"""A job learns from so many batches at most: older transitions tell of older policies."""
+"""Most batches of a job: older transitions come from older policies."""
 LEARNT_TRANSITIONS = "learnt_transitions"
-"""Score: how many the fleet has learnt from, in all of its jobs."""
+"""Score: number of transitions used in all of the fleet's jobs."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one training job learns for, and from."""
+    """One training job."""
 
     fleet: str
     version: str
-    """What will be published."""
+    """The version that it will publish."""
     parameters: FleetParameters
     gamma: float
     batch_size: int
     """Transitions in one update: the notebook's `train_batch_size`."""
     seconds: float
-    """No update begins after so long: the notebook's `time_total_s`."""
+    """Time after which no update begins: the notebook's `time_total_s`."""
     seed: int
     num_learners: int = 0
-    """Ray actors that learn; 0 learns in this process."""
+    """Ray actors that learn; 0: this process."""
 
 
 def used_up_to(store: PolicyStore, fleet: str) -> datetime | None:
-    """When the newest transition that the fleet has learnt from was due."""
+    """When the newest transition that the fleet was trained on was due; None before the first."""
     state = WorkingFolder(store, fleet).state()
     return None if state is None else state.used_up_to
 
 
 def exploration_of(module: ResidualModule) -> float:
-    """Standard deviation of the drawn action: the module's own, in a usual move of a full fleet."""
-    return float(module.log_std.detach().exp()) * USUAL_MOVE
+    """Standard deviation of sampled actions: the module's, at a level of `action_factor`."""
+    return float(module.log_std.detach().exp()) * TYPICAL_CHANGE
 
 
 def learn_on_policy(
@@ -93,13 +93,13 @@ def learn_on_policy(
     checkpoint: Path | None = None,
     after_batch: Callable[[], None] = lambda: None,
 ) -> TrainingResult:
-    """Update the fleet's policy with its unused transitions, oldest first, a batch at a time.
+    """Update the fleet's policy with its unused transitions, oldest first, batch by batch.
 
-    What does not fill a batch waits for the next job. It goes on from the newest checkpoint of
-    the working folder if that led to the present champion, or would have led to the next; else
-    from the champion's weights; else from nothing. `checkpoint` is written, if given, for the
-    artefact. Ray must be running. Raises `TooLittleHistory` when there is no full batch, unless a
-    job that has died left something to publish.
+    Transitions that do not fill a batch are left to the next job. Training continues from the
+    newest checkpoint of the working folder if the present champion came from it, or if an
+    interrupted job has left it unpublished; else from the champion's weights; else from fresh ones.
+    `checkpoint` is written, if given, for the artefact. Ray must be running. Raises
+    `TooLittleHistory` without a full batch, unless an interrupted job left a version to publish.
     """
     stages = Stages()
     working = WorkingFolder(store, job.fleet)
@@ -113,7 +113,7 @@ def learn_on_policy(
         full = len(unused) // job.batch_size
         if not full and not start.unpublished:
             raise TooLittleHistory(
-                f"{len(unused)} new live transitions can be learnt from and a batch is "
+                f"{len(unused)} new live transitions are usable for training and a batch takes "
                 f"{job.batch_size}: let the fleet run on, or lower AUTOPILOT_TRAIN_BATCH_SIZE"
             )
         learner = _Learner(job, working, start)
@@ -141,22 +141,22 @@ def learn_on_policy(
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Where a job begins."""
+    """The start of a job: champion, state and weights."""
 
     champion: str | None
     state: WorkingState | None
-    """After the fleet's newest batch, whichever job it was of."""
+    """After the fleet's newest batch, of whichever job."""
     module: ResidualModule | None
-    """Weights to begin with; None for fresh ones."""
+    """Initial weights; None for fresh ones."""
     checkpoint: Path | None
-    """The learner group's, to restore whole: weights, optimiser, KL coefficient; a checked copy
-    that goes with the block."""
+    """The learner group's checkpoint to restore: weights, optimizer, KL coefficient. A verified
+    copy, which is removed with the block."""
     unpublished: bool
-    """Whether a job has died between an update and publishing."""
+    """Whether a job was interrupted between an update and its publication."""
 
 
 class _Learner:
-    """PPO's learner group, the module as it stands, and the count of batches."""
+    """PPO's learner group, a module with its present weights, and the training state."""
 
     def __init__(self, job: Job, working: WorkingFolder, start: _Start) -> None:
         self._job = job
@@ -164,7 +164,7 @@ class _Learner:
         self._champion = start.champion
         self.state = start.state
         self.learnt_transitions = 0
-        """In this job."""
+        """Transitions used in this job."""
         self.scores: dict[str, float] = {} if self.state is None else _counts(self.state)
         module = start.module or module_of(job.parameters, job.seed)
         self.module = module
@@ -176,12 +176,12 @@ class _Learner:
             self._group.set_weights({DEFAULT_MODULE_ID: module.get_state()})
 
     def update(self, transitions: Sequence[Transition]) -> None:
-        """One batch: learn, store the checkpoint, tell the figures."""
+        """Process one batch: update, store the checkpoint, report the metrics."""
         job = self._job
         began = time.monotonic()
         episodes = episodes_of(runs_of(transitions), self.module, _reward_scale(self.module.shape))
         config = self._group.config
-        # A learner group goes by what it is called with, not by its own configuration.
+        # A learner group takes these from the call, not from its configuration.
         results = self._group.update(
             episodes=episodes,
             timesteps={},
@@ -202,7 +202,7 @@ class _Learner:
         )
         figures = _figures(self.state.episodes.figures(), results)
         self.scores = {**_counts(self.state), **figures}
-        self._working.tell(
+        self._working.report(
             {
                 "fleet": job.fleet,
                 "version": job.version,
@@ -230,13 +230,13 @@ class _Learner:
         self._group.shutdown()
 
     def _take_weights(self) -> None:
-        """Learners may be other processes: `module` is a copy."""
+        """Copy the learners' weights, which may be in other processes, to `module`."""
         self.module.set_state(self._group.get_weights()[DEFAULT_MODULE_ID])
 
 
 @contextmanager
 def _start(job: Job, store: PolicyStore, working: WorkingFolder) -> Iterator[_Start]:
-    """The fleet's newest checkpoint if it belongs to the champion, else the champion."""
+    """A job's start: the newest checkpoint if the champion came from it, else the champion."""
     pointer = store.champion(job.fleet)
     champion = None if pointer is None else pointer.version
     state = working.state()
@@ -254,36 +254,36 @@ def _start(job: Job, store: PolicyStore, working: WorkingFolder) -> Iterator[_St
         if mine is None or theirs is not None:
             yield _Start(champion, state, theirs, None, unpublished=False)
         else:
-            # Also where the champion has no checkpoint to go on from.
+            # Also where the champion has no usable checkpoint.
             yield _Start(champion, state, mine, own, unpublished=of_champion and not published)
 
 
 def _entered(stack: ExitStack, copy: AbstractContextManager[Path], job: Job) -> Path | None:
-    """A checked copy of a checkpoint, until the stack ends; None for one that is refused."""
+    """A verified copy of a checkpoint, until the stack ends; None for one that is refused."""
     try:
         return stack.enter_context(copy)
     except PolicyError as error:
-        _tell_unused(job, error)
+        _log_unused(job, error)
         return None
 
 
 def _fitting(learner_group: Path, job: Job) -> ResidualModule | None:
-    """A checkpoint's module with the fleet's present limits; None if it sees other fields."""
+    """A checkpoint's module with the fleet's present limits; None if its fields are others."""
     try:
         saved = load_module(learner_group)
     except PolicyError as error:
-        _tell_unused(job, error)
+        _log_unused(job, error)
         return None
     module = module_of(job.parameters, job.seed)
     if saved.shape.fields != module.shape.fields:
         return None
-    # Nothing in the weights is of the limits or the action factor: they are in local units.
+    # The weights do not depend on limits or action factor: they are in local units.
     module.set_state(saved.get_state())
     return module
 
 
-def _tell_unused(job: Job, error: PolicyError) -> None:
-    """One that is not there is no error; one that is not what its manifest says is."""
+def _log_unused(job: Job, error: PolicyError) -> None:
+    """Log a checkpoint that is missing (no error), or that its manifest does not match (one)."""
     if isinstance(error, PolicyMissing):
         _log.info("checkpoint_not_used", fleet=job.fleet, reason=str(error))
     else:
@@ -291,12 +291,12 @@ def _tell_unused(job: Job, error: PolicyError) -> None:
 
 
 def _reward_scale(shape: PolicyShape) -> float:
-    """Makes rewards about 1: a decision that ignores the future misses by a usual move."""
-    return 1.0 / (USUAL_MOVE * shape.action_factor)
+    """Scales rewards to about 1: the error of requesting the last demand is a typical change."""
+    return 1.0 / (TYPICAL_CHANGE * shape.action_factor)
 
 
 def _build(job: Job) -> LearnerGroup:
-    """PPO's learners, without an environment: the recorded transitions are the samples."""
+    """PPO's learner group, without an environment: recorded transitions are the samples."""
     of_learner = math.ceil(job.batch_size / max(job.num_learners, 1))
     spec = spec_of(job.parameters)
     config = (
@@ -304,27 +304,27 @@ def _build(job: Job) -> LearnerGroup:
         .environment(observation_space=spec.observation_space, action_space=spec.action_space)
         .learners(num_learners=job.num_learners)
         .training(
-            # The notebook writes 0 here, with which nothing that is paid five steps later can be
-            # learnt, while its parameter of that name says 0.9 and is ignored. The parameter.
+            # The notebook hard-codes 0, with which rewards five steps later can't be learnt, and
+            # ignores its own parameter, 0.9. We use the parameter.
             gamma=job.gamma,
-            # Generalised advantage estimation: the notebook's `use_gae`. Its `lambda` is RLlib's
-            # 1.0: an advantage is all that was earned from there on, less the value expected.
+            # Generalised advantage estimation: the notebook's `use_gae`, with RLlib's default
+            # `lambda` of 1.0: the advantage is the return minus the value.
             use_gae=True,
             lambda_=1.0,
             # The notebook's, constant.
             lr=1e-4,
-            # The notebook's 128 in pieces of its 32, gone through its 10 times.
+            # The notebook's: 10 epochs over 128 transitions, in minibatches of 32.
             train_batch_size_per_learner=of_learner,
             minibatch_size=min(MINIBATCH, of_learner),
             num_epochs=10,
-            # The notebook's: five times RLlib's own, so that ten epochs on 128 steps don't take
-            # the policy far from the one that has acted. RLlib adapts it as it goes.
+            # The notebook's: five times RLlib's default, so that ten epochs on 128 steps keep the
+            # policy near the behaviour policy. RLlib adapts it during training.
             kl_coeff=1.0,
-            # Of RLlib 0.6.5, which the notebook leaves as they are.
+            # Defaults of RLlib 0.6.5, as in the notebook.
             clip_param=0.3,
             entropy_coeff=0.0,
-            # Not RLlib's 10, which the notebook leaves: the squared error of a value begins at
-            # some 200 even in scaled rewards, and beyond the limit it has no gradient.
+            # Not the default of 10, as in the notebook: the squared error of the value starts at
+            # about 200 even with scaled rewards, and has no gradient beyond the limit.
             vf_clip_param=1e4,
         )
         .rl_module(rl_module_spec=spec)
@@ -338,10 +338,10 @@ def _counts(state: WorkingState) -> dict[str, float]:
 
 
 def _figures(episodes: EpisodeFigures, results: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The figures that the notebook's `metric_definitions` name; losses as mean of the learners."""
+    """The metrics in the notebook's `metric_definitions`; losses are means over the learners."""
 
     def loss(name: str) -> float:
-        # RLlib keeps what the last of the batch's gradients saw.
+        # RLlib keeps the value of the batch's last gradient.
         return float(np.mean([result[DEFAULT_MODULE_ID][name].peek() for result in results]))
 
     return {
@@ -356,8 +356,8 @@ def _figures(episodes: EpisodeFigures, results: Sequence[dict[str, Any]]) -> dic
 
 
 def metric_text(figures: dict[str, float]) -> str:
-    """Figures as the notebook's `metric_definitions` look for them: ``vf_loss: 0.12, ...``.
+    """Metrics in the format of the notebook's `metric_definitions`: ``vf_loss: 0.12, ...``.
 
-    It is one field of the log's event: JSON would put a quote between a name and its colon.
+    One text field of the log event, since JSON would put a quote between a name and its colon.
     """
     return ", ".join(f"{name}: {value:.6g}" for name, value in figures.items())

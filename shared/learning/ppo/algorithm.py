@@ -18,25 +18,25 @@ from shared.learning.rllib import DEFAULT_MODULE_ID, Algorithm, PPOConfig, regis
 from shared.recorded_demand import Recorded, decision_rows
 
 MINIBATCH = 2_048
-"""Steps in one gradient, at most."""
-SMALLEST_MOVE = 0.01
-"""Least `usual_move`, as a fraction of `action_factor`: for demand that hardly moves."""
+"""Most environment steps in one gradient."""
+SMALLEST_CHANGE = 0.01
+"""Lower bound of `typical_change`, as a fraction of `action_factor`."""
 
 _ENVIRONMENT = "autopilot-replay"
 _RLLIB_GYM_NAME = "rllib-single-agent-env-v0"
 
 
 class PPO:
-    """RLlib's PPO, and a module that has its newest weights after each call."""
+    """RLlib's PPO, and a module that holds its newest weights after each call."""
 
     def __init__(self, algorithm: Algorithm, module: ResidualModule) -> None:
-        """PPO goes on from the weights that `module` has."""
+        """PPO starts from the weights of `module`."""
         self._algorithm = algorithm
         self.module = module
         self.put()
 
     def put(self) -> None:
-        """Put the module's weights into the learners and the runners."""
+        """Copy the module's weights to the learners and the runners."""
         learners = self._algorithm.learner_group
         learners.set_weights({DEFAULT_MODULE_ID: self.module.get_state()})
         self._algorithm.env_runner_group.sync_weights(
@@ -44,7 +44,7 @@ class PPO:
         )
 
     def iterate(self) -> dict[str, Any]:
-        """Replay a batch and learn from it; RLlib's figures of it."""
+        """Make one training iteration. Returns RLlib's result of it."""
         result: dict[str, Any] = self._algorithm.train()
         self.module.set_state(self._algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID])
         return result
@@ -62,7 +62,7 @@ def ppo_on(
     options: TrainingOptions,
     module: ResidualModule,
 ) -> Iterator[PPO]:
-    """PPO over the replay of recorded demand, from a module's weights; it ends with the block.
+    """PPO over the replay of recorded demand, from a module's weights; stopped after the block.
 
     Ray must be running.
     """
@@ -72,12 +72,12 @@ def ppo_on(
         yield PPO(algorithm, module)
     finally:
         algorithm.stop()
-        # Ray Tune makes a folder for each.
+        # Ray Tune makes a folder for each algorithm.
         shutil.rmtree(logs, ignore_errors=True)
 
 
 def build_once() -> None:
-    """Build an algorithm and drop it: the first one of a process takes seconds more."""
+    """Build an algorithm and discard it: the first one in a process takes seconds longer."""
     history = History(np.arange(32.0), np.linspace(11.0, 12.0, 32), 1.0)
     parameters = FleetParameters()
     options = TrainingOptions(gamma=0.9, seed=0, budget=Budget(seconds=1.0))
@@ -86,7 +86,7 @@ def build_once() -> None:
 
 
 def _build(recorded: Recorded, parameters: FleetParameters, options: TrainingOptions) -> Algorithm:
-    """Runners and learners are Ray actors, or with 0 in this process."""
+    """PPO's algorithm. Runners and learners are Ray actors; with 0 of them, in this process."""
     budget = options.budget
     register_env(_ENVIRONMENT, make_replay)
     # RLlib registers every environment under this name; Gymnasium warns about the second.
@@ -98,10 +98,10 @@ def _build(recorded: Recorded, parameters: FleetParameters, options: TrainingOpt
             env_config={
                 "recorded": recorded,
                 "parameters": parameters,
-                # Rewards of about 1: a decision that ignores the future misses by a unit.
-                "reward_scale": 1.0 / usual_move(recorded, parameters),
+                # Rewards of about 1: the error of requesting the last demand is one unit.
+                "reward_scale": 1.0 / typical_change(recorded, parameters),
             },
-            # The module's action is already that of the environment, which clips it itself.
+            # The module's actions are in the environment's units, and the environment clips them.
             normalize_actions=False,
             clip_actions=False,
         )
@@ -113,19 +113,19 @@ def _build(recorded: Recorded, parameters: FleetParameters, options: TrainingOpt
         .learners(num_learners=options.num_learners)
         .training(
             gamma=options.gamma,
-            # Generalised advantage estimation: an action is paid five steps later, so nearly
-            # all of what follows has to reach it.
+            # Generalised advantage estimation: the reward of an action comes five steps later, so
+            # credit has to reach far back.
             lambda_=0.95,
-            # Falls over the job: large steps at first, none that unsettle it at the end.
+            # Decays over the budget.
             lr=[[0, 1e-4], [budget.ppo_steps, 1e-6]],
-            # By default 64 steps of 256 fleets, gone through twice in pieces of 2,048.
+            # By default 64 steps of 256 fleets, two epochs in minibatches of 2,048.
             train_batch_size_per_learner=budget.batch,
             minibatch_size=min(MINIBATCH, budget.batch),
             num_epochs=2,
-            # The value's gradient is large at first; unclipped it swamps Adam's averages.
+            # The value's gradient is large at first; unclipped it dominates Adam's averages.
             grad_clip=0.5,
             kl_coeff=0.2,
-            # Returns reach -100 when demand jumps; RLlib's 10 would cut off what they teach.
+            # Returns reach -100 when demand jumps; RLlib's default, 10, would clip those errors.
             vf_clip_param=1e4,
         )
         .rl_module(rl_module_spec=spec_of(parameters))
@@ -134,9 +134,9 @@ def _build(recorded: Recorded, parameters: FleetParameters, options: TrainingOpt
     return config.build_algo()
 
 
-def usual_move(recorded: Recorded, parameters: FleetParameters) -> float:
-    """How far demand moves in a lead time, root mean square, in servers."""
+def typical_change(recorded: Recorded, parameters: FleetParameters) -> float:
+    """Root mean square change of demand over a lead time, in servers."""
     rows = decision_rows(recorded, parameters)
     demands = recorded.history.demands
-    moves = demands[rows + parameters.lead_steps] - demands[rows]
-    return max(float(np.sqrt(np.mean(moves**2))), SMALLEST_MOVE * parameters.action_factor)
+    changes = demands[rows + parameters.lead_steps] - demands[rows]
+    return max(float(np.sqrt(np.mean(changes**2))), SMALLEST_CHANGE * parameters.action_factor)

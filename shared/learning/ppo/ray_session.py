@@ -1,4 +1,4 @@
-"""What costs seconds once and not every job: Ray, and RLlib's first algorithm."""
+"""The Ray session of a process. It takes seconds to start, so it is shared by all training jobs."""
 
 import logging
 import os
@@ -11,17 +11,17 @@ from shared.learning.ppo.algorithm import build_once
 from shared.learning.rllib import WITHOUT_TENSORFLOW
 
 RAY_CPUS = 1
-"""The runner and the learner are in this process; Ray itself needs room for next to nothing."""
+"""By default runner and learner are in this process, so Ray runs hardly anything itself."""
 OBJECT_STORE_BYTES = 100_000_000
-"""Weights and metrics of nets this small fit many times; Ray's least is 75 MB."""
+"""More than the weights and metrics of such small nets need; Ray's minimum is 75 MB."""
 TORCH_THREADS = 1
-"""A net this small is not faster on more, and the services need the other core."""
+"""Nets this small are not faster with more, and the services need the other core."""
 
 
 def start_ray() -> None:
     """Start Ray (or join the cluster that `RAY_ADDRESS` names) and build an algorithm once."""
     torch.set_num_threads(TORCH_THREADS)
-    # Ray's loggers print past ours, and greet every new algorithm with hints about old APIs.
+    # Ray's loggers have handlers of their own, and warn of deprecated APIs with every algorithm.
     for name in ("ray", "ray.rllib"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -31,7 +31,7 @@ def start_ray() -> None:
         {}
         if "RAY_ADDRESS" in os.environ
         else {
-            "address": "local",  # never a cluster that somebody else left running here
+            "address": "local",  # never join a cluster that happens to run on this machine
             "num_cpus": RAY_CPUS,
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,
@@ -45,7 +45,7 @@ def start_ray() -> None:
         runtime_env={"env_vars": WITHOUT_TENSORFLOW},
         **own,
     )
-    # Ray's own prints a stack trace of its C++, and aborts.
+    # Ray's own handler prints a C++ stack trace and aborts.
     signal.signal(signal.SIGTERM, handler)
     build_once()
 

@@ -1,4 +1,4 @@
-"""Recorded demand as a simulator: a vectorised environment over it."""
+"""A vectorised environment that replays recorded demand."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,15 +17,15 @@ from shared.recorded_demand import Recorded, replayable, shortest_run
 
 
 class ReplayVectorEnv(VectorEnv[FloatArray, FloatArray, NDArray[Any]]):
-    """Fleets that each replay a random window of recorded demand, all in one numpy step.
+    """Fleets that each replay a random window of recorded demand, stepped together in numpy.
 
-    An episode is `EPISODE_STEPS` long, or as long as its run allows. Its histories start as the
-    `history_len` demands before the window; the targets are taken to have met them. The end
-    of an episode is a truncation; the step after it resets (`AutoresetMode.NEXT_STEP`, which
-    RLlib's runner expects). Observations: float64 ``(num_envs, fields)``, NaN where history does
-    not reach; the fields that come from demand are built once for every row.
-    Actions: ``(num_envs, 1)``, 1.0 is `action_factor`. Rewards are the fleet's, times
-    `reward_scale`. `reset(seed=...)` makes the same rollout again.
+    An episode has `EPISODE_STEPS` steps, or as many as its run allows. Both histories start as the
+    `history_len` demands before the window, as if targets had met demand. The end of an episode is
+    a truncation; the step after it resets (`AutoresetMode.NEXT_STEP`, which RLlib's runner
+    expects). Observations: float64 ``(num_envs, fields)``, NaN where history is too short; the
+    fields of demand are built once for every row. Actions: ``(num_envs, 1)``, 1.0 is
+    `action_factor`. Rewards are the fleet's, times `reward_scale`. The same `reset(seed=...)` gives
+    the same rollout.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ReplayVectorEnv(VectorEnv[FloatArray, FloatArray, NDArray[Any]]):
         self._starts = runs[:, 0]
         self._playable = runs[:, 1] - runs[:, 0] - parameters.history_len
         self._episode = np.minimum(self._playable, EPISODE_STEPS)
-        self._chance = self._playable / self._playable.sum()
+        self._probability = self._playable / self._playable.sum()
         history = np.zeros((num_envs, parameters.history_len))
         self._state = FleetState(demands=history, targets=history.copy())
         self._cursor = np.zeros(num_envs, dtype=np.int64)
@@ -64,7 +64,7 @@ class ReplayVectorEnv(VectorEnv[FloatArray, FloatArray, NDArray[Any]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:
-        """Put every fleet at the start of a new window."""
+        """Start every fleet in a new window."""
         super().reset(seed=seed, options=options)
         self._begin(np.ones(self.num_envs, dtype=np.bool_))
         return self._observations(), {}
@@ -72,7 +72,7 @@ class ReplayVectorEnv(VectorEnv[FloatArray, FloatArray, NDArray[Any]]):
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[FloatArray, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """Step every fleet; one whose episode has ended begins a new one and earns 0."""
+        """Step every fleet; one whose episode has ended starts another, with a reward of 0."""
         ended = self._cursor >= self._end
         at = np.where(ended, 0, self._cursor)
         outcome = step(self._state, actions[:, 0], self._demand[at], self.parameters)
@@ -85,14 +85,14 @@ class ReplayVectorEnv(VectorEnv[FloatArray, FloatArray, NDArray[Any]]):
         return self._observations(), rewards, np.zeros_like(truncated), truncated, {}
 
     def _observations(self) -> FloatArray:
-        """What each fleet sees after the row before its cursor."""
+        """Each fleet's observation after the row before its cursor."""
         encoded = self._encoded[self._cursor - 1]
         return self._encoder.observations(encoded, self._state.targets)
 
     def _begin(self, which: NDArray[np.bool_]) -> None:
-        """Draw a run by its length and a window within it, for each fleet in `which`."""
+        """Draw a run, in proportion to its length, and a window in it, for those in `which`."""
         indices = np.flatnonzero(which)
-        run = self.np_random.choice(len(self._chance), size=len(indices), p=self._chance)
+        run = self.np_random.choice(len(self._probability), size=len(indices), p=self._probability)
         length = self._episode[run]
         skip = self.np_random.integers(0, self._playable[run] - length, endpoint=True)
         history = self.parameters.history_len
@@ -105,7 +105,7 @@ class ReplayVectorEnv(VectorEnv[FloatArray, FloatArray, NDArray[Any]]):
 
 
 def make_replay(config: Mapping[str, Any]) -> ReplayVectorEnv:
-    """RLlib's way to make the environment, from an `env_config` with the constructor's names."""
+    """Make the environment from RLlib's `env_config`, by the constructor's argument names."""
     return ReplayVectorEnv(
         recorded=config["recorded"],
         parameters=config["parameters"],

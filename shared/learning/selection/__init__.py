@@ -1,1 +1,1 @@
-"""Which policy serves: the gate, its contenders, the live watch."""
+"""Model selection: the champion-challenger gate, its contenders, and the champion's live costs."""

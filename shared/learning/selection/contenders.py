@@ -1,11 +1,11 @@
-"""Which policy serves: the contenders that every fleet has, and what comes of the gate's decision.
+"""Model selection: the contenders of a fleet, the gate's decision, and the policy to deploy.
 
-One selection for the platform's training jobs and for `train` and `backtest`: only the demand that
-is kept, the incumbent and the scorer differ.
+The platform's training jobs and the commands `train` and `backtest` share it: only the kept
+demand, the incumbent and the scorer differ.
 
-The kept demand is one stretch, so a rule that wins it may be no more than lucky. It serves alone
-where the candidate costs far more, and otherwise beside it: both are experts of one mixture, whose
-weights follow what they turn out to meet (`shared.core.adaptation`).
+The kept demand is one stretch of time, so a rule may win on it by chance. It is deployed alone
+where the candidate costs far more, and otherwise in a mixture with the candidate, whose weights
+follow the outcomes (`shared.core.adaptation`).
 """
 
 from collections.abc import Mapping
@@ -25,26 +25,27 @@ from shared.learning.selection.live import Live
 from shared.recorded_demand import Recorded
 
 NO_GOOD = 2.0
-"""Times a winning rule's cost, beyond which the candidate does not serve beside it. Of 68 pieces of
-real traces' training parts, the candidate lost the kept demand of six, by up to 1.7 times; on what
-came after, it was cheaper in four, as good in one. On synthetic noise the rule that had won stayed
-the better one, by a tenth."""
+"""Factor of a winning rule's cost above which the candidate is not mixed with it. On 68 excerpts of
+the training parts of real traces, the candidate lost on the kept demand of six, by a factor of up
+to 1.7; on the demand after that it was cheaper in four of them and equal in one. On synthetic noise
+the winning rule stayed better, by a tenth."""
 
-GENERAL = "general"
-"""The pretrained policy: the incumbent of a fleet without a champion, a contender of all others."""
+PRETRAINED = "general"
+"""The pretrained policy's name, as stored: the incumbent of a fleet without a champion, and a
+contender for all others."""
 
 Deployed = Trained | TunedRulePolicy
-"""What the store may have no version of yet."""
+"""A policy that is to be published as a version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The contenders that every fleet has, the demand that is kept from them, and its scorer."""
+    """The contenders that every fleet has, the demand kept from them, and the scorer."""
 
     history: History
-    """All of the recorded demand: a rule that wins is tuned again on it."""
+    """All of the recorded demand, on which a winning rule is tuned again."""
     rows: IntArray
-    """Samples on the kept demand, by the row after which they are made."""
+    """The decisions on kept demand, by the row after which they are made."""
     parameters: FleetParameters
     scorer: Scorer
     rules: Mapping[str, TunedRulePolicy]
@@ -60,10 +61,7 @@ class Selection:
         scorer: Scorer,
         pretrained: Trained | None,
     ) -> "Selection":
-        """On decisions after `rows` of a history, which `training` is the part before of.
-
-        Rules are tuned on `training`.
-        """
+        """A selection on the decisions after `rows` of `history`; rules are tuned on `training`."""
         return cls(
             history,
             rows,
@@ -80,7 +78,7 @@ class Selection:
         champion: str | None = None,
         live: Live | None = None,
     ) -> GateDecision:
-        """Who wins among candidate, `versions` of the store, rules and the pretrained policy.
+        """The gate's decision among candidate, `versions` of the store, rules, pretrained policy.
 
         Without a champion the pretrained policy is the incumbent, where `versions` are given.
         """
@@ -90,20 +88,23 @@ class Selection:
             **self.rules,
         }
         if self.pretrained is not None:
-            contenders[GENERAL] = self.pretrained
+            contenders[PRETRAINED] = self.pretrained
         incumbent = champion
         if champion is None and versions is not None and self.pretrained is not None:
-            incumbent = GENERAL
+            incumbent = PRETRAINED
         decision = select(contenders, incumbent, self.scorer, len(self.rows), live)
         return self._beside(decision, candidate, incumbent)
 
     def deployed(self, decision: GateDecision, trained: Trained) -> Deployed | None:
-        """What serves by a decision, `trained` being the candidate; None: the store's version."""
+        """The policy to deploy by a decision; `trained` is the candidate.
+
+        None where the winner is a version in the store.
+        """
         if decision.winner == CANDIDATE:
             if decision.beside is None:
                 return trained
             return with_winner(trained, decision.beside, self._tuned_to_the_end(decision.beside))
-        if decision.winner == GENERAL:
+        if decision.winner == PRETRAINED:
             return self.pretrained
         if decision.winner in self.rules:
             return self._tuned_to_the_end(decision.winner)
@@ -112,12 +113,12 @@ class Selection:
     def _beside(
         self, decision: GateDecision, candidate: Trained, incumbent: str | None
     ) -> GateDecision:
-        """Where a rule has won: the mixture of candidate and rule, unless the candidate is no good.
+        """Where a rule has won: the mixture of candidate and rule, unless the candidate is too bad.
 
-        With an incumbent the mixture itself has to be that much cheaper.
+        With an incumbent the mixture itself must be cheaper by the gate's margin.
         """
         rule, costs = decision.winner, decision.costs
-        # With the notebook's reward nothing adapts, so nothing would put a bad expert right.
+        # With the notebook's reward weights are not adapted, so a bad expert would keep its weight.
         if (
             rule not in self.rules
             or CANDIDATE not in costs
@@ -136,16 +137,16 @@ class Selection:
             decision,
             winner=incumbent,
             costs=costs,
-            reason=f"{rule} did better alone, but the candidate beside it did not",
+            reason=f"{rule} did better alone, but its mixture with the candidate did not",
         )
 
     def _tuned_to_the_end(self, rule: str) -> TunedRulePolicy:
-        """The rule tuned again, with the newest demand; as it was where that has no such rule."""
+        """The rule, tuned again on all demand; unchanged where that gives no servable rule."""
         return tuned_rules(self.history, self.parameters).get(rule, self.rules[rule])
 
 
 def tuned_rules(training: History, parameters: FleetParameters) -> dict[str, TunedRulePolicy]:
-    """Every rule that can serve, tuned on `training`, by its name."""
+    """Every servable rule, tuned on `training`, by name."""
     low, high = parameters.min_servers, parameters.max_servers
     clipped = History(training.times, np.clip(training.demands, low, high), training.step_seconds)
     served = {

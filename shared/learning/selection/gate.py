@@ -1,6 +1,6 @@
-"""The champion-challenger gate: contenders are scored on demand that none of them has seen.
+"""The champion-challenger gate: contenders are scored on demand that none was trained on.
 
-Demand is exogenous, so what any contender would have cost on recorded demand is exact.
+Demand is exogenous, so the cost of any contender on recorded demand is known exactly.
 """
 
 import math
@@ -17,30 +17,30 @@ from shared.core.replay import BatchPolicy, decide
 from shared.learning.selection.live import Live
 
 MARGIN = 0.01
-"""Part by which a cost must be below the incumbent's to take over: equals don't alternate."""
+"""Fraction by which a challenger must be cheaper than the incumbent: equals don't alternate."""
 CANDIDATE = "candidate"
 
 T = TypeVar("T")
 Scorer = Callable[[BatchPolicy], float]
-"""Mean cost per step of a policy on the kept demand; lower is better, NaN: it can't serve."""
+"""Mean cost per step of a policy on the kept demand; lower is better, NaN for an unusable one."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateDecision:
-    """Who won, and what all contenders cost."""
+    """The winner, and the costs of all contenders."""
 
     winner: str
     costs: dict[str, float]
     """By contender: servers per step on the kept demand; lower is better."""
     steps: int
-    """Samples on the kept demand."""
+    """Number of decisions on the kept demand."""
     live: Live | None = None
     demoted: bool = False
-    """The champion would have stayed, had it not lost live."""
+    """Whether the champion was replaced only because of its live costs."""
     reason: str | None = None
-    """Why, where the costs don't say it."""
+    """The reason, where the costs do not show it."""
     beside: str | None = None
-    """The rule that serves beside the winning candidate, since it did better."""
+    """The rule that is mixed with the winning candidate, since it did better alone."""
 
 
 def select(
@@ -52,16 +52,18 @@ def select(
 ) -> GateDecision:
     """Score every contender on `steps` kept decisions; the cheapest wins, of equals the first.
 
-    An incumbent loses only to one that is `MARGIN` cheaper, or when it has lost live: then to the
-    cheapest of the others. Without steps to score on, the incumbent stays, or else the candidate
-    serves.
+    The incumbent is replaced only by a contender that is cheaper by `MARGIN`, or when it has lost
+    live: then by the cheapest of the others. Without steps to score on, the incumbent stays;
+    without an incumbent, the candidate is promoted.
     """
     scored = {name: scorer(contender) for name, contender in contenders.items()} if steps else {}
-    # What gives no number can't win, nor stay.
+    # A contender without a finite cost can't win or stay.
     costs = {name: cost for name, cost in scored.items() if math.isfinite(cost)}
     if not costs:
         stays = CANDIDATE if incumbent is None or incumbent not in contenders else incumbent
-        reason = "no contender gives a number" if steps else "no demand could be kept to score on"
+        reason = (
+            "no contender has a finite cost" if steps else "no demand could be kept to score on"
+        )
         return GateDecision(stays, {}, 0, live, reason=reason)
     winner = min(costs, key=costs.__getitem__)
     if incumbent is None or incumbent not in costs:
@@ -85,9 +87,9 @@ def select(
 def cost_on(
     history: History, rows: IntArray, parameters: FleetParameters, guards: Guards = NO_GUARDS
 ) -> Scorer:
-    """Scores what a policy asks for after `rows`, through the guards, on the demand that it meets.
+    """A scorer: the cost of a policy's targets after `rows`, guards applied, on recorded demand.
 
-    In servers per step; with the notebook's reward, which is no cost, minus the mean reward.
+    In servers per step; with the notebook's reward, which is not a cost, minus the mean reward.
     """
 
     def cost(policy: BatchPolicy) -> float:
@@ -110,6 +112,6 @@ def cost_on(
     return cost
 
 
-def takes_over(cost: float, incumbents: float) -> bool:
-    """Whether a cost is low enough for a change; costs below 0 are the notebook's rewards."""
-    return cost < incumbents - MARGIN * abs(incumbents)
+def takes_over(cost: float, incumbents_cost: float) -> bool:
+    """Whether a challenger's cost is low enough; costs below 0 come from the notebook's reward."""
+    return cost < incumbents_cost - MARGIN * abs(incumbents_cost)

@@ -1,8 +1,8 @@
-"""The live watch: what a champion has cost since it serves, beside what the runner-up would have.
+"""Live costs: a champion's since it serves, and the runner-up's counterfactual on the same demand.
 
-What the gate finds on kept demand is a replay. A champion that has lost to the runner-up live, for
-long, is demoted, whatever the replay says of it. A fleet's guards cost whoever serves it, so the
-runner-up is scored on what the guards make of its targets too.
+The gate's costs come from a replay. A champion that has cost more than the runner-up live, for
+long, is demoted, whatever its replay says. Guards change the cost of any policy, so they are
+applied to the runner-up's targets too.
 """
 
 from collections.abc import Sequence
@@ -20,37 +20,39 @@ from shared.messages import Transition
 from shared.recorded_demand import Recorded, decision_rows
 
 LEAST_LIVE_STEPS = 256
-"""Live decisions of a champion before it can lose: two batches of new steps."""
+"""Fewest live decisions of a champion before it can be demoted: two batches of new steps."""
 MOST_LIVE_STEPS = 1_000
-"""The newest that are looked at: 18 hours at 65 s. A good past does not excuse a bad present."""
+"""Most decisions, the newest: 18 hours at 65 s. Earlier ones must not hide recent costs."""
 LIVE_MARGIN = 0.05
-"""How much more than the runner-up a champion may cost live; its better replay put it there."""
+"""Fraction by which a champion may cost more than the runner-up live, since its replay was better.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a version has done live; shape ``(rows,)`` each, oldest first."""
+    """The live decisions of a version; in servers, shape ``(rows,)`` each, oldest first."""
 
     rows: IntArray
-    """After which it has decided."""
+    """Rows after which it has decided."""
     up: FloatArray
-    """Servers up in consequence."""
+    """Servers that were up as a result."""
     told: FloatArray
-    """Servers asked for, after the guards."""
+    """Recommended targets, after the guards."""
     floors: FloatArray
-    """What was not to be gone below then: servers in use, and those that tickets need."""
+    """The allocated floor at that time: servers in use, and those that tickets need."""
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What a champion has cost live, and the runner-up would have cost on the same demand."""
+    """The live cost of a champion, and the runner-up's counterfactual on the same demand."""
 
     champion: float
-    """Servers per step, of what was really up."""
+    """Servers per step, of the servers that were really up."""
     runner_up: float
+    """Servers per step."""
     steps: int
     lost: bool
-    """For long, and still."""
+    """Whether the champion has cost more for long, and still does; see `watch`."""
 
 
 def live_beside(
@@ -61,7 +63,7 @@ def live_beside(
     parameters: FleetParameters,
     guards: Guards,
 ) -> Live | None:
-    """The champion's live cost beside the runner-up's; None without a step."""
+    """The live costs of champion and runner-up; None without a live step."""
     history = recorded.history
     served = served_by(champion, transitions, recorded, parameters)
     targets = decide(runner_up, history, parameters, served.rows)
@@ -75,10 +77,10 @@ def served_by(
     recorded: Recorded,
     parameters: FleetParameters,
 ) -> Served:
-    """What `version` has done live, after `MOST_LIVE_STEPS` rows at most.
+    """The live decisions of `version`, after at most `MOST_LIVE_STEPS` rows.
 
-    A row's decision is asked for one step later, and up when it meets its demand, `lead_steps`
-    later.
+    A row's decision is the target of the next step, and the allocation `lead_steps` later, when it
+    meets its demand.
     """
     by_time = {transition.at.timestamp(): transition for transition in transitions}
     times = recorded.history.times.tolist()
@@ -86,13 +88,13 @@ def served_by(
     found: list[tuple[float, float, float]] = []
     for row in decision_rows(recorded, parameters).tolist():
         seen = by_time.get(times[row])
-        asked = by_time.get(times[row + 1])
+        applied = by_time.get(times[row + 1])
         met = by_time.get(times[row + parameters.lead_steps])
-        if asked is not None and met is not None and asked.policy_version == version:
+        if applied is not None and met is not None and applied.policy_version == version:
             rows.append(row)
-            # The floor is of the decision, which the step before the ask has made.
+            # The floor of the decision is that of the step before its target applies.
             floor = 0.0 if seen is None else seen.floor
-            found.append((met.allocation, asked.target, floor))
+            found.append((met.allocation, applied.target, floor))
     up, told, floors = np.array(found[-MOST_LIVE_STEPS:]).reshape(-1, 3).T
     return Served(np.array(rows[-MOST_LIVE_STEPS:], dtype=np.int64), up, told, floors)
 
@@ -104,9 +106,9 @@ def instead_of(
     parameters: FleetParameters,
     guards: Guards,
 ) -> FloatArray:
-    """What the guards would have made of another's targets after the rows of `served`, in servers.
+    """The recommended targets if another policy had requested `targets` after the rows of `served`.
 
-    Both begin with the same number, and the same servers were in use.
+    In servers, shape ``(rows,)``. Both start from the same target, with the same servers in use.
     """
     if guards == NO_GUARDS or not len(served.rows):
         return targets
@@ -130,16 +132,18 @@ def watch(
     parameters: FleetParameters,
     rows: IntArray,
 ) -> Live | None:
-    """The champion's live allocations beside the runner-up's targets, after the same rows.
+    """Compare the champion's live allocations `up` with the runner-up's targets, in servers.
 
-    The champion has lost when it costs `LIVE_MARGIN` more over all of at least
-    `LEAST_LIVE_STEPS` steps, and over the newer half of them: one bad hour is no reason, nor is
-    one that is over. None without a step.
+    The champion has lost when it costs more by `LIVE_MARGIN`, over all of at least
+    `LEAST_LIVE_STEPS` steps and over the newer half of them: a single bad hour, or one that is
+    past, does not demote it. None without a step.
     """
     lost = len(rows) >= LEAST_LIVE_STEPS
     costs: list[tuple[float, float]] = []
     for part in (slice(None), slice(len(rows) // 2, None)):
-        pair = [evaluate(asked[part], history, parameters, rows[part]) for asked in (up, runner_up)]
+        pair = [
+            evaluate(series[part], history, parameters, rows[part]) for series in (up, runner_up)
+        ]
         if pair[0] is None or pair[1] is None:
             return None
         costs.append((pair[0].cost, pair[1].cost))
