@@ -1,6 +1,5 @@
 """The Agones webhook: whose fleet, which number, what is recorded; over HTTP and a real Redis."""
 
-import asyncio
 import json
 import math
 from collections.abc import AsyncIterator
@@ -23,6 +22,7 @@ from shared.messages import Decision, Demand, FleetSupply, Supply
 from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW, a_decision
+from tests.eventually import eventually_async
 
 JSON = {"Content-Type": "application/json"}
 TTL = 60.0
@@ -32,7 +32,6 @@ FLEETS = Fleets(
         for name in ("default", "eu-west", "eu-east")
     }
 )
-PATIENCE_SECONDS = 10.0
 
 
 def review(name: str = "default", allocated: int = 0, **request: Any) -> dict[str, Any]:
@@ -89,13 +88,13 @@ async def known(client: httpx.AsyncClient, bus: Bus, told: Decision | Demand) ->
     else:
         await bus.record_demands([told], [None])
         number = told.demand
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            answer = await client.get("/prediction", params={"fleet": fleet})
-            found = answer.json().get("Prediction", {})
-            if number in (found.get("num_of_gameservers"), found.get("curr_demand")):
-                return
-            await asyncio.sleep(0.01)
+
+    async def known() -> tuple[Any, Any]:
+        answer = await client.get("/prediction", params={"fleet": fleet})
+        found = answer.json().get("Prediction", {})
+        return found.get("num_of_gameservers"), found.get("curr_demand")
+
+    await eventually_async(known, f"{number} is known", holds=lambda numbers: number in numbers)
 
 
 def decided(target: float, fleet: str = "default", age_s: float = 0.0, **changes: Any) -> Decision:
@@ -267,9 +266,7 @@ class TestWhatIsUnsafe:
 
 
 async def supply_of(bus: Bus, fleet: str) -> FleetSupply:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not (found := await bus.newest_supplies([fleet])):  # noqa: ASYNC110 - it is in Redis
-            await asyncio.sleep(0.01)
+    found = await eventually_async(lambda: bus.newest_supplies([fleet]), f"a supply of {fleet}")
     return found[fleet]
 
 
@@ -290,9 +287,11 @@ class TestSupply:
     async def test_the_newest_counts_and_ends_when_nobody_tells_any_more(self, client, bus):
         for allocated in (7, 8, 9):
             await client.post("/agones/scale", json=review(allocated=allocated))
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while (await supply_of(bus, "default")).supply.allocated != 9:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await eventually_async(
+            lambda: supply_of(bus, "default"),
+            "the newest counts",
+            holds=lambda found: found.supply.allocated == 9,
+        )
         left_s = await bus._client.ttl("autopilot:supply:default")
         assert 0 < left_s <= 120
 
@@ -311,14 +310,17 @@ class TestSupply:
             own_redis.stop()
             for _ in range(3):
                 assert await replicas(client, review()) == 42
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while not (await counted(client))["autopilot_supplies_lost_total"]:  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
+
+            async def total(of: str) -> float:
+                return (await counted(client))[f"autopilot_supplies_{of}_total"]
+
+            async def recorded() -> float:
+                assert await replicas(client, review()) == 42
+                return await total("recorded")
+
+            await eventually_async(lambda: total("lost"), "the loss is counted")
             own_redis.start()
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while not (await counted(client))["autopilot_supplies_recorded_total"]:
-                    assert await replicas(client, review()) == 42
-                    await asyncio.sleep(0.02)
+            await eventually_async(recorded, "a supply is recorded again")
             assert (await supply_of(bus, "default")).supply.ready == 20
         await bus.close()
 

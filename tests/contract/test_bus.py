@@ -27,6 +27,7 @@ from shared.errors import BadSetting, BusAway, StepConflict
 from shared.messages import Champion, Demand, TrainingJob
 from tests import conftest
 from tests.conftest import NOW, a_verdict, an_explanation, poisoned
+from tests.eventually import eventually_async
 
 
 def later(seconds):
@@ -365,18 +366,15 @@ class Following:
         assert sorted(self.seen, key=str) == sorted(expected, key=str)
 
     async def _so_many(self, number):
-        for _ in range(400):
-            if len(self.seen) >= number:
-                break
-            await asyncio.sleep(0.01)
+        await eventually_async(
+            lambda: self.seen, f"{number} messages", holds=lambda seen: len(seen) >= number
+        )
 
     async def until_newest(self, expected):
         """Wait until this is what has been seen last."""
-        for _ in range(400):
-            if self.seen[-1] == expected:
-                break
-            await asyncio.sleep(0.01)
-        assert self.seen[-1] == expected
+        await eventually_async(
+            lambda: self.seen[-1], "the newest", holds=lambda newest: newest == expected
+        )
 
     async def stop(self):
         self._task.cancel()
@@ -409,10 +407,9 @@ class TestFollow:
         await bus.publish(CHAMPIONS, "eu", champion("v4"))
         await follower.until(*latest, champion("v3"), champion("v4"))
 
-    async def test_several_feeds_at_once(self, bus, following):
+    async def test_several_feeds_at_once(self, bus, raw, following):
         follower = following(DEMANDS, DECISIONS, TRAININGS)
-        await follower.until()
-        await asyncio.sleep(0.1)
+        await eventually_async(lambda: raw.info("clients")["blocked_clients"], "it follows")
         await bus.record_demands([demand(10)], [None])
         await follower.until(demand(10))
         await bus.commit_step(*a_step(1))
@@ -448,7 +445,6 @@ class TestFollow:
         follower = following(CHAMPIONS, on=bus)
         await follower.until(champion("v1"))
         own_redis.stop()
-        await asyncio.sleep(0.3)
         own_redis.start()
         await bus.publish(CHAMPIONS, "eu", champion("v2"))
         await follower.until_newest(champion("v2"))

@@ -1,6 +1,5 @@
 """`GET /explain`: the newest decision with what made it, and the same in the worker's log."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -27,6 +26,7 @@ from shared.messages import RecordedStep, Supply
 from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW
+from tests.eventually import eventually_async
 from tests.policies import OneByOne
 
 # With the notebook's reward nothing is learnt while it serves: the asks are the policy's own.
@@ -128,12 +128,13 @@ async def test_why_a_decision_is_what_it_is(bus, client, fleet):
     shadow = fleet == "new"
     assert why["shadow"] is shadow
     assert ("in shadow" in (why["reason"] or "")) is shadow
-    deadline = asyncio.get_running_loop().time() + 2
-    while why["told"] is None and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.02)
-        why = (await client.get("/explain", params={"fleet": fleet})).json()
-    assert why["told"]["Prediction"]["num_of_gameservers"] == 54
-    assert why["told"]["shadow"] is shadow
+
+    async def told() -> Any:
+        return (await client.get("/explain", params={"fleet": fleet})).json()["told"]
+
+    answer = await eventually_async(told, "the decision is told")
+    assert answer["Prediction"]["num_of_gameservers"] == 54
+    assert answer["shadow"] is shadow
 
 
 async def test_before_the_first_decision_and_of_no_fleet(client):

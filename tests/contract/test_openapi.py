@@ -6,7 +6,6 @@ The services know a demand and a decision, so no 503 is due: every 5xx is a fail
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,8 +26,9 @@ from shared.messages import Demand, utc_now
 from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import a_decision, a_step, an_explanation
+from tests.eventually import eventually
 
-EXAMPLES = 100
+EXAMPLES = [25, pytest.param(100, marks=pytest.mark.slow)]
 """Of each operation."""
 BEYOND_THE_DOCUMENT = [positive_data_acceptance]
 """Demand is said in one of two ways, and a fleet's settings make the length of an observation: a
@@ -36,7 +36,6 @@ body may match its schema and still be refused."""
 START_SECONDS = 10.0
 FLEETS = Fleets({"default": FleetSettings(demand_ttl=3600, decision_ttl=3600)})
 bounded = settings(
-    max_examples=EXAMPLES,
     deadline=None,
     derandomize=True,
     database=None,
@@ -76,13 +75,6 @@ async def seed(redis_url: str) -> None:
     await bus.close()
 
 
-def wait_until_it_knows(url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not httpx.get(url).is_success:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def matchmaking(redis_url) -> Iterator[Any]:
     asyncio.run(seed(redis_url))
@@ -99,20 +91,25 @@ def prediction(redis_url, tmp_path, publish_policy) -> Iterator[Any]:
     bus = Bus.connect(redis_url)
     app = create_prediction(bus=bus, fleets=FLEETS, store=store, clock=utc_now)
     with serving(app) as url:
-        wait_until_it_knows(f"{url}/prediction")
+        eventually(
+            lambda: httpx.get(f"{url}/prediction"),
+            "the decision is known",
+            holds=lambda answer: answer.is_success,
+        )
         yield schemathesis.openapi.from_url(f"{url}/openapi.json", wait_for_schema=START_SECONDS)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 @pytest.mark.parametrize("service", ["matchmaking", "prediction"])
-def test_every_operation_keeps_to_its_document(request, service, mode):
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_every_operation_keeps_to_its_document(request, service, mode, examples):
     schema = request.getfixturevalue(service)
     tried = 0
     for operation in (result.ok() for result in schema.get_all_operations()):
         if mode.is_negative and not operation.body:
             continue  # any text may name a fleet, so nothing else can be wrong
 
-        @bounded
+        @settings(bounded, max_examples=examples)
         @given(case=operation.as_strategy(generation_mode=mode))
         def keeps_to_its_document(case: schemathesis.Case) -> None:
             case.call_and_validate(excluded_checks=BEYOND_THE_DOCUMENT)

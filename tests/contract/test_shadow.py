@@ -110,11 +110,14 @@ async def test_without_redis_the_last_word_holds(own_redis, tmp_path, client_of)
         assert (await client.get("/prediction?fleet=new")).status_code == 200
         own_redis.start()
         await bus.publish(
-            DECISIONS, "new", a_decision(fleet="new", target=60, decided_at=utc_now())
+            DECISIONS, "new", a_decision(fleet="new", target=90, decided_at=utc_now())
         )
-        await asyncio.sleep(0.6)  # the pause of a follower that has lost Redis
-        answer = await asked(client, "new", 200)
-        assert answer.json()["Prediction"]["num_of_gameservers"] == 80
+
+        async def told() -> int:
+            answer = await asked(client, "new", 200)
+            return answer.json()["Prediction"]["num_of_gameservers"]
+
+        await eventually_async(told, "the new decision", holds=lambda servers: servers == 90)
         assert (await client.get("/prediction")).status_code == 503
     await bus.close()
 

@@ -14,6 +14,7 @@ from shared.core.parameters import FleetParameters
 from shared.messages import FleetRecord, FleetSupply, LeadTimes, Supply
 from shared.policies.runtime import RulePolicy
 from tests.conftest import NOW
+from tests.eventually import eventually_async
 
 PARAMETERS = FleetParameters()
 STEP_S = 65.0
@@ -43,8 +44,8 @@ class TestReading:
         supplies = Supplies(bus, ["eu"], 0.02)
         assert await supplies.newest("eu") is None
         await bus.record_supplies([supply(allocated=3)])
-        await asyncio.sleep(0.01)
-        assert await supplies.newest("eu") == supply(allocated=3)
+        newest = await eventually_async(lambda: supplies.newest("eu"), "it is read again")
+        assert newest == supply(allocated=3)
 
     async def test_while_redis_is_away_it_is_not_known_and_said_once(self, own_redis):
         bus = Bus.connect(own_redis.url)
