@@ -129,12 +129,8 @@ def misses(steps: Sequence[RecordedStep], parameters: FleetParameters) -> NDArra
         ask = steps[row].ask
         broken = any(step.gap_steps for step in steps[row : row + lead])
         if seen.usable and met.usable and not broken and ask is not None:
-            found.append(met.demand - _within(ask, parameters))
+            found.append(met.demand - parameters.one_within_limits(ask))
     return np.array(found, dtype=np.float64)
-
-
-def _within(ask: float, parameters: FleetParameters) -> float:
-    return min(max(ask, parameters.min_servers), parameters.max_servers)
 
 
 def _by_rule(why: Explanation, settings: FleetSettings) -> RuleAnswer:
@@ -160,7 +156,7 @@ def _expected(
     recent = misses(steps, parameters)[-NEWEST_MISSES:]
     if len(recent) < LEAST_MISSES:
         return None
-    missing = _within(why.ask, parameters) + recent - why.target
+    missing = parameters.one_within_limits(why.ask) + recent - why.target
     return Expected(
         steps_ahead=parameters.lead_steps,
         under=float(np.maximum(missing, 0.0).mean()),

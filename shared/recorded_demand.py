@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.core.arrays import IntArray
-from shared.core.history import History
+from shared.core.history import History, within_limits
 from shared.core.parameters import FleetParameters
 from shared.errors import BadInput
 from shared.messages import RecordedStep
@@ -90,9 +90,7 @@ def replayable(recorded: Recorded, parameters: FleetParameters) -> Recorded:
             f"{shortest_run(parameters)}: let the fleet run on, and see that its demand arrives "
             "at every step"
         )
-    history = recorded.history
-    demands = np.clip(history.demands, parameters.min_servers, parameters.max_servers)
-    return Recorded(History(history.times, demands, history.step_seconds), recorded.starts)
+    return Recorded(within_limits(recorded.history, parameters), recorded.starts)
 
 
 def hold_out(

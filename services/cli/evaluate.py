@@ -112,7 +112,7 @@ def episode_rewards(
         )
     if episodes < 1:
         raise BadInput(f"--episodes is {episodes}: give 1 or more")
-    met = np.clip(history.demands, parameters.min_servers, parameters.max_servers)
+    met = parameters.within_limits(history.demands)
     rewards = np.empty(episodes)
     starts = parameters.history_len + np.random.default_rng(seed).integers(windows, size=episodes)
     for number, start in enumerate(starts.tolist()):

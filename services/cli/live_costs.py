@@ -42,9 +42,7 @@ def live_costs(steps: Sequence[RecordedStep], settings: FleetSettings) -> LiveCo
         return None
     parameters = settings.parameters
     usable = np.array([step.usable for step in steps])
-    demands = np.clip(
-        [step.demand for step in steps], parameters.min_servers, parameters.max_servers
-    )
+    demands = parameters.within_limits([step.demand for step in steps])
     allocations = np.array([step.allocation for step in steps], dtype=np.float64)
     up = np.array([np.nan if step.up is None else step.up for step in steps])
     reported = usable & ~np.isnan(up)

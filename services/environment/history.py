@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from shared.core.history import History
+from shared.core.history import History, within_limits
 from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
 from shared.messages import RecordedStep
@@ -24,8 +23,7 @@ def history_of(
     steps: Sequence[RecordedStep], parameters: FleetParameters, step_seconds: float
 ) -> History:
     """What the recorded steps of a fleet leave behind; as `with_row` of each, and much faster."""
-    recorded = recorded_of(steps, step_seconds).history
-    return History(recorded.times, _within_limits(recorded.demands, parameters), step_seconds)
+    return within_limits(recorded_of(steps, step_seconds).history, parameters)
 
 
 def with_row(history: History, time: float, demand: float, parameters: FleetParameters) -> History:
@@ -36,7 +34,7 @@ def with_row(history: History, time: float, demand: float, parameters: FleetPara
     kept = np.searchsorted(history.times, time)
     return History(
         np.append(history.times[:kept], time),
-        np.append(history.demands[:kept], _within_limits([demand], parameters)),
+        np.append(history.demands[:kept], parameters.one_within_limits(demand)),
         history.step_seconds,
     )
 
@@ -51,10 +49,3 @@ def within_reach(history: History, encoder: Encoder) -> History:
         max(0, len(history.times) - encoder.reach_rows),
     )
     return History(history.times[first:], history.demands[first:], history.step_seconds)
-
-
-def _within_limits(demands: ArrayLike, parameters: FleetParameters) -> np.ndarray:
-    """Demand as the environment sees it."""
-    return np.clip(
-        np.array(demands, dtype=np.float64), parameters.min_servers, parameters.max_servers
-    )

@@ -363,14 +363,13 @@ def _target(given: StepInput, asked: Choice) -> FloatArray:
     record, parameters = given.record, given.parameters
     if record is None or record.next_target is None:
         return target_of(asked.action, parameters)
-    target = np.asarray(record.next_target, dtype=np.float64)
-    return np.clip(target, parameters.min_servers, parameters.max_servers)
+    return parameters.within_limits(record.next_target)
 
 
 def _fitted(history: tuple[float, ...], parameters: FleetParameters) -> np.ndarray:
     kept = history[-parameters.history_len :]
     padded = (kept[0],) * (parameters.history_len - len(kept)) + kept
-    return np.clip(padded, parameters.min_servers, parameters.max_servers)
+    return parameters.within_limits(padded)
 
 
 def _floats(values: np.ndarray) -> tuple[float, ...]:

@@ -47,9 +47,9 @@ def observe(state: FleetState) -> FloatArray:
 
 
 def target_of(action: ArrayLike, parameters: FleetParameters) -> FloatArray:
-    """The target of an action, in servers: ``clip(action * action_factor, min, max)``."""
+    """The target of an action, in servers: ``action * action_factor``, within the limits."""
     servers = np.asarray(action, dtype=np.float64) * parameters.action_factor
-    return np.clip(servers, parameters.min_servers, parameters.max_servers)
+    return parameters.within_limits(servers)
 
 
 def step(
@@ -67,9 +67,7 @@ def step_to(
     state: FleetState, target: FloatArray, demand: ArrayLike, parameters: FleetParameters
 ) -> StepOutcome:
     """`step` for a target in servers, within the limits, instead of an action."""
-    seen = np.clip(
-        np.asarray(demand, dtype=np.float64), parameters.min_servers, parameters.max_servers
-    )
+    seen = parameters.within_limits(demand)
     allocation = state.targets[..., 0]
     return StepOutcome(
         state=FleetState(

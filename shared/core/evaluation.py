@@ -66,8 +66,7 @@ def evaluate(
     """
     if not len(rows):
         return None
-    low, high = parameters.min_servers, parameters.max_servers
-    met = np.clip(history.demands[rows + parameters.lead_steps], low, high)
+    met = parameters.within_limits(history.demands[rows + parameters.lead_steps])
     scored = score(targets, met, parameters.over_prov_factor)
     reward = float(reward_of(targets, met, parameters).mean())
     return HeldOut(steps=scored.steps, reward=reward, cost=scored.cost_per_step)

@@ -181,7 +181,7 @@ def guarded_series(
     Returns the recommended targets. `previous` is the one before the first.
     """
     if guards == NO_GUARDS:
-        return np.clip(requested, parameters.min_servers, parameters.max_servers)
+        return parameters.within_limits(requested)
     targets = np.empty(len(requested))
     requests: tuple[float, ...] = ()
     for step, (request, demand) in enumerate(

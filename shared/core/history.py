@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from shared.core.arrays import FloatArray
+from shared.core.parameters import FleetParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,12 @@ class History:
     """Servers."""
     step_seconds: float
     """Nominal time from row to row."""
+
+
+def within_limits(history: History, parameters: FleetParameters) -> History:
+    """The history as a fleet's environment sees it."""
+    demands = parameters.within_limits(history.demands)
+    return History(history.times, demands, history.step_seconds)
 
 
 def part(history: History, start: int, stop: int) -> History:

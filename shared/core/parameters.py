@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from shared.core.arrays import FloatArray
 from shared.core.fields import calendar_fields, notebook_fields
 from shared.errors import BadSetting
 
@@ -52,6 +56,14 @@ class FleetParameters:
             raise BadSetting(
                 f"observation is {self.observation!r}: set OBSERVATION to notebook or calendar"
             )
+
+    def within_limits(self, servers: ArrayLike) -> FloatArray:
+        """Servers brought to the fleet's limits, elementwise."""
+        return np.clip(np.asarray(servers, dtype=np.float64), self.min_servers, self.max_servers)
+
+    def one_within_limits(self, servers: float) -> float:
+        """`within_limits` of one number, at a tenth of the time."""
+        return min(max(servers, self.min_servers), self.max_servers)
 
     @property
     def highest_action(self) -> float:

@@ -10,5 +10,5 @@ TARGET_DECIMALS = 3
 
 def whole_servers(target: float, parameters: FleetParameters) -> int:
     """A target, or a demand, rounded up to whole servers within the fleet's limits."""
-    servers = min(max(target, parameters.min_servers), parameters.max_servers)
+    servers = parameters.one_within_limits(target)
     return min(math.ceil(round(servers, TARGET_DECIMALS)), math.floor(parameters.max_servers))

@@ -19,7 +19,7 @@ from shared.core.arrays import FloatArray, IntArray
 from shared.core.dynamics import target_of
 from shared.core.evaluation import Score, score
 from shared.core.fields import notebook_fields
-from shared.core.history import History
+from shared.core.history import History, within_limits
 from shared.core.observation import Encoder
 from shared.core.parameters import FleetParameters
 
@@ -112,14 +112,14 @@ def decide(
         return stepped[rows - first]
     seen = observations_after(history, policy.fields, parameters, rows, policy.lead_steps)
     of_experts = policy.actions(seen).astype(np.float64)
-    demands = np.clip(history.demands, parameters.min_servers, parameters.max_servers)
+    demands = parameters.within_limits(history.demands)
     actions = adapted_actions(of_experts, demands, rows, prior_of(policy), parameters, since)
     return target_of(actions, parameters)
 
 
 def replay(decisions: FloatArray, parameters: FleetParameters) -> Replay:
     """Targets and allocations of every step, from the decision after each row."""
-    clipped = np.clip(decisions, parameters.min_servers, parameters.max_servers)
+    clipped = parameters.within_limits(decisions)
     targets = later(clipped, 1, parameters.min_servers)
     return Replay(targets, later(targets, parameters.history_len, parameters.min_servers))
 
@@ -147,11 +147,9 @@ def _encoded(
     encoder: Encoder, history: History, parameters: FleetParameters, rows: IntArray
 ) -> FloatArray:
     """The encoder's fields of demand within the fleet's limits."""
-    low, high = parameters.min_servers, parameters.max_servers
-    clipped = History(history.times, np.clip(history.demands, low, high), history.step_seconds)
-    seen = encoder.encode(clipped, rows)
+    seen = encoder.encode(within_limits(history, parameters), rows)
     lags = [field in notebook_fields(parameters.history_len) for field in encoder.fields]
-    seen[:, lags] = np.nan_to_num(seen[:, lags], nan=low)
+    seen[:, lags] = np.nan_to_num(seen[:, lags], nan=parameters.min_servers)
     return seen
 
 
@@ -164,12 +162,13 @@ def _stepped(
     since: int,
 ) -> FloatArray:
     """Decisions after each row from `first` up to `stop`, one after the other."""
-    low, high = parameters.min_servers, parameters.max_servers
     encoder = Encoder(policy.fields, policy.lead_steps)
     rows, prior, size = np.arange(first, stop), prior_of(policy), parameters.history_len
     seen = _encoded(encoder, history, parameters, rows)
-    demands = np.clip(history.demands, low, high).tolist()
-    requested = np.full(size + 1 + len(rows), low)  # [size] is the target of the first row's step
+    demands = parameters.within_limits(history.demands).tolist()
+    requested = np.full(
+        size + 1 + len(rows), parameters.min_servers
+    )  # [size] is the target of the first row's step
     state = FRESH
     for number, row in enumerate(rows.tolist()):
         targets = requested[np.newaxis, number + 1 : number + 1 + size]

@@ -33,10 +33,7 @@ def trend(demands: ArrayLike, parameters: FleetParameters) -> NDArray[np.float64
     slope, spread = _line(history)
     ahead = history[..., -1] + TREND_DAMPING * parameters.lead_steps * slope
     spare = TREND_HEADROOM * history[..., -1] + TREND_SPREADS * spread
-    target: NDArray[np.float64] = np.clip(
-        ahead + spare, parameters.min_servers, parameters.max_servers
-    )
-    return target
+    return parameters.within_limits(ahead + spare)
 
 
 def headroom(demand: ArrayLike, parameters: FleetParameters) -> NDArray[np.float64]:
@@ -45,8 +42,7 @@ def headroom(demand: ArrayLike, parameters: FleetParameters) -> NDArray[np.float
     25 % above demand: at the notebook's underage cost of 5 spare servers are cheap, and a service
     that has lost the environment does not know the trend.
     """
-    target = np.asarray(demand, dtype=np.float64) * 1.25
-    return np.clip(target, parameters.min_servers, parameters.max_servers)
+    return parameters.within_limits(np.asarray(demand, dtype=np.float64) * 1.25)
 
 
 def last_demand(history: History, parameters: FleetParameters) -> FloatArray:  # noqa: ARG001

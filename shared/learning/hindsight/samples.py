@@ -52,11 +52,7 @@ def samples_of(
         for history in histories
     ]
     met = [
-        np.clip(
-            history.demands[rows + parameters.lead_steps],
-            parameters.min_servers,
-            parameters.max_servers,
-        ).astype(np.float32)
+        parameters.within_limits(history.demands[rows + parameters.lead_steps]).astype(np.float32)
         for history in histories
     ]
     return Samples(np.concatenate(seen), np.concatenate(met), len(rows))
@@ -95,8 +91,7 @@ def augmented(history: History, parameters: FleetParameters, rng: np.random.Gene
     for at in rng.integers(0, steps, size=1 + steps // 2_000):
         rise, fade = rng.uniform(1.0, 2.0 * parameters.lead_steps), rng.uniform(20.0, 150.0)
         noisy += median * rng.uniform(0.2, 1.5) * launch(rows, int(at), rise, fade)
-    low, high = parameters.min_servers, parameters.max_servers
-    return History(history.times, np.clip(noisy, low, high), history.step_seconds)
+    return History(history.times, parameters.within_limits(noisy), history.step_seconds)
 
 
 def _median_change(demands: FloatArray) -> float:

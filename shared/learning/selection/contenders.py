@@ -11,10 +11,8 @@ follow the outcomes (`shared.core.adaptation`).
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from shared.core.arrays import IntArray
-from shared.core.history import History
+from shared.core.history import History, within_limits
 from shared.core.parameters import FleetParameters
 from shared.core.replay import BatchPolicy
 from shared.core.tuning import tune
@@ -147,8 +145,7 @@ class Selection:
 
 def tuned_rules(training: History, parameters: FleetParameters) -> dict[str, TunedRulePolicy]:
     """Every servable rule, tuned on `training`, by name."""
-    low, high = parameters.min_servers, parameters.max_servers
-    clipped = History(training.times, np.clip(training.demands, low, high), training.step_seconds)
+    clipped = within_limits(training, parameters)
     served = {
         name_of(rule): TunedRulePolicy.of(tune(rule, clipped, parameters), parameters)
         for rule in SERVABLE_RULES
