@@ -8,6 +8,7 @@ import structlog
 
 from services.trainer.context import Context
 from shared.bus import TRAININGS, Bus
+from shared.core.arrays import IntArray
 from shared.core.guards import Guards
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError
@@ -22,7 +23,7 @@ from shared.learning.on_policy.training import (
     used_up_to,
 )
 from shared.learning.progress import Progress
-from shared.learning.selection.contenders import Selection
+from shared.learning.selection.contenders import Deployed, Selection
 from shared.learning.selection.gate import GateDecision, cost_on
 from shared.learning.selection.live import MOST_LIVE_STEPS, Live, live_beside
 from shared.learning.training import TrainingResult, train
@@ -61,14 +62,28 @@ class Gate:
     """The champion-challenger gate of one training job."""
 
     recorded: Recorded
-    selection: Selection
+    training: Recorded
+    """What candidate and rules learn from."""
+    rows: IntArray
+    """Decisions that are kept from them."""
+    parameters: FleetParameters
     guards: Guards
 
-    def decide(self, candidate: Trained, incumbents: Incumbents) -> GateDecision:
-        """Who wins, by the demand that is kept and by how the champion does live."""
+    def decide(
+        self, candidate: Trained, incumbents: Incumbents
+    ) -> tuple[GateDecision, Deployed | None]:
+        """Who wins, by the demand that is kept and by how the champion does live; what to deploy.
+
+        None to deploy where the winner is in the store.
+        """
+        history, parameters = self.recorded.history, self.parameters
+        scorer = cost_on(history, self.rows, parameters, self.guards)
+        pretrained = pretrained_module(parameters)
+        selection = Selection.of(self.training, history, self.rows, parameters, scorer, pretrained)
         champion = None if incumbents.champion is None else incumbents.champion.version
         live = self._live(incumbents)
-        return self.selection.decide(candidate, incumbents.policies, champion, live)
+        decision = selection.decide(candidate, incumbents.policies, champion, live)
+        return decision, selection.deployed(decision, candidate)
 
     def _live(self, incumbents: Incumbents) -> Live | None:
         """The champion's live cost beside the runner-up's; None without a step or a runner-up."""
@@ -81,7 +96,7 @@ class Gate:
             runner_up,
             incumbents.transitions,
             self.recorded,
-            self.selection.parameters,
+            self.parameters,
             self.guards,
         )
 
@@ -164,12 +179,7 @@ def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Lear
         learnt = train(training, parameters, options, checkpoint, on_progress)
         return learnt, len(training.history.demands)
 
-    history, guards = recorded.history, settings.guards
-    scorer = cost_on(history, rows, parameters, guards)
-    selection = Selection.of(
-        training, history, rows, parameters, scorer, pretrained_module(parameters)
-    )
-    return learning, Gate(recorded, selection, guards)
+    return learning, Gate(recorded, training, rows, parameters, settings.guards)
 
 
 def _on_policy(context: Context, fleet: str, version: str, settings: FleetSettings) -> Learning:

@@ -90,8 +90,7 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
             deployed: Deployed | None = learnt.policy
             if gate is not None:
                 incumbents = incumbents_of(context, fleet, before, settings.parameters)
-                decision = gate.decide(learnt.policy, incumbents)
-                deployed = gate.selection.deployed(decision, learnt.policy)
+                decision, deployed = gate.decide(learnt.policy, incumbents)
             shared = before is None and decision.winner == PRETRAINED
             stages.done("gate")
             draft = _draft(context, fleet, version, learnt, trained_on, decision)
