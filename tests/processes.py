@@ -46,8 +46,8 @@ class Process:
     ) -> None:
         self.returncode: int | None = None
         self._files = [_output(log), _output(log)]
-        weakref.finalize(self, _close, self._files)
         self._report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        weakref.finalize(self, _close, [self._report, *self._files])
         request = {
             "words": words,
             "env": dict(os.environ if env is None else env),
@@ -113,9 +113,9 @@ def _output(log: Path | None) -> IO[bytes]:
     return tempfile.TemporaryFile() if log is None else log.open("ab")
 
 
-def _close(files: list[IO[bytes]]) -> None:
-    for file in files:
-        file.close()
+def _close(opened: list[IO[bytes] | socket.socket]) -> None:
+    for each in opened:
+        each.close()
 
 
 class _Forker:

@@ -16,7 +16,7 @@ from shared.errors import BadSetting, StoreAway
 from shared.messages import TrainingOutcome, Transition
 from shared.policies.store import PolicyStore, new_version
 from shared.settings import Settings
-from tests.contract.test_policy_store import publish
+from tests.contract.published import publish
 
 AWS = Path(__file__).parents[2] / "deploy" / "aws"
 NAMESPACE = Settings.model_fields["cloudwatch_namespace"].default

@@ -6,17 +6,15 @@ import json
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from shared.core.parameters import FleetParameters
 from shared.errors import BadSetting, PolicyCorrupt, PolicyMissing
-from shared.messages import PolicyManifest
 from shared.policies.store import LITERT_MODEL, PolicyStore, new_version
 from shared.policies.store_folder import FolderFiles
-
-NOW = datetime(2026, 11, 22, 20, 33, 1, tzinfo=UTC)
+from tests.contract.published import NOW, PUBLISHED, draft, publish
 
 
 @pytest.fixture
@@ -27,18 +25,6 @@ def store(any_store):
 def write(store, name, content):
     """Put a file in behind the store's back."""
     store.files.change(name, lambda _: content)
-
-
-def draft(version="v1", fleet="eu"):
-    return PolicyManifest.draft(FleetParameters(), version=version, fleet=fleet, created_at=NOW)
-
-
-def publish(store, version="v1", fleet="eu", model=b"a model"):
-    with store.writing(fleet, version) as folder:
-        (folder / LITERT_MODEL).write_bytes(model)
-        (folder / "tf-model").mkdir()
-        (folder / "tf-model" / "saved_model.pb").write_bytes(b"a graph")
-        return store.publish(draft(version, fleet), folder)
 
 
 def everything(store):
@@ -52,9 +38,6 @@ def lose(store, name):
         (store.files.root / name).unlink()
     else:
         store.files._delete([name])
-
-
-PUBLISHED = ["v1/policy.json", "v1/policy.tflite", "v1/tf-model/saved_model.pb"]
 
 
 def test_an_empty_store_knows_nothing(store):

@@ -24,7 +24,7 @@ from shared.policies.champions import Champions
 from shared.policies.store import CHECKPOINT, LITERT_MODEL, MANIFEST, PolicyStore
 from shared.policies.store_s3 import S3Files
 from shared.settings import Fleets, FleetSettings
-from tests.contract.test_policy_store import PUBLISHED, draft, publish
+from tests.contract.published import PUBLISHED, draft, publish
 from tests.eventually import eventually_async
 from tests.processes import run
 

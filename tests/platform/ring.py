@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import math
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,9 @@ from shared.policies.champions import Champions
 from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import RedisServer, free_port
+from tests.eventually import eventually_async
 
 STEP_SECONDS = 0.05
-PATIENCE_SECONDS = 20.0
 
 
 @dataclass
@@ -50,24 +49,25 @@ class Ring:
 
     async def until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first answer of `GET /prediction` for which `holds`; fails after a while."""
-        answer: Any = None
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            response = await self.predict()
-            answer = response.json()
-            if response.is_success and holds(answer):
-                return dict(answer)
-            await asyncio.sleep(STEP_SECONDS / 2)
-        raise AssertionError(f"not within {PATIENCE_SECONDS} s; the last answer is {answer}")
+        response = await eventually_async(
+            self.predict,
+            "such an answer",
+            holds=lambda response: response.is_success and holds(response.json()),
+        )
+        return dict(response.json())
 
     async def committed_steps(self) -> list[int]:
         return [recorded.step for recorded in await self.bus.recorded_steps("default")]
 
     async def steps(self, number: int) -> None:
         """Return once so many steps are committed; fails after a while."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(await self.committed_steps()) < number:  # noqa: ASYNC110 - it is in Redis
-                await asyncio.sleep(STEP_SECONDS)
+        await eventually_async(
+            self.committed_steps, f"{number} steps", holds=lambda steps: len(steps) >= number
+        )
+
+    async def further(self, number: int) -> None:
+        """Return once so many more steps are committed than now."""
+        await self.steps(len(await self.committed_steps()) + number)
 
     @contextlib.asynccontextmanager
     async def demand(self, base: float = 50.0) -> AsyncIterator[None]:

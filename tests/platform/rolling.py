@@ -2,29 +2,19 @@
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.conftest import free_port
+from tests.eventually import PATIENCE_SECONDS, eventually_async
 from tests.platform.workers import Worker
 
-PATIENCE_SECONDS = 60.0
 SERVICES = ("matchmaking", "prediction", "metrics")
 WORKERS = ("first worker", "second worker")
 """Two, so that one is always there."""
-
-
-async def until(holds: Callable[[], Awaitable[Any]], what: str) -> Any:
-    """What it answers once that is true; fails after a while."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := await holds()):
-        assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS} s: {what}"
-        await asyncio.sleep(0.1)
-    return found
 
 
 class Front:
@@ -161,7 +151,7 @@ class Platform:
         async def holds_a_fleet() -> bool:
             return new.ready
 
-        await until(holds_a_fleet, f"the {name} holds a fleet")
+        await eventually_async(holds_a_fleet, f"the {name} holds a fleet")
 
     async def end_worker(self, name: str) -> None:
         """Its fleets are for the others."""
@@ -190,7 +180,7 @@ class Platform:
                     return all([(await client.get(path)).is_success for path in paths])
             return False
 
-        await until(answers, f"{service} answers")
+        await eventually_async(answers, f"{service} answers")
         self._fronts[service].behind = port
         old = self._running.pop(service, None)
         self._running[service] = new

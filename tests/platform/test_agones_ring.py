@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from tests.eventually import eventually_async
 from tests.platform.ring import STEP_SECONDS, running, settings
 
 ASSUMED_S = 5 * STEP_SECONDS
@@ -65,11 +66,11 @@ async def test_what_is_allocated_becomes_the_floor_that_a_lobby_is_told(tmp_path
         agones = AgonesFleet(ring, allocated=62)
         await agones.sync()
         answer = await ring.until(lambda answer: answer["guard"] == "allocated_floor")
-        await ring.steps(len(await ring.committed_steps()) + 3)
+        await ring.further(3)
         counted = (await ring.bus.newest_transitions("default", 1))[0]
         await ring.report(30, supply={"allocated": 71})
         later = await ring.until(lambda answer: answer["Prediction"]["num_of_gameservers"] == 71)
-        await ring.steps(len(await ring.committed_steps()) + 3)
+        await ring.further(3)
         newest = (await ring.bus.newest_transitions("default", 1))[0]
     assert answer["Prediction"]["num_of_gameservers"] == 62
     assert (counted.supply.allocated, counted.target) == (62, 62)
@@ -84,12 +85,15 @@ async def test_the_true_lead_time_is_measured_and_a_wrong_assumption_warned_of_o
             await ring.report(10)
             await ring.until(lambda answer: answer["fallback"] in (None, "no_policy"))
             agones = AgonesFleet(ring)
-            async with agones.syncing(), asyncio.timeout(60):
+            async with agones.syncing():
                 for demand in (25, 40, 55, 70):
                     await ring.report(demand)
-                    while agones.up < demand:  # noqa: ASYNC110 - of what runs meanwhile
-                        await asyncio.sleep(STEP_SECONDS)
-                await ring.steps(len(await ring.committed_steps()) + 3)
+                    await eventually_async(
+                        lambda: agones.up,
+                        f"{demand} servers are up",
+                        holds=lambda up, demand=demand: up >= demand,
+                    )
+                await ring.further(3)
             newest = (await ring.bus.newest_transitions("default", 1))[0]
     assert newest.lead_times.assumed_s == ASSUMED_S
     assert newest.lead_times.measured_s >= START_SECONDS

@@ -14,7 +14,8 @@ from shared.bus import TRANSITIONS, Bus
 from shared.errors import BusAway
 from shared.messages import Supply
 from tests.conftest import a_step
-from tests.platform.test_metrics import FLEETS, START, commit
+from tests.eventually import eventually_async
+from tests.platform.sidecar import FLEETS, START, commit
 
 STREAM = "autopilot:transitions"
 
@@ -50,14 +51,6 @@ class Consuming:
         return self.unreadable._value.get(), self.dead._value.get()
 
 
-async def eventually(holds):
-    for _ in range(1_000):
-        if holds():
-            break
-        await asyncio.sleep(0.02)
-    assert holds()
-
-
 def pending(raw):
     return raw.xpending(STREAM, "g")["pending"]
 
@@ -78,8 +71,11 @@ async def test_the_poisonous_are_set_aside_and_the_others_taken_once(bus, raw, a
         await commit(bus, step)
     with structlog.testing.capture_logs() as logs:
         async with Consuming(bus, handle, at_once) as consuming:
-            await eventually(lambda: len(taken) == 5 and pending(raw) == 0)
-    assert taken == [1, 2, 4, 5, 6]
+            await eventually_async(
+                lambda: (taken, pending(raw)),
+                "the others are taken",
+                holds=lambda now: now == ([1, 2, 4, 5, 6], 0),
+            )
     assert consuming.counted == (1, 2)
     wrong, poison = await bus.dead_letters(10)
     if poison.reason.startswith("fleet"):
@@ -139,7 +135,9 @@ async def test_a_dead_letter_waits_for_redis(bus, raw):
     raw.xadd(STREAM, {"message": "no message"})
     await commit(bus, 1)
     async with Consuming(away, handle) as consuming:
-        await eventually(lambda: pending(raw) == 0 and len(taken) == 1)
+        await eventually_async(
+            lambda: (len(taken), pending(raw)), "one is taken", holds=lambda now: now == (1, 0)
+        )
     assert away.tries == 3
     assert consuming.counted == (1, 1)
     assert len(await bus.dead_letters(10)) == 1

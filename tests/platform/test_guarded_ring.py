@@ -15,7 +15,7 @@ async def test_a_floor_at_what_is_in_use_is_told_and_named(tmp_path):
     async with running(tmp_path, settings(floor_at_allocated=True)) as ring:
         await ring.report(30, supply={"allocated": 62}, tickets_waiting=5)
         answer = await ring.until(lambda answer: answer["fallback"] is None)
-        await ring.steps(len(await ring.committed_steps()) + 2)
+        await ring.further(2)
         newest = await ring.bus.newest_transitions("default", 1)
     assert answer["Prediction"]["num_of_gameservers"] == 67
     assert (answer["guard"], answer["guards"][0]) == ("allocated_floor", "allocated_floor")
@@ -32,10 +32,10 @@ async def test_a_limited_step_is_told_named_and_becomes_the_allocation(tmp_path,
         await ring.report(90)
         rising = await ring.until(lambda answer: answer["guard"] == "max_step_up")
         ring.redis.stop()
-        await asyncio.sleep(4 * STEP_SECONDS)
+        await asyncio.sleep(4 * STEP_SECONDS)  # so many steps can't be made
         ring.redis.start()
         await ring.until(lambda answer: answer["Prediction"]["num_of_gameservers"] == 90)
-        await ring.steps(len(await ring.committed_steps()) + 6)
+        await ring.further(6)
         transitions = await ring.bus.newest_transitions("default", 1000)
     assert rising["Prediction"]["num_of_gameservers"] < 90
     assert "below_demand" in rising["guards"]

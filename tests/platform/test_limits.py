@@ -1,26 +1,20 @@
 """Settings that change under a running platform: what is kept of its policy, and what is said."""
 
-import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
 import structlog
 
-from services.environment.demand_source import LocalSine
-from services.environment.fleet_loop import FleetLoop
-from services.environment.worker import step_fleets
-from shared.bus import Bus, TrainingQueue
+from shared.bus import Bus
 from shared.core.fields import notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.messages import PolicyManifest, utc_now
-from shared.policies.champions import Champions
 from shared.policies.store import PolicyStore
-from shared.settings import Fleets, FleetSettings
-from tests.platform.rolling import Platform, until
+from tests.eventually import eventually_async
+from tests.platform.rolling import Platform
+from tests.platform.stepping import further, stepping
 
 FLEETS = ("default", "eu")
 STEP_SECONDS = 3.0
@@ -72,12 +66,12 @@ async def test_max_servers_is_raised_in_a_running_ring_and_nothing_is_lost(
         return len(shown) == len(FLEETS) and min(map(float, shown)) > PEAK
 
     async with platform.running(max_servers=100), platform.reported(PEAK):
-        await until(at_the_limit, "all that may be is asked for")
+        await eventually_async(at_the_limit, "all that may be is asked for")
         async with platform.asked():
             await platform.restart(max_servers=150)
             since = len(platform.told)
-            await until(told_more, "the new limit is used")
-        await until(metrics_show_more, "the new limit is in the metrics")
+            await eventually_async(told_more, "the new limit is used")
+        await eventually_async(metrics_show_more, "the new limit is in the metrics")
         refused = await platform.metrics("prediction")
     assert {(one["policy_version"], one["fallback"]) for one in platform.told} == {(VERSION, None)}
     assert platform.not_told == []
@@ -90,42 +84,6 @@ async def test_max_servers_is_raised_in_a_running_ring_and_nothing_is_lost(
         assert {one.policy_version for one in transitions} == {VERSION}
         assert max(one.target for one in transitions) > PEAK
     await bus.close()
-
-
-QUICK_STEP_SECONDS = 0.05
-
-
-@contextlib.asynccontextmanager
-async def stepping(
-    redis_url: str, store: PolicyStore, **settings: Any
-) -> AsyncIterator[tuple[Bus, TrainingQueue]]:
-    """An environment worker of a fleet with these settings while the block runs."""
-    fleet = FleetSettings(learning_freq=QUICK_STEP_SECONDS, train_batch_size=100_000, **settings)
-    fleets = Fleets({"default": fleet})
-    bus, queue, stop = Bus.connect(redis_url), TrainingQueue(redis_url), asyncio.Event()
-    champions = Champions(store, fleets)
-    source = LocalSine(60.0)
-    loop = FleetLoop("default", fleet, 0.0, source, champions, bus, queue, utc_now)
-    worker = asyncio.create_task(step_fleets([loop], champions, bus, stop))
-    try:
-        yield bus, queue
-    finally:
-        stop.set()
-        await worker
-        await bus.close()
-        queue.connection.close()
-
-
-async def further(bus: Bus, steps: int = 10) -> Any:
-    """The fleet's record, so many steps later."""
-    before = await bus.fleet_record("default")
-    wanted = steps + (0 if before is None else before.step)
-
-    async def there() -> Any:
-        record = await bus.fleet_record("default")
-        return record if record is not None and record.step >= wanted else None
-
-    return await until(there, f"step {wanted}")
 
 
 async def left(redis_url: str) -> Any:

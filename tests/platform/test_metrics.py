@@ -1,73 +1,21 @@
 """The sidecar on a real Redis: what Prometheus is told."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 import redis
 from prometheus_client import CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
 
-from services.metrics.app import create_app
 from services.metrics.consumer import Consumer
 from services.metrics.fleet_metrics import FleetMetrics
-from services.metrics.workload import Workload
 from shared.bus import MODES, TRAININGS, Bus
 from shared.errors import BusAway
 from shared.messages import FleetMode, LeadTimes, Supply
-from shared.settings import Fleets, FleetSettings
 from tests.conftest import TEN as TEN
-from tests.conftest import a_step, a_verdict
-
-START = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=1)
-"""A real time, since the process has a real clock and CloudWatch takes nothing old."""
-FLEETS = Fleets({name: FleetSettings() for name in ("default", "eu")})
-
-
-async def commit(bus, step, fleet="default", **changes):
-    """Commit a step as the environment does; return its transition."""
-    numbers = {"target": 50.0 + step, "allocation": 30.0, "reward": -1.5 * step, **changes}
-    at = START + timedelta(seconds=65 * step)
-    made = a_step(step, fleet, 40.0 + step, at, **numbers)
-    asked = made.decision.model_copy(update={"target": made.transition.target + 0.4})
-    await bus.commit_step(*made._replace(decision=asked))
-    return made.transition
-
-
-def sidecar(url, put_to_cloudwatch=None, registry=None, started_at=START):
-    """The app as its entry point wires it."""
-    registry = registry or CollectorRegistry()
-    return create_app(
-        bus=Bus.connect(url),
-        registry=registry,
-        fleet_metrics=FleetMetrics(registry, FLEETS, started_at),
-        workload=Workload(registry, len(FLEETS.names)),
-        put_to_cloudwatch=put_to_cloudwatch,
-    )
-
-
-async def scrape(client):
-    """Samples by name and labels: ``{"autopilot_demand{fleet=eu}": 42.0}``."""
-    answer = await client.get("/metrics")
-    assert answer.status_code == 200
-    samples = {}
-    for family in text_string_to_metric_families(answer.text):
-        for sample in family.samples:
-            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
-            samples[f"{sample.name}{{{labels}}}"] = sample.value
-    return samples
-
-
-async def until(client, expected):
-    """Scrape until these samples are there; fails with what differs."""
-    for _ in range(600):
-        samples = await scrape(client)
-        found = {name: samples.get(name) for name in expected}
-        if found == expected:
-            return samples
-        await asyncio.sleep(0.02)
-    assert found == expected
-    return samples
+from tests.conftest import a_verdict
+from tests.eventually import eventually_async
+from tests.platform.sidecar import FLEETS, START, commit, sidecar, until
 
 
 async def test_the_newest_step_and_decision_of_every_fleet(bus, redis_url, client_of):
@@ -169,11 +117,12 @@ async def test_trainings_are_counted_once_and_those_before_the_start_are_not(
 
     await bus.publish(TRAININGS, "eu", outcome(-1, "published", 99.0))
     async with client_of(sidecar(redis_url)) as client:
-        # The follower may still be on its way to the latest state, where repeats come from.
         for ended in (outcome(1, "published", 5.0), outcome(2, "failed", 0.5)):
             await bus.publish(TRAININGS, "eu", ended)
             await bus.publish(TRAININGS, "eu", ended)
-            await asyncio.sleep(0.1)
+            # Before the next: of a latest state that is read late, only the newest is counted.
+            counted = f"autopilot_trainings_total{{fleet=eu,outcome={ended.outcome}}}"
+            await until(client, {counted: 1.0})
         await bus.publish(TRAININGS, "eu", outcome(3, "published", 6.0))
         await until(
             client,
@@ -199,11 +148,11 @@ async def test_an_entry_that_is_no_transition_is_counted_and_passed(bus, raw, re
                 "autopilot_unreadable_transitions_total{group=metrics-prometheus}": 2.0,
             },
         )
-        for _ in range(100):
-            if raw.xpending("autopilot:transitions", "metrics-prometheus")["pending"] == 0:
-                break
-            await asyncio.sleep(0.02)
-        assert raw.xpending("autopilot:transitions", "metrics-prometheus")["pending"] == 0
+        await eventually_async(
+            lambda: raw.xpending("autopilot:transitions", "metrics-prometheus")["pending"],
+            "all are acknowledged",
+            holds=lambda pending: pending == 0,
+        )
 
 
 async def test_a_restarted_sidecar_does_not_count_steps_again(bus, redis_url, client_of):
@@ -286,14 +235,13 @@ async def test_each_step_is_handed_over_once_whatever_answer_is_lost(bus, raw, k
     await commit(bus, 2)
     consumer = Consumer(LossyBus(bus, **{kind: {lost}}), "g", handle, counter, counter)
     running = asyncio.create_task(consumer.run())
-    await asyncio.sleep(0.1)
+    await eventually_async(lambda: handed, "the first steps are handed over")
     await commit(bus, 3)
-    for _ in range(300):
-        done = raw.xpending("autopilot:transitions", "g")["pending"] == 0
-        if done and len(handed) == 3:
-            break
-        await asyncio.sleep(0.02)
+    await eventually_async(
+        lambda: (handed, raw.xpending("autopilot:transitions", "g")["pending"]),
+        "each is handed over and acknowledged",
+        holds=lambda now: now == ([1, 2, 3], 0),
+    )
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert handed == [1, 2, 3]
-    assert done

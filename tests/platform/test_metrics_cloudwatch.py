@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -20,16 +19,19 @@ import structlog
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from prometheus_client import CollectorRegistry
+from redis.exceptions import ResponseError
 
+from services.cli.supervision import service_command
 from services.metrics.cloudwatch import CloudWatch, connect
 from services.metrics.cloudwatch_values import VALUES_PER_STEP, step_values
-from shared.bus import TRAININGS, TRANSITIONS_LENGTH
+from shared.bus import TRAININGS, TRANSITIONS_LENGTH, keys
 from shared.errors import BadSetting
 from shared.messages import LeadTimes, Supply, TrainingOutcome, Transition
 from shared.policies.store import new_version
 from shared.settings import FleetSettings
-from tests.conftest import free_port
-from tests.platform.test_metrics import START, TEN, commit, sidecar, until
+from tests.conftest import TEN, free_port
+from tests.eventually import eventually_async
+from tests.platform.sidecar import START, commit, scrape, sidecar, until
 
 NAMESPACE = "rl-game-server-autopilot"
 GROUP = "metrics-cloudwatch"
@@ -63,29 +65,39 @@ def statistics(client, name, fleet=None):
 
 
 async def until_taken(client, count, name="reward", fleet=None):
-    for _ in range(400):
-        if statistics(client, name, fleet)[1] >= count:
-            break
-        await asyncio.sleep(0.025)
-    assert statistics(client, name, fleet)[1] == count
+    taken = await eventually_async(
+        lambda: statistics(client, name, fleet)[1], f"{count} {name}", holds=lambda it: it >= count
+    )
+    assert taken == count
 
 
 async def until_acknowledged(raw, stream="autopilot:transitions"):
-    for _ in range(400):
-        if raw.xpending(stream, GROUP)["pending"] == 0:
-            break
-        await asyncio.sleep(0.025)
-    assert raw.xpending(stream, GROUP)["pending"] == 0
+    await eventually_async(
+        lambda: raw.xpending(stream, GROUP)["pending"],
+        "all are acknowledged",
+        holds=lambda pending: pending == 0,
+    )
+
+
+async def until_pending(raw, count):
+    """So many steps have been read and are not acknowledged."""
+
+    def pending():
+        groups = raw.xinfo_groups("autopilot:transitions")
+        return {group["name"]: group["pending"] for group in groups}.get(GROUP.encode())
+
+    await eventually_async(
+        pending, f"{count} are pending", holds=lambda it: it == count, not_yet=(ResponseError,)
+    )
 
 
 async def until_failed(http):
     """Two calls at least that CloudWatch has not taken."""
-    for _ in range(800):
-        samples = await until(http, {})
-        if samples["autopilot_cloudwatch_failed_calls_total{}"] >= 2:
-            return samples
-        await asyncio.sleep(0.025)
-    raise AssertionError("CloudWatch is not away")
+    return await eventually_async(
+        lambda: scrape(http),
+        "two failed calls",
+        holds=lambda samples: samples["autopilot_cloudwatch_failed_calls_total{}"] >= 2,
+    )
 
 
 async def test_every_step_is_in_cloudwatch_once(bus, raw, redis_url, client, client_of):
@@ -215,13 +227,7 @@ async def test_a_restarted_sidecar_puts_what_it_had_not_acknowledged(
         await commit(bus, step)
     registry = CollectorRegistry()
     async with client_of(sidecar(redis_url, cloudwatch(client, registry).put, registry)):
-        for _ in range(200):
-            if raw.exists("autopilot:transitions") and raw.xinfo_groups("autopilot:transitions"):
-                groups = {g["name"]: g for g in raw.xinfo_groups("autopilot:transitions")}
-                if groups.get(GROUP.encode(), {}).get("pending") == 3:
-                    break
-            await asyncio.sleep(0.025)
-        assert raw.xpending("autopilot:transitions", GROUP)["pending"] == 3
+        await until_pending(raw, 3)
     moto.start()
     await commit(bus, 4)
     registry = CollectorRegistry()
@@ -491,7 +497,7 @@ class Busy(BaseHTTPRequestHandler):
 async def test_a_throttled_call_is_sent_again_at_the_pace_that_is_allowed(moto, monkeypatch):
     registry = CollectorRegistry()
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         client = connect("us-east-1")
         await cloudwatch(client, registry).put([a_step(1)])
@@ -513,12 +519,12 @@ async def test_missing_credentials_are_tried_again(moto, monkeypatch, tmp_path):
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     registry = CollectorRegistry()
     putting = asyncio.create_task(cloudwatch(connect("us-east-1"), registry).put([a_step(1)]))
-    for _ in range(200):
-        if registry.get_sample_value("autopilot_cloudwatch_failed_calls_total") >= 2:
-            break
-        await asyncio.sleep(0.02)
+    await eventually_async(
+        lambda: registry.get_sample_value("autopilot_cloudwatch_failed_calls_total"),
+        "two failed calls",
+        holds=lambda calls: calls >= 2,
+    )
     putting.cancel()
-    assert registry.get_sample_value("autopilot_cloudwatch_failed_calls_total") >= 2
 
 
 def test_an_endpoint_that_is_none_is_refused(monkeypatch):
@@ -529,7 +535,7 @@ def test_an_endpoint_that_is_none_is_refused(monkeypatch):
 
 @pytest.fixture
 def process(redis_url, moto):
-    """Start the sidecar as a process; what is left of it ends with the test."""
+    """Start the sidecar by an interpreter of its own; what is left of it ends with the test."""
     started = []
 
     def start(**variables):
@@ -539,10 +545,13 @@ def process(redis_url, moto):
             "AUTOPILOT_LOG_FORMAT": "json",
             **variables,
         }
-        command = [sys.executable, "-m", "services.metrics"]
         started.append(
             subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                service_command("services.metrics"),
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
         )
         return started[-1]
@@ -553,16 +562,15 @@ def process(redis_url, moto):
         one.communicate()
 
 
-async def serving(port, path, seconds=20):
+async def serving(port, path):
     """The answer at a path, once the process serves it."""
-    deadline = time.monotonic() + seconds
     async with httpx.AsyncClient() as http:
-        while True:
-            try:
-                return await http.get(f"http://127.0.0.1:{port}{path}")
-            except httpx.TransportError:
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.05)
+        return await eventually_async(
+            lambda: http.get(f"http://127.0.0.1:{port}{path}"),
+            f"{path} answers",
+            holds=lambda _: True,
+            not_yet=(httpx.TransportError,),
+        )
 
 
 async def test_the_process_killed_and_started_again(bus, raw, moto, client, process):
@@ -572,14 +580,10 @@ async def test_the_process_killed_and_started_again(bus, raw, moto, client, proc
         await commit(bus, step)
     killed = process(AUTOPILOT_METRICS_PORT=str(port))
     assert (await serving(port, "/readyz")).status_code == 200
-    for _ in range(400):
-        groups = {g["name"]: g["pending"] for g in raw.xinfo_groups("autopilot:transitions")}
-        if groups.get(GROUP.encode()) == 2:
-            break
-        await asyncio.sleep(0.025)
-    assert groups[GROUP.encode()] == 2
+    await until_pending(raw, 2)
     killed.kill()
     killed.wait()
+    raw.pexpire(keys.TURN.format(work="metrics"), 1)  # as it ends by itself, some seconds later
 
     moto.start()
     again = process(AUTOPILOT_METRICS_PORT=str(port))

@@ -6,7 +6,7 @@ import pytest
 
 from services.metrics import leader
 from shared.bus import Bus
-from tests.platform.test_metrics import commit, scrape, sidecar, until
+from tests.platform.sidecar import commit, scrape, sidecar, until
 
 STEPS = "autopilot_steps_total{fleet=default}"
 DEMAND = "autopilot_demand{fleet=default}"

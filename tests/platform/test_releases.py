@@ -22,8 +22,9 @@ from shared.bus import CHAMPIONS, DECISIONS, MODES, Bus
 from shared.messages import Demand, FleetMode, Supply, TrainingJob, utc_now
 from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
-from tests.platform.rolling import SERVICES, Platform, until
-from tests.platform.test_limits import further, stepping
+from tests.eventually import eventually_async
+from tests.platform.rolling import SERVICES, Platform
+from tests.platform.stepping import further, stepping
 
 ROOT = Path(__file__).parents[2]
 FLEETS = ("default", "eu")
@@ -102,7 +103,7 @@ async def steps_on(platform: Platform, bus: Bus) -> None:
             ]
         )
 
-    await until(has_gone_on, "every fleet has taken a further step, told and counted")
+    await eventually_async(has_gone_on, "every fleet has taken a further step, told and counted")
 
 
 @pytest.mark.slow
@@ -129,7 +130,7 @@ async def test_a_release_is_rolled_back_and_upgraded_again_and_nothing_is_lost(
 
     async with platform.listening(), platform.reported(DEMAND):
         await services_and_a_worker("new", None)
-        await until(decided, "the first decisions")
+        await eventually_async(decided, "the first decisions")
         async with platform.asked():
             await services_and_a_worker("old", last_release)
             await steps_on(platform, bus)  # of a new and an old worker, by old services
@@ -270,7 +271,7 @@ async def test_what_a_next_release_adds_to_what_is_stored_stops_nothing(
         async with client_of(prediction) as lobby, client_of(metrics):
             async with stepping(redis_url, store):
                 after = await further(bus)
-            await until(all_are_counted, "every step is counted")
+            await eventually_async(all_are_counted, "every step is counted")
             answers = [await lobby.get(path) for path in ("/prediction", "/explain", "/policies")]
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     assert answers[0].json()["policy_version"] == VERSION

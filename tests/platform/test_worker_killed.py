@@ -3,22 +3,17 @@
 import asyncio
 import itertools
 import signal
-import subprocess
-import time
 
 import pytest
 
-from services.cli.supervision import service_command
 from shared.bus import Bus
 from shared.messages import Transition
+from tests.eventually import PATIENCE_SECONDS
+from tests.platform.stepping import steps_further
+from tests.processes import Process
 
 STEP_SECONDS = 0.02
 FLEETS = ("one", "two", "three")
-PATIENCE_SECONDS = 30.0
-
-
-def start(environment) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(service_command("services.environment"), env=environment)
 
 
 async def transitions_of(bus: Bus) -> dict[str, list[Transition]]:
@@ -30,25 +25,15 @@ async def transitions_of(bus: Bus) -> dict[str, list[Transition]]:
     return found
 
 
-async def stepped_further(bus: Bus, fleet: str, steps: int) -> None:
-    record = await bus.fleet_record(fleet)
-    wanted = (0 if record is None else record.step) + steps
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while record is None or record.step < wanted:
-        assert time.monotonic() < deadline, f"{fleet} does not step"
-        await asyncio.sleep(STEP_SECONDS)
-        record = await bus.fleet_record(fleet)
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_no_step_is_lost_or_made_twice_and_the_gap_is_marked(worker_environment, bus, number):
     for _ in range(3):
-        worker = start(worker_environment)
-        await stepped_further(bus, "three", 20)
+        worker = Process("services.environment", env=worker_environment)
+        await steps_further(bus, ["three"], 20)
         worker.send_signal(number)
         code = worker.wait(PATIENCE_SECONDS)
         assert code == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-        await asyncio.sleep(10 * STEP_SECONDS)
+        await asyncio.sleep(10 * STEP_SECONDS)  # so many steps are not made
     for fleet, transitions in (await transitions_of(bus)).items():
         assert [t.step for t in transitions] == list(range(1, len(transitions) + 1)), fleet
         assert len(transitions) >= 50

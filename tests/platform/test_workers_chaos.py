@@ -1,36 +1,29 @@
-"""Three environment workers, killed, paused and started at random for two minutes."""
+"""Environment workers, killed, paused, ended and started: no step is lost, doubled or late."""
 
 import asyncio
 import itertools
+import os
 import random
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
 
-from services.cli.supervision import service_command
-from services.environment.worker import RENEW_SECONDS, lease_seconds
+from services.environment.worker import lease_seconds
 from shared.bus import Bus
 from shared.messages import Transition
+from tests.eventually import PATIENCE_SECONDS, eventually, eventually_async
+from tests.platform.stepping import steps_further
 from tests.platform.workers import Audit, Worker, owners
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+from tests.processes import Process
 
 SEED = 5
 CHAOS_SECONDS = 120.0
 WORKERS = 3
-FLEETS = tuple(f"fleet-{number}" for number in range(300))
-STEP_SECONDS = 20.0
-"""A worker that dies may be followed by another: even after three, two steps are not over."""
-PAUSE_SECONDS = 2 * lease_seconds(STEP_SECONDS)
-"""At least: others have taken the fleets by then."""
-PATIENCE_SECONDS = 60.0
-assert lease_seconds(STEP_SECONDS) + RENEW_SECONDS < PAUSE_SECONDS
 
 
 @dataclass
@@ -39,11 +32,19 @@ class Chaos:
 
     environment: dict[str, str]
     folder: Path
+    fleets: tuple[str, ...]
+    step_seconds: float
+    """A worker that dies may be followed by another: even after three, two steps are not over."""
     chance: random.Random = field(default_factory=lambda: random.Random(SEED))
     every: list[Worker] = field(default_factory=list)
     running: list[Worker] = field(default_factory=list)
     paused: list[tuple[float, Worker]] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def pause_seconds(self) -> float:
+        """At least: others have taken the fleets by then."""
+        return 2 * lease_seconds(self.step_seconds)
 
     def start(self) -> None:
         worker = Worker(self.environment, self.folder / f"worker-{len(self.every)}.log")
@@ -52,6 +53,9 @@ class Chaos:
 
     def kill(self) -> None:
         self._taken().kill()
+
+    def end(self) -> None:
+        assert self._taken().end(PATIENCE_SECONDS) == 0
 
     def pause(self) -> None:
         worker = self._taken()
@@ -68,20 +72,22 @@ class Chaos:
         self.running.remove(worker)
         return worker
 
+    def do(self, what: str) -> None:
+        self.done[what] += 1
+        getattr(self, what)()
+
     def something(self) -> None:
         """What may happen and has happened least; somebody always goes on."""
         may: list[str] = []
         if sum(worker.ready for worker in self.running) > 1:
-            may += ["kill", "pause"]
+            may += ["kill", "pause", "end"]
         if len(self.running) + len(self.paused) < WORKERS:
             may.append("start")
-        if self.paused and time.monotonic() - self.paused[0][0] > PAUSE_SECONDS:
+        if self.paused and time.monotonic() - self.paused[0][0] > self.pause_seconds:
             may.append("wake")
         if may:
             self.chance.shuffle(may)
-            what = min(may, key=self.done.__getitem__)
-            self.done[what] += 1
-            getattr(self, what)()
+            self.do(min(may, key=self.done.__getitem__))
 
     async def rage(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -89,57 +95,64 @@ class Chaos:
             await asyncio.sleep(self.chance.uniform(2, 7))
             self.something()
 
-    async def calm_down(self) -> None:
-        """Everybody is awake, everywhere."""
+    async def all_are_there(self, bus: Bus) -> None:
+        """Everybody is awake, everywhere, and holds an equal share."""
         while self.paused:
             self.wake()
         while len(self.running) < WORKERS:
             self.start()
-        await until(lambda: all(worker.ready for worker in self.running), PATIENCE_SECONDS)
+        await self.shared_by(bus, WORKERS)
 
+    async def shared_by(self, bus: Bus, workers: int) -> None:
+        """So many workers hold all fleets, in equal shares."""
+        shares = [len(self.fleets) // workers] * workers
 
-async def until(holds, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.2)
+        async def held() -> list[int]:
+            return sorted(len(fleets) for fleets in (await owners(bus)).values())
 
-
-@pytest.fixture
-def matchmaker(unused_port, worker_environment) -> Iterator[str]:
-    """A demand source that every second fleet reads; the others have their own sine."""
-    port = unused_port()
-    environment = {**worker_environment, "AUTOPILOT_MATCHMAKING_PORT": str(port)}
-    process = subprocess.Popen(service_command("services.matchmaking"), env=environment)
-    url = f"http://127.0.0.1:{port}/currsine1h?fleet={{fleet}}"
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not _answers(url.format(fleet=FLEETS[0])):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    yield url
-    process.kill()
-    process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).is_success
-    except httpx.TransportError:
-        return False
-
-
-@pytest.fixture
-def chaos(worker_environment, tmp_path, matchmaker) -> Iterator[Chaos]:
-    (tmp_path / "fleets.toml").write_text(
-        "".join(
-            f'[{fleet}]\ngs_inventory_url = "{source}"\n'
-            for fleet, source in zip(FLEETS, itertools.cycle([matchmaker, "local"]), strict=False)
+        await eventually_async(held, f"shares of {shares}", holds=lambda found: found == shares)
+        await eventually_async(
+            lambda: all(worker.ready for worker in self.running), "each says that it holds fleets"
         )
-    )
-    chaos = Chaos(worker_environment, tmp_path)
+
+
+@pytest.fixture
+def chaos_of(unused_port, redis_url, tmp_path) -> Iterator[Callable[[int, float], Chaos]]:
+    """Three places for workers that share so many fleets, of steps of so many seconds.
+
+    A matchmaking service is the demand source of every second fleet, the others have their own.
+    """
+    port = unused_port()
+    matchmaker = f"http://127.0.0.1:{port}/currsine1h?fleet={{fleet}}"
+    processes: list[Process] = []
+    made: list[Chaos] = []
+
+    def chaos(number: int, step_seconds: float) -> Chaos:
+        fleets = tuple(f"fleet-{index}" for index in range(number))
+        sources = zip(fleets, itertools.cycle([matchmaker, "local"]), strict=False)
+        tables = [f'[{fleet}]\ngs_inventory_url = "{source}"\n' for fleet, source in sources]
+        (tmp_path / "fleets.toml").write_text("".join(tables))
+        variables = {
+            "AUTOPILOT_REDIS_URL": redis_url,
+            "AUTOPILOT_FLEETS": str(tmp_path / "fleets.toml"),
+            "AUTOPILOT_LEARNING_FREQ": str(step_seconds),
+            "AUTOPILOT_POLICY_STORE": str(tmp_path / "policies"),
+        }
+        environment = os.environ | variables
+        own = {"AUTOPILOT_MATCHMAKING_PORT": str(port)}
+        processes.append(Process("services.matchmaking", env=environment | own))
+        eventually(
+            lambda: httpx.get(matchmaker.format(fleet=fleets[0])),
+            "the matchmaker answers",
+            holds=lambda answer: answer.is_success,
+            not_yet=(httpx.TransportError,),
+        )
+        made.append(Chaos(environment, tmp_path, fleets, step_seconds))
+        return made[-1]
+
     yield chaos
-    for worker in chaos.every:
-        worker.kill()
+    for process in (*processes, *(worker for chaos in made for worker in chaos.every)):
+        process.kill()
 
 
 async def now(bus: Bus) -> float:
@@ -147,49 +160,20 @@ async def now(bus: Bus) -> float:
     return float(seconds + micros / 1e6)
 
 
-async def equal_shares(bus: Bus, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while sorted(len(held) for held in (await owners(bus)).values()) != [100, 100, 100]:
-        assert time.monotonic() < deadline, {w: len(h) for w, h in (await owners(bus)).items()}
-        await asyncio.sleep(0.2)
-
-
-async def committed(bus: Bus) -> dict[str, list[tuple[float, Transition]]]:
+async def committed(bus: Bus, fleets: Sequence[str]) -> dict[str, list[tuple[float, Transition]]]:
     """All steps by fleet, in the order of their commits, with Redis's time of each."""
     await bus.open_group("test")
-    found: dict[str, list[tuple[float, Transition]]] = {fleet: [] for fleet in FLEETS}
+    found: dict[str, list[tuple[float, Transition]]] = {fleet: [] for fleet in fleets}
     while entries := await bus.read_group("test", "test", 1_000, 10):
         for id, transition in entries:
             found[transition.fleet].append((int(id.split("-")[0]) / 1000, transition))
     return found
 
 
-async def until_all_step(bus: Bus) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not all([await bus.fleet_record(fleet) for fleet in FLEETS]):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.5)
-
-
-async def test_no_step_is_lost_or_doubled_and_no_fleet_is_silent_for_two_steps(
-    chaos, bus, redis_url
-):
-    audit = Audit(redis_url)
-    audit.start()
-    for _ in range(WORKERS):
-        chaos.start()
-    await chaos.calm_down()
-    await equal_shares(bus, STEP_SECONDS)
-    await until_all_step(bus)
-
-    await chaos.rage(CHAOS_SECONDS)
-    end = await now(bus)
-    await chaos.calm_down()
-    await equal_shares(bus, STEP_SECONDS)
-    audit.end()
-
+async def check(chaos: Chaos, bus: Bus, audit: Audit, end: float) -> None:
+    """No step was lost or made twice, and no fleet was silent for two steps."""
     silences: list[float] = []
-    for fleet, steps in (await committed(bus)).items():
+    for fleet, steps in (await committed(bus, chaos.fleets)).items():
         numbers = [step.step for _, step in steps]
         assert numbers == list(range(1, len(numbers) + 1)), fleet
         for (_, before), (_, after) in itertools.pairwise(steps):
@@ -198,9 +182,44 @@ async def test_no_step_is_lost_or_doubled_and_no_fleet_is_silent_for_two_steps(
         silences += [late - early for early, late in itertools.pairwise(times)]
         silences.append(end - times[-1])
     print(f"{chaos.done}, longest silence {max(silences):.1f} s, {audit.tried} commits too late")
-    assert max(silences) <= 2 * STEP_SECONDS
+    assert max(silences) <= 2 * chaos.step_seconds
     assert audit.tried, "a paused worker that wakes up tries to commit"
     assert not audit.went_on, "and can't"
-    assert min(chaos.done[what] for what in ("kill", "pause", "wake", "start")) >= 3
     for worker in chaos.every:
         assert "Traceback" not in worker.log.read_text()
+
+
+async def test_workers_that_are_killed_paused_and_ended_are_followed_by_the_others(
+    chaos_of, bus, redis_url
+):
+    """All of it once, one after the other."""
+    chaos: Chaos = chaos_of(30, 9.0)
+    with Audit(redis_url) as audit:
+        await chaos.all_are_there(bus)
+        chaos.do("kill")
+        await chaos.shared_by(bus, 2)
+        chaos.do("pause")
+        await chaos.shared_by(bus, 1)
+        await steps_further(bus, chaos.fleets, 1)
+        chaos.do("wake")
+        chaos.do("start")
+        await chaos.shared_by(bus, WORKERS)
+        chaos.do("end")
+        await chaos.shared_by(bus, 2)
+        await steps_further(bus, chaos.fleets, 1)
+        end = await now(bus)
+    await check(chaos, bus, audit, end)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_no_step_is_lost_or_doubled_in_two_minutes_of_chaos(chaos_of, bus, redis_url):
+    chaos: Chaos = chaos_of(300, 20.0)
+    with Audit(redis_url) as audit:
+        await chaos.all_are_there(bus)
+        await steps_further(bus, chaos.fleets, 1)
+        await chaos.rage(CHAOS_SECONDS)
+        end = await now(bus)
+        await chaos.all_are_there(bus)
+    await check(chaos, bus, audit, end)
+    assert min(chaos.done[what] for what in ("kill", "pause", "wake", "end", "start")) >= 3

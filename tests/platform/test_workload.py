@@ -1,6 +1,5 @@
 """What our own workers are scaled by, on a real Redis and real RQ jobs."""
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -13,7 +12,8 @@ from prometheus_client import CollectorRegistry
 from services.metrics.workload import Workload
 from shared.bus import Bus
 from shared.messages import TrainingJob, utc_now
-from tests.platform.test_metrics import FLEETS, sidecar, until
+from tests.eventually import eventually_async
+from tests.platform.sidecar import FLEETS, sidecar, until
 
 JOBS = "autopilot_training_jobs{}"
 
@@ -82,11 +82,11 @@ async def test_a_job_that_waits_for_its_retry_is_counted(
     with gate.open("w") as opened:
         opened.write("fail\n")
     scheduled = queue.queue.scheduled_job_registry
-    for _ in range(1_000):
-        if scheduled.get_job_count(cleanup=False):
-            break
-        await asyncio.sleep(0.02)
-    assert scheduled.get_job_count(cleanup=False) == 1
+    await eventually_async(
+        lambda: scheduled.get_job_count(cleanup=False),
+        "the job waits for its retry",
+        holds=lambda jobs: jobs == 1,
+    )
     async with client_of(sidecar(redis_url)) as client:
         await until(client, {JOBS: 1.0})
 

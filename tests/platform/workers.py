@@ -6,12 +6,13 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import redis
 
 from services.cli.supervision import service_command
 from shared.bus import Bus, keys
+from tests.processes import Process
 
 END = "the audit ends"
 COMMITTED_FLEET = re.compile(keys.FLEET.format(fleet=r"(\S+)"))
@@ -30,11 +31,16 @@ class Worker:
     ) -> None:
         """`code` is the folder of another release; without it the service is this tree's."""
         self.log = log
+        environment = {**environment, "AUTOPILOT_LOG_FORMAT": "json"}
+        self._process: Process | subprocess.Popen[bytes]
+        if code is None:
+            self._process = Process(module, env=environment, log=log)
+            return
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 service_command(module),
                 cwd=code,  # Python looks for modules there first
-                env={**environment, "AUTOPILOT_LOG_FORMAT": "json"},
+                env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -86,11 +92,12 @@ class Audit(threading.Thread):
         self.went_on = 0
         """Commands of such commits beyond the look at the lease."""
 
-    def start(self) -> None:
-        super().start()
+    def __enter__(self) -> Self:
+        self.start()
         self._listens.wait()
+        return self
 
-    def end(self) -> None:
+    def __exit__(self, *_: object) -> None:
         with redis.Redis.from_url(self._url) as client:
             client.echo(END)
         self.join()
