@@ -10,6 +10,18 @@ import structlog
 
 from shared.redaction import redact, redacted, traceback_of
 
+LIBRARIES = (
+    "asyncio",
+    "botocore",
+    "httpcore",
+    "httpx",
+    "rq",
+    "tensorflow",
+    "urllib3",
+    "uvicorn",
+)
+"""Their warnings are logged, and nothing below."""
+
 _log = structlog.get_logger(__name__)
 _SHARED_PROCESSORS: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -47,8 +59,8 @@ def configure_logs(service: str, log_format: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for chatty in ("httpx", "httpcore", "botocore", "urllib3", "asyncio", "rq", "uvicorn"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             *_SHARED_PROCESSORS,

@@ -17,6 +17,7 @@ from shared.core.parameters import FleetParameters
 from shared.core.replay import BatchPolicy, prior_of
 from shared.core.rules import trend
 from shared.errors import BadSetting, PolicyCorrupt, PolicyUnfit
+from shared.library_notices import library_notices_dropped
 from shared.messages import PolicyManifest
 from shared.policies.store import LITERT_MODEL, PolicyStore, read_checked, read_manifest
 from shared.policies.store_seal import SigningKey
@@ -88,8 +89,9 @@ class LearntPolicy:
         except BadSetting as error:
             raise PolicyCorrupt(f"policy {manifest.version}: its manifest says {error}") from error
         try:
-            self._interpreter = Interpreter(model_content=model, num_threads=1)
-            self._interpreter.allocate_tensors()
+            with library_notices_dropped():
+                self._interpreter = Interpreter(model_content=model, num_threads=1)
+                self._interpreter.allocate_tensors()
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
         except (RuntimeError, ValueError) as error:

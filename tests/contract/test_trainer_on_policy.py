@@ -283,7 +283,7 @@ def test_what_does_not_fill_a_batch_waits(trainer, store):
     from shared.recorded_demand import TooLittleHistory
 
     recorded = transitions_of(300)
-    with pytest.raises(TooLittleHistory, match="127 new live transitions can be learnt from"):
+    with pytest.raises(TooLittleHistory, match="127 new live transitions are usable for training"):
         trainer.on_policy.learn_on_policy(recorded[:127], job_of(trainer), store)
     trainer.on_policy.learn_on_policy(recorded[:200], job_of(trainer), store)
     assert newest(trainer, store).used_up_to == recorded[127].at
@@ -499,7 +499,7 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
 
     assert jobs.train(payload) is None
     outcome = asyncio.run(commit(commits(130, first=131)))
-    assert "2 new live transitions can be learnt from" in outcome.error
+    assert "2 new live transitions are usable for training" in outcome.error
 
     second = jobs.train(payload)
     told = asyncio.run(commit([]))

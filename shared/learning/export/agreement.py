@@ -13,6 +13,7 @@ from shared.core.parameters import FleetParameters
 from shared.core.replay import BatchPolicy, prior_of
 from shared.errors import PolicyDisagrees
 from shared.learning.models.features import INPUT, OUTPUT
+from shared.library_notices import library_notices_dropped
 from shared.policies.store import LITERT_MODEL, SAVED_MODEL
 
 TOLERANCE = 1e-5
@@ -84,8 +85,9 @@ def run_saved_model(folder: Path, observations: Observations) -> Observations:
 def run_litert(folder: Path, observations: Observations) -> Observations:
     """The experts' actions in the LiteRT file, one observation at a time, as the services do."""
     content = (folder / LITERT_MODEL).read_bytes()
-    interpreter = Interpreter(model_content=content, num_threads=1)
-    interpreter.allocate_tensors()
+    with library_notices_dropped():
+        interpreter = Interpreter(model_content=content, num_threads=1)
+        interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]["index"]
     result = interpreter.get_output_details()[0]["index"]
     actions = []
