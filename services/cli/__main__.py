@@ -13,6 +13,7 @@ from services.cli.dead_letters import list_dead_letters
 from services.cli.export import export_policy
 from services.cli.fleets import list_fleets, set_mode
 from services.cli.interrupts import Interrupted
+from services.cli.output import print_text
 from services.cli.play import Matchmaker, sine_demands, trace_demands
 from services.cli.policies import list_policies, promote, retire, rollback, show_policy, sign
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
@@ -31,9 +32,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-policies = typer.Typer(help="Policy versions, scores, champions.", no_args_is_help=True)
+policies = typer.Typer(help="Policy versions, their scores, champions.", no_args_is_help=True)
 app.add_typer(policies, name="policies")
-fleets = typer.Typer(help="Fleets in shadow, fleets that are live.", no_args_is_help=True)
+fleets = typer.Typer(help="Fleets and their modes, live or shadow.", no_args_is_help=True)
 app.add_typer(fleets, name="fleets")
 
 STATE = URL_FILE.parent
@@ -43,9 +44,9 @@ USERS_MISTAKES = (BadInput, UnknownFleet, PolicyMissing, PolicyUnfit)
 TraceOption = Annotated[
     Path | None, typer.Option(help="CSV with the columns timestamp and demand.")
 ]
-PlayersPerServer = Annotated[float, typer.Option(help="Demand in the trace that one server takes.")]
-FleetOption = Annotated[str, typer.Option(help="Whose policy it is.")]
-Speed = Annotated[float | None, typer.Option(help="Steps a second.", min=0.001, max=1000)]
+PlayersPerServer = Annotated[float, typer.Option(help="The trace's demand that one server takes.")]
+FleetOption = Annotated[str, typer.Option(help="The policy's fleet.")]
+Speed = Annotated[float | None, typer.Option(help="Steps per second.", min=0.001, max=1000)]
 
 
 @app.command()
@@ -57,9 +58,9 @@ def up(
         bool, typer.Option(help="Play demand (the trace, or the notebook's sine).")
     ] = True,
 ) -> None:
-    """Run the whole platform on this machine; Ctrl-C ends everything.
+    """Run the whole platform on this machine; Ctrl-C stops everything.
 
-    With --no-play a matchmaker of your own posts demand, and AUTOPILOT_LEARNING_FREQ is the pace.
+    With --no-play your own matchmaker posts demand, and the pace is AUTOPILOT_LEARNING_FREQ.
     """
     settings = load_settings()
     fleets = load_fleets(settings)
@@ -68,20 +69,20 @@ def up(
         playing = Playing(trace, players_per_server, speed or DEMO_STEPS_PER_SECOND)
         playing.check()
     elif trace is not None or speed is not None:
-        raise BadInput("--no-play goes without --trace and --speed: nothing is played")
+        raise BadInput("--no-play excludes --trace and --speed: nothing is played")
     raise typer.Exit(Platform(settings, fleets, playing, STATE, Console()).run())
 
 
 @app.command("dead-letters")
 def dead_letters(
     newest: Annotated[
-        int, typer.Option(help="How many, the newest.", min=1, max=DEAD_LETTERS_LENGTH)
+        int, typer.Option(help="Number of entries, the newest.", min=1, max=DEAD_LETTERS_LENGTH)
     ] = 20,
     as_json: Annotated[
-        bool, typer.Option("--json", help="As JSON, with what each entry holds.")
+        bool, typer.Option("--json", help="As JSON, with the content of each entry.")
     ] = False,
 ) -> None:
-    """Entries of Redis that no service could use, and why."""
+    """Entries of Redis streams that no service could process, and the reasons."""
     list_dead_letters(load_settings(), newest, Console(), as_json=as_json)
 
 
@@ -92,17 +93,19 @@ def play(
     players_per_server: PlayersPerServer = 1.0,
     speed: Speed = None,
     in_step: Annotated[
-        bool, typer.Option("--in-step", help="A demand per AUTOPILOT_LEARNING_FREQ of the fleet.")
+        bool, typer.Option("--in-step", help="One demand per AUTOPILOT_LEARNING_FREQ of the fleet.")
     ] = False,
     give_way: Annotated[
         bool,
-        typer.Option("--give-way", help="Let what a matchmaker posts count for half a DEMAND_TTL."),
+        typer.Option(
+            "--give-way", help="A matchmaker's own demand takes precedence for half a DEMAND_TTL."
+        ),
     ] = False,
     fleet: Annotated[str, typer.Option(help="The fleet to report for.")] = "default",
     repeat: Annotated[bool, typer.Option("--repeat", help="Start again at the end.")] = False,
     url: Annotated[str | None, typer.Option(help="Address of the matchmaking service.")] = None,
 ) -> None:
-    """Post a trace to a running matchmaking service, a row a step."""
+    """Post a trace to a running matchmaking service, one row per step."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = load_settings()
     fleets = load_fleets(settings)
@@ -119,8 +122,7 @@ def play(
     address = url or f"http://{settings.host}:{settings.matchmaking_port}"
     give_way_s = fleets[fleet].demand_ttl_s / 2 if give_way else 0.0
     accepted = Matchmaker(address, fleet, tokens_of(settings), give_way_s).play(demands, pace)
-    told = redact(f"{accepted} demands accepted by {address}")
-    Console().print(told, markup=False, soft_wrap=True)
+    print_text(Console(), redact(f"{accepted} demands accepted by {address}"))
 
 
 app.command()(learning_commands.train)
@@ -130,24 +132,29 @@ app.command()(learning_commands.evaluate)
 
 @policies.command("list")
 def policies_list(
-    verdicts: Annotated[int, typer.Option(help="Newest verdicts of a fleet's gate.", min=0)] = 10,
+    decisions: Annotated[
+        int,
+        typer.Option(
+            "--decisions", "--verdicts", help="Number of each fleet's gate decisions.", min=0
+        ),
+    ] = 10,
     as_json: Annotated[
-        bool, typer.Option("--json", help="As JSON, with every contender's cost.")
+        bool, typer.Option("--json", help="As JSON, with the cost of every contender.")
     ] = False,
     wide: Annotated[
         bool, typer.Option("--wide", help="All scores and reasons, in wide tables.")
     ] = False,
 ) -> None:
-    """Every version, its cost beside the best rule's, the gate's decisions, how training goes."""
+    """Versions, their costs and the best rule's; gate decisions; the state of training."""
     settings = load_settings()
     console = Console(width=WIDE_COLUMNS) if wide else Console()
     fleets = load_fleets(settings)
-    list_policies(settings, fleets, verdicts, console, as_json=as_json, wide=wide)
+    list_policies(settings, fleets, decisions, console, as_json=as_json, wide=wide)
 
 
 @policies.command("show")
 def policies_show(version: str, fleet: FleetOption = "default") -> None:
-    """One version's manifest, and the gate's verdicts on it, as JSON."""
+    """A version's manifest and the gate decisions that concern it, as JSON."""
     show_policy(load_settings(), fleet, version, Console(), Console(stderr=True))
 
 
@@ -171,9 +178,9 @@ def policies_retire(version: str, fleet: FleetOption = "default") -> None:
 
 @policies.command("sign")
 def policies_sign(version: str, fleet: FleetOption = "default") -> None:
-    """Sign a version with AUTOPILOT_SIGNING_KEY_FILE: only if you know where it comes from.
+    """Sign a version with AUTOPILOT_SIGNING_KEY_FILE, if you know where it comes from.
 
-    Its files are checked against its manifest before.
+    Its files are verified against its manifest first.
     """
     sign(load_settings(), fleet, version, Console())
 
@@ -189,21 +196,26 @@ def policies_export(
     fleet: FleetOption = "default",
     sagemaker: Annotated[
         bool,
-        typer.Option("--sagemaker", help="What a SageMaker endpoint takes: ours, or TensorFlow's."),
+        typer.Option(
+            "--sagemaker", help="An archive for a SageMaker endpoint, ours or TensorFlow's."
+        ),
     ] = False,
 ) -> None:
-    """Write a version's files out of the store."""
+    """Copy a version's files out of the store."""
     export_policy(load_settings(), fleet, version, out, Console(), sagemaker=sagemaker)
 
 
 @fleets.command("list")
 def fleets_list(
     steps: Annotated[
-        int, typer.Option(help="Newest steps that costs are of.", min=1, max=RECORDED_STEPS)
+        int,
+        typer.Option(
+            help="Number of steps to compute costs over, the newest.", min=1, max=RECORDED_STEPS
+        ),
     ] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Every fleet: shadow or live, policy, demand, what is told, and what that has cost."""
+    """Every fleet: mode, policy, demand, recommended target, and costs."""
     settings = load_settings()
     configure_logs("fleets", settings.log_format, settings.log_level)
     list_fleets(settings, load_fleets(settings), steps, utc_now(), Console(), as_json=as_json)
@@ -211,25 +223,25 @@ def fleets_list(
 
 @fleets.command("live")
 def fleets_live(fleet: str) -> None:
-    """Tell callers what is decided for a fleet."""
+    """Let callers get a fleet's recommendations."""
     settings = load_settings()
     set_mode(settings, load_fleets(settings), fleet, utc_now(), Console(), shadow=False)
 
 
 @fleets.command("shadow")
 def fleets_shadow(fleet: str) -> None:
-    """Decide for a fleet and score it, and tell callers 503."""
+    """Decide for a fleet and score it, while callers get 503."""
     settings = load_settings()
     set_mode(settings, load_fleets(settings), fleet, utc_now(), Console(), shadow=True)
 
 
 def main() -> None:
-    """Run a command; what the user got wrong is one line, and exit code 2."""
+    """Run a command; a mistake of the user is one line on standard error, and exit code 2."""
     tell_uncaught_errors()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except typer.TyperException as error:
-        # Without a command it is empty: the help has been printed.
+        # Empty without a command: then the help has been printed.
         if message := " ".join(error.format_message().split()):
             _tell(f"{message} (--help says more).")
         sys.exit(error.exit_code)
@@ -243,7 +255,7 @@ def main() -> None:
     except Interrupted as stopped:
         _tell(str(stopped))
         sys.exit(stopped.exit_code)
-    except Exception as error:  # noqa: BLE001 - typer's own hook would tell it with its secrets
+    except Exception as error:  # noqa: BLE001 - typer's own hook would print secrets
         sys.stderr.write(traceback_of(error, error.__traceback__))
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""`autopilot dead-letters`: what consumers of Redis's streams could not use and have set aside."""
+"""`autopilot dead-letters`: entries of Redis's streams that no consumer could process."""
 
 import asyncio
 import json
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from services.cli.output import printable
 from shared.bus import Bus, DeadLetter
 from shared.settings import Settings
 
@@ -24,18 +25,13 @@ def list_dead_letters(settings: Settings, newest: int, console: Console, *, as_j
         return
     table = Table(title="dead letters", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("set aside (UTC)", no_wrap=True)
-    table.add_column("by, of what stream, entry", no_wrap=True)
-    table.add_column("why", overflow="fold")
+    table.add_column("consumer group, stream, entry", no_wrap=True)
+    table.add_column("reason", overflow="fold")
     for letter in letters:
-        whose = "\n".join(map(_printable, (letter.group, letter.stream, letter.id)))
+        whose = "\n".join(map(printable, (letter.group, letter.stream, letter.id)))
         at = f"{letter.at:%Y-%m-%d %H:%M:%S}"
-        table.add_row(at, Text(whose), Text(_printable(letter.reason)))
+        table.add_row(at, Text(whose), Text(printable(letter.reason)))
     console.print(table)
-
-
-def _printable(text: str) -> str:
-    """What somebody has put into Redis moves no cursor."""
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 async def _read(redis_url: str, newest: int) -> list[DeadLetter]:

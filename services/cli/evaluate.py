@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
+from services.cli.output import print_table, print_text
 from shared.core.arrays import FloatArray
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.core.replay import BatchPolicy, decide, later
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from shared.learning.models.network import ResidualModule
 
 
-def learnt_for(manifest: PolicyManifest, parameters: FleetParameters) -> FleetParameters:
-    """What a policy was learnt for; `parameters` give reward and price."""
+def trained_for(manifest: PolicyManifest, parameters: FleetParameters) -> FleetParameters:
+    """The parameters a policy was trained for; `parameters` give reward and underage cost."""
     return replace(
         parameters,
         min_servers=manifest.min_servers,
@@ -45,10 +45,10 @@ def learnt_for(manifest: PolicyManifest, parameters: FleetParameters) -> FleetPa
 def find_checkpoint(
     folder: Path, parameters: FleetParameters, key: SigningKey | None, *, trust: bool
 ) -> tuple["ResidualModule", FleetParameters]:
-    """The policy of a checkpoint's folder, and what it is evaluated with; raises `BadInput`.
+    """The policy in a checkpoint's folder, and the parameters to evaluate it with.
 
-    An artefact's checkpoint has the artefact's limits, one of a working folder those that are set.
-    Without a manifest that lists its files it is taken only with `trust`.
+    The limits are the artefact's for an artefact's checkpoint, and the settings' for one of a
+    working folder. A checkpoint without a manifest is loaded only with `trust`. Raises `BadInput`.
     """
     check_trainer("--checkpoint")
     quiet_libraries()
@@ -57,15 +57,15 @@ def find_checkpoint(
     try:
         if not (folder / LEARNER_GROUP).is_dir():
             raise PolicyMissing(
-                f"it has no {LEARNER_GROUP}: name the folder that has one; a policy's is "
-                "checkpoint/, where it was trained with AUTOPILOT_SAVE_MODEL=1"
+                f"it has no {LEARNER_GROUP}: name the folder that has one; a policy has it in "
+                "checkpoint/ if it was trained with AUTOPILOT_SAVE_MODEL=1"
             )
         with _checked(folder.resolve(), key, trust=trust) as (copy, manifest):
             found = load_policy_module(copy)
     except PolicyError as error:
         raise BadInput(f"--checkpoint {folder}: {error}") from error
     if manifest is not None:
-        parameters = learnt_for(manifest, parameters)
+        parameters = trained_for(manifest, parameters)
     return found, parameters_for(found, parameters)
 
 
@@ -73,7 +73,7 @@ def find_checkpoint(
 def _checked(
     folder: Path, key: SigningKey | None, *, trust: bool
 ) -> Iterator[tuple[Path, PolicyManifest | None]]:
-    """A checked copy of a checkpoint's folder, and the manifest of the artefact that it is of."""
+    """A verified copy of a checkpoint's folder, and the manifest of its artefact, if any."""
     if (folder / CHECKPOINT_MANIFEST).exists():
         with open_checkpoint(FolderFiles(folder), "", key) as copy:
             yield copy, None
@@ -86,8 +86,8 @@ def _checked(
         yield folder, None
     else:
         raise PolicyMissing(
-            "it has no manifest, neither its own nor that of the policy around it, to check its "
-            "files by, and a checkpoint is code: give --trust if you know who wrote it"
+            "it has no manifest to verify its files with, neither its own nor its policy's, and a "
+            "checkpoint is code: give --trust if you know who wrote it"
         )
 
 
@@ -100,8 +100,8 @@ def episode_rewards(
 ) -> FloatArray:
     """Summed reward of each episode of 301 steps, in windows of the demand drawn by `seed`.
 
-    As in the notebook a fleet starts with `min_servers`; what the policy looks back at is the
-    demand before its window. Raises `BadInput` when the demand is shorter than an episode.
+    As in the notebook a fleet starts with `min_servers`; the policy observes the demand before its
+    window. Shape ``(episodes,)``. Raises `BadInput` when the demand is shorter than an episode.
     """
     history = demand.history
     windows = len(history.demands) - EPISODE_STEPS - parameters.history_len
@@ -124,14 +124,8 @@ def episode_rewards(
 
 
 def print_rewards(policy: str, demand: str, rewards: FloatArray, console: Console) -> None:
-    """The notebook's figures: mean, max and min episode reward."""
-    console.print(
-        f"{policy} on {demand}: {len(rewards)} episodes of {EPISODE_STEPS} steps",
-        markup=False,
-        soft_wrap=True,
-    )
-    table = Table()
-    for heading in ("mean reward", "max reward", "min reward"):
-        table.add_column(heading, justify="right")
-    table.add_row(*(f"{value:.2f}" for value in (rewards.mean(), rewards.max(), rewards.min())))
-    console.print(table)
+    """Print the notebook's metrics: mean, max and min episode reward."""
+    print_text(console, f"{policy} on {demand}: {len(rewards)} episodes of {EPISODE_STEPS} steps")
+    headings = ("mean reward", "max reward", "min reward")
+    values = (rewards.mean(), rewards.max(), rewards.min())
+    print_table(console, headings, [[f"{value:.2f}" for value in values]], right=headings)

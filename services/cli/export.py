@@ -1,4 +1,4 @@
-"""`autopilot policies export`: an artefact out of the store, as it is or as SageMaker takes it."""
+"""`autopilot policies export`: an artefact from the store, as it is or in SageMaker's format."""
 
 import tarfile
 from datetime import datetime
@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from services.cli.files import check_new_file, check_new_folder, hidden_folder, write_whole
+from services.cli.output import print_text
 from shared.errors import PolicyMissing
 from shared.messages import PolicyManifest
 from shared.policies.store import CHECKPOINT, LITERT_MODEL, MANIFEST, SAVED_MODEL, PolicyStore
@@ -28,8 +29,8 @@ def export_policy(
 ) -> None:
     """Write a version (None: the champion) to `out`, whole or not at all, and never over anything.
 
-    A new folder with the artefact; for SageMaker a `model.tar.gz` with what serves. Every file is
-    checked against its sha256.
+    A new folder with the artefact; for SageMaker a `model.tar.gz` with the files for serving. Every
+    file is checked against its sha256.
     """
     (check_new_file if sagemaker else check_new_folder)(out, OPTION)
     store = PolicyStore.of(settings)
@@ -45,7 +46,7 @@ def export_policy(
         with hidden_folder(out) as folder:
             _write_artefact(store, manifest, folder)
             folder.rename(out)
-    console.print(f"{version} of fleet {fleet} is in {out}", markup=False, soft_wrap=True)
+    print_text(console, f"{version} of fleet {fleet} is in {out}")
 
 
 def _write_artefact(store: PolicyStore, manifest: PolicyManifest, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`autopilot fleets`: who is in shadow, who is live, what each is told and what that has cost."""
+"""`autopilot fleets`: each fleet's mode, recommended target and its cost; changes of the mode."""
 
 import asyncio
 import json
@@ -8,9 +8,9 @@ from typing import Any
 
 import structlog
 from rich.console import Console
-from rich.table import Table
 
 from services.cli.live_costs import LiveCosts, live_costs
+from services.cli.output import print_table, print_text
 from services.prediction.fleet_states import FleetStates
 from shared.bus import DECISIONS, DEMANDS, MODES, Bus, Feed, reason_of
 from shared.errors import BusAway
@@ -19,13 +19,13 @@ from shared.settings import Fleets, Settings
 
 _log = structlog.get_logger(__name__)
 
-HEADINGS = ("fleet", "mode", "policy", "demand", "told", "cost a step", "instead")
+HEADINGS = ("fleet", "mode", "policy", "demand", "told", "cost", "instead")
 
 
 def set_mode(
     settings: Settings, fleets: Fleets, fleet: str, now: datetime, console: Console, *, shadow: bool
 ) -> None:
-    """Put a fleet in shadow or make it live: kept in Redis, heard by the running services."""
+    """Put a fleet in shadow mode or make it live: stored in Redis, followed by the services."""
     _ = fleets[fleet]
     mode = FleetMode(fleet=fleet, shadow=shadow, since=now)
 
@@ -38,11 +38,11 @@ def set_mode(
 
     asyncio.run(say())
     told = (
-        "in shadow: callers are told 503, and with shadow=true what they would be told"
+        "in shadow: callers get 503, and with shadow=true the recommendation"
         if shadow
-        else "live: callers are told what is decided"
+        else "live: callers get the recommendation"
     )
-    console.print(f"fleet {fleet} is {told}", markup=False, highlight=False, soft_wrap=True)
+    print_text(console, f"fleet {fleet} is {told}")
 
 
 def list_fleets(
@@ -54,17 +54,20 @@ def list_fleets(
     *,
     as_json: bool,
 ) -> None:
-    """A table of the fleets, or JSON; costs are those of the `newest` steps."""
+    """Print a table of the fleets, or JSON; costs are those of the `newest` steps."""
     shown = asyncio.run(_shown(settings, fleets, newest, now))
     if as_json:
         console.print_json(json.dumps({"fleets": shown}))
         return
-    table = Table(title="fleets", title_justify="left")
-    for heading in HEADINGS:
-        table.add_column(heading, overflow="fold")
-    for fleet in shown:
-        table.add_row(*_row(fleet))
-    console.print(table)
+    right = ("demand", "told", "cost")
+    print_table(console, HEADINGS, map(_row, shown), right=right, shrinking={"fleet"})
+    for note in filter(None, map(_note, shown)):
+        print_text(console, note)
+    print_text(
+        console,
+        f"Costs are in servers per step, over the newest {newest} steps at most: of the fleet's "
+        "decisions, and instead of what ran or of the rule on the same steps.",
+    )
 
 
 async def _shown(
@@ -94,7 +97,7 @@ async def _shown(
 
 
 async def _live_costs(bus: Bus, name: str, newest: int, fleets: Fleets) -> LiveCosts | None:
-    """None where there are none to tell: what one fleet has recorded must not hide the others."""
+    """A fleet's costs, None where they are unknown: a bad record must not hide other fleets."""
     try:
         return live_costs(await bus.recorded_steps(name, newest), fleets[name])
     except BusAway:
@@ -129,14 +132,13 @@ def _row(fleet: dict[str, Any]) -> tuple[str, ...]:
     mode = "shadow" if fleet["shadow"] else "live"
     own, instead = _costs(fleet["live_costs"])
     if fleet["reason"] is not None:
-        return (fleet["fleet"], mode, "", "", fleet["reason"], own, instead)
-    why = fleet["guard"] or fleet["fallback"]
-    told = str(fleet["num_of_gameservers"]) + (f", {why}" if why else "")
+        return (fleet["fleet"], mode, "", "", "", own, instead)
+    told = str(fleet["num_of_gameservers"])
     return (
         fleet["fleet"],
         mode,
         fleet["policy_version"],
-        f"{fleet['demand']:g}",
+        f"{fleet['demand']:.1f}",
         f"({told})" if fleet["shadow"] else told,
         own,
         instead,
@@ -146,5 +148,10 @@ def _row(fleet: dict[str, Any]) -> tuple[str, ...]:
 def _costs(costs: dict[str, Any] | None) -> tuple[str, str]:
     if costs is None:
         return "", ""
-    what = {"ran": "what ran", "rule": "the rule"}[costs["compared_with"]]
-    return f"{costs['decided']:.2f}", f"{costs['instead']:.2f} {what}, {costs['steps']} steps"
+    return f"{costs['decided']:.2f}", f"{costs['instead']:.2f} {costs['compared_with']}"
+
+
+def _note(fleet: dict[str, Any]) -> str | None:
+    """Why a fleet has no recommendation, or one that is not its policy's."""
+    why = fleet["reason"] or fleet["guard"] or fleet["fallback"]
+    return None if why is None else f"{fleet['fleet']}: {why}"

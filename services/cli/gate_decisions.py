@@ -1,11 +1,13 @@
-"""How the gate has decided, job by job, for `autopilot policies`."""
+"""The gate's decisions, job by job, for `autopilot policies`."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
+from services.cli.output import print_table
 from shared.bus import TRAININGS, Bus
 from shared.messages import TrainingOutcome
 
@@ -25,13 +27,13 @@ HEADINGS = (
     "why",
 )
 NARROW_HEADINGS = ("ended (UTC)", "outcome", "serves now", "candidate", "champion", "best rule")
-"""Within 80 columns."""
+"""Of the table that fits 80 columns."""
 
 
 def read_decisions(
     redis_url: str, fleets: Iterable[str], newest: int | None = None
 ) -> GateDecisions:
-    """The newest verdicts of each fleet, or all that are kept; raises `BusAway`."""
+    """The newest decisions for each fleet, or all that are stored; raises `BusAway`."""
 
     async def read() -> GateDecisions:
         bus = Bus.connect(redis_url)
@@ -43,25 +45,36 @@ def read_decisions(
     return asyncio.run(read())
 
 
-def decisions_table(
-    fleet: str, decisions: Sequence[TrainingOutcome], *, wide: bool = False
-) -> Table:
-    """A row a decision; costs are those on the demand that the gate has kept, unless live."""
-    title = f"gate decisions of {fleet}, cost a step"
-    if not wide:
-        table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-        for heading in NARROW_HEADINGS:
-            table.add_column(heading, no_wrap=True, overflow="ellipsis")
-        for decision in decisions:
-            table.add_row(
-                f"{decision.at:%m-%d %H:%M}",
-                decision.outcome,
-                decision.error or decision.version or "",
-                _cost(decision.costs, "candidate"),
-                _cost(decision.costs, decision.champion),
-                _best_rule(decision.costs),
-            )
-        return table
+def print_decisions(
+    console: Console, fleet: str, decisions: Sequence[TrainingOutcome], *, wide: bool = False
+) -> None:
+    """Print a row per decision; costs are those on the gate's kept demand, unless live."""
+    title = f"gate decisions of {fleet}: cost per step on kept demand"
+    if wide:
+        console.print(_wide_table(title, decisions))
+        return
+    rows = [
+        (
+            f"{decision.at:%m-%d %H:%M}",
+            decision.outcome,
+            decision.error or decision.version or "",
+            _cost(decision.costs, "candidate", 2),
+            _cost(decision.costs, decision.champion, 2),
+            _cost(decision.costs, _best_rule(decision.costs), 2),
+        )
+        for decision in decisions
+    ]
+    print_table(
+        console,
+        NARROW_HEADINGS,
+        rows,
+        title=title,
+        right=NARROW_HEADINGS[3:],
+        shrinking={"serves now"},
+    )
+
+
+def _wide_table(title: str, decisions: Sequence[TrainingOutcome]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
@@ -73,7 +86,7 @@ def decisions_table(
             _cost(decision.costs, "candidate"),
             _cost(decision.costs, decision.champion),
             _cost(decision.costs, decision.runner_up),
-            _best_rule(decision.costs),
+            _named_cost(decision.costs, _best_rule(decision.costs)),
             str(decision.scored_steps),
             _live(decision),
             _why(decision),
@@ -81,11 +94,11 @@ def decisions_table(
     return table
 
 
-def concerning(version: str, verdicts: Iterable[TrainingOutcome]) -> list[TrainingOutcome]:
-    """The verdicts that a version was in, or has come from."""
+def concerning(version: str, decisions: Iterable[TrainingOutcome]) -> list[TrainingOutcome]:
+    """The decisions in which a version was champion or runner-up, or that published it."""
     return [
         decision
-        for decision in verdicts
+        for decision in decisions
         if version in (decision.version, decision.champion, decision.runner_up)
     ]
 
@@ -96,15 +109,18 @@ def _serves(decision: TrainingOutcome) -> str:
     return f"{decision.version}, the {decision.winner}"
 
 
-def _cost(costs: Mapping[str, float], contender: str | None) -> str:
+def _cost(costs: Mapping[str, float], contender: str | None, digits: int = 3) -> str:
     cost = None if contender is None else costs.get(contender)
-    return "" if cost is None else f"{cost:.3f}"
+    return "" if cost is None else f"{cost:.{digits}f}"
 
 
-def _best_rule(costs: Mapping[str, float]) -> str:
-    rules = {name: cost for name, cost in costs.items() if name.startswith("rule:")}
-    best = min(rules, key=rules.__getitem__, default=None)
-    return "" if best is None else f"{rules[best]:.3f} {best.removeprefix('rule:')}"
+def _best_rule(costs: Mapping[str, float]) -> str | None:
+    rules = [name for name in costs if name.startswith("rule:")]
+    return min(rules, key=costs.__getitem__, default=None)
+
+
+def _named_cost(costs: Mapping[str, float], rule: str | None) -> str:
+    return "" if rule is None else f"{_cost(costs, rule)} {rule.removeprefix('rule:')}"
 
 
 def _live(decision: TrainingOutcome) -> str:

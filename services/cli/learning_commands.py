@@ -1,4 +1,4 @@
-"""The commands that learn from recorded demand, or replay it: options in, files out."""
+"""The commands that train on recorded demand, or replay it: `train`, `backtest`, `evaluate`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -11,9 +11,10 @@ from services.cli import learner
 from services.cli.artefacts import find_artefact
 from services.cli.backtest import prepare, replayed
 from services.cli.demand import Source, fleet_settings
-from services.cli.evaluate import episode_rewards, find_checkpoint, learnt_for, print_rewards
+from services.cli.evaluate import episode_rewards, find_checkpoint, print_rewards, trained_for
 from services.cli.files import check_can_write, check_new_folder
 from services.cli.interrupts import interruptible
+from services.cli.output import print_table, print_text
 from services.cli.plots import check_can_plot, write_plot
 from services.cli.report import print_report, write_decisions, write_json
 from shared.core.replay import BatchPolicy
@@ -47,36 +48,39 @@ class Dynamics(StrEnum):
 
 
 SYNTHETIC = "synthetic"
-"""Made-up demand: what `--demand` takes for `train` beside a curve."""
+"""The value of `--demand` for `train` that pretrains on synthetic demand."""
 
 Trace = Annotated[
-    Path | None, typer.Option(help="CSV with the columns timestamp and demand; a row is a step.")
+    Path | None, typer.Option(help="CSV with the columns timestamp and demand, one row per step.")
 ]
 Curve = Annotated[str | None, typer.Option("--demand", help="A curve instead of a trace: sine1h.")]
 PlayersPerServer = Annotated[
-    float | None, typer.Option(help="Demand in the trace that one server takes, by default 1.")
+    float | None, typer.Option(help="The trace's demand that one server takes, by default 1.")
 ]
 PeakServers = Annotated[
     float | None,
-    typer.Option(help="Scale so that the learning part's 99.9th percentile is so many servers."),
+    typer.Option(
+        help="Scale demand so that its peak is this many servers; the peak is the 99.9th "
+        "percentile of the part trained on."
+    ),
 ]
 Seconds = Annotated[
-    float | None, typer.Option(help="Time to learn, by default AUTOPILOT_TIME_TOTAL_S, 60.")
+    float | None, typer.Option(help="Training time, by default AUTOPILOT_TIME_TOTAL_S, 60.")
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
-        help="Environment steps to learn for, not by time: the same policy again. PPO replays "
-        "whole batches of 16,384, so it is rounded up to them."
+        help="Train for this many environment steps instead of a time, which is reproducible. "
+        "Rounded up to whole PPO batches of 16,384."
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(help="Of all randomness, by default AUTOPILOT_SEED, 0.", min=0, max=LAST_SEED),
+    typer.Option(help="Random seed, by default AUTOPILOT_SEED, 0.", min=0, max=LAST_SEED),
 ]
 HistoryLen = Annotated[
     int | None,
-    typer.Option(help="Steps a server takes to come up, by default AUTOPILOT_HISTORY_LEN, 5."),
+    typer.Option(help="Steps until a server is up, by default AUTOPILOT_HISTORY_LEN, 5."),
 ]
 
 
@@ -86,28 +90,29 @@ def backtest(
     demand: Curve = None,
     players_per_server: PlayersPerServer = None,
     peak_servers: PeakServers = None,
-    train_fraction: Annotated[float, typer.Option(help="Part of the rows to learn from.")] = 0.7,
+    train_fraction: Annotated[float, typer.Option(help="Fraction of the rows to train on.")] = 0.7,
     dynamics: Annotated[
-        Dynamics, typer.Option(help="How servers come up: as in the notebook, the only way yet.")
+        Dynamics,
+        typer.Option(help="How servers come up and go: as in the notebook, so far the only one."),
     ] = Dynamics.NOTEBOOK,
     seconds: Seconds = None,
     steps: Steps = None,
     policy: Annotated[
-        Path | None, typer.Option(help="A policy's folder, to replay it instead of learning.")
+        Path | None, typer.Option(help="A policy's folder, to replay it instead of training one.")
     ] = None,
     history_len: HistoryLen = None,
     seed: Seed = None,
-    json: Annotated[Path | None, typer.Option(help="Write the scores here.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the scores, as JSON.")] = None,
     decisions: Annotated[
         Path | None,
         typer.Option(
-            help="Write the policy's decisions here, as CSV: step, timestamp, demand, target, "
-            "allocation. The first history_len allocations come from targets before the file."
+            help="File for the policy's decisions, as CSV: step, timestamp, demand, target, "
+            "allocation. The first history_len allocations come from targets before them."
         ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw a picture here, such as b.png.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="File for a plot, such as b.png.")] = None,
 ) -> None:
-    """Learn on the first part of recorded demand, replay the rest, print who did best."""
+    """Train on the first part of recorded demand, compare all policies on the rest."""
     settings, fleet = _settings("backtest")
     for path, option in ((json, "--json"), (decisions, "--decisions"), (plot, "--plot")):
         check_can_write(path, option)
@@ -147,9 +152,9 @@ def train(
     history_len: HistoryLen = None,
     seed: Seed = None,
 ) -> None:
-    """Learn a policy from all of the recorded demand, and write it to a folder.
+    """Train a policy on all of the recorded demand, and write it to a folder.
 
-    `--demand synthetic` makes the general policy, which serves fleets without a history.
+    `--demand synthetic` makes the pretrained policy, which serves fleets without a history.
     """
     settings, fleet = _settings("train")
     check_new_folder(out, "--out")
@@ -178,7 +183,7 @@ def train(
     if rows < least:
         raise BadInput(
             f"{recorded.name} has {rows} rows, and a lead time of {parameters.history_len} steps "
-            f"needs {least} to learn from: give a longer trace"
+            f"needs {least} to train on: give a longer trace"
         )
     with learner.trainer(), learner.progress_bar() as tell:
         manifest = learner.write_artefact(
@@ -202,32 +207,32 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Instead, a folder with an RLlib checkpoint: a policy's checkpoint/, or a "
-            "batch of .on_policy/. It is code: its files have to be those of its manifest."
+            "batch of .on_policy/. It is code, so its files must match its manifest."
         ),
     ] = None,
     trust: Annotated[
         bool,
         typer.Option(
             "--trust",
-            help="Take a checkpoint that has no manifest. A checkpoint is code, which runs as you: "
-            "only if you know who wrote it.",
+            help="Load a checkpoint without a manifest. It is code, which runs as you: only "
+            "if you know who wrote it.",
         ),
     ] = False,
     episodes: Annotated[int, typer.Option(help="Episodes of 301 steps.")] = 10,
     trace: Trace = None,
     demand: Curve = None,
     players_per_server: PlayersPerServer = None,
-    fleet: Annotated[str, typer.Option(help="Whose version it is.")] = "default",
+    fleet: Annotated[str, typer.Option(help="The version's fleet.")] = "default",
     seed: Seed = None,
 ) -> None:
-    """The notebook's evaluation: mean, max and min episode reward (sine1h unless told)."""
+    """The notebook's evaluation: mean, max and min episode reward, by default on sine1h."""
     settings, own = _settings("evaluate")
     curve = "sine1h" if trace is None and demand is None else demand
     recorded = Source(trace, curve, players_per_server).read(own)
     if (policy is None) == (checkpoint is None):
         raise BadInput("name either --policy DIR-OR-VERSION or --checkpoint DIR")
     if trust and checkpoint is None:
-        raise BadInput("--trust is for --checkpoint: a policy's own files are checked")
+        raise BadInput("--trust is for --checkpoint: a policy's own files are always verified")
     found: BatchPolicy
     if checkpoint is not None:
         name = f"checkpoint {checkpoint}"
@@ -237,7 +242,7 @@ def evaluate(
         assert policy is not None
         found = artefact = find_artefact(policy, fleet, settings)
         name = f"policy {artefact.version}"
-        parameters = learnt_for(artefact.manifest, own.parameters)
+        parameters = trained_for(artefact.manifest, own.parameters)
     rewards = episode_rewards(
         found, recorded, parameters, episodes, settings.seed if seed is None else seed
     )
@@ -245,11 +250,12 @@ def evaluate(
 
 
 def _print_scores(manifest: PolicyManifest, out: Path) -> None:
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in manifest.scores.items())
-    parts = ", ".join(f"{name} {part:.2g}" for name, part in manifest.experts.items())
-    who = f"{manifest.kind}: {parts}" if parts else manifest.kind
-    words = f"policy {manifest.version} ({who}) in {out}: {scores}"
-    Console().print(words, markup=False, soft_wrap=True)
+    console = Console()
+    weights = ", ".join(f"{name} {weight:.2g}" for name, weight in manifest.experts.items())
+    kind = f"{manifest.kind}: {weights}" if weights else manifest.kind
+    print_text(console, f"policy {manifest.version} ({kind}) in {out}")
+    rows = [(name, f"{value:.4g}") for name, value in manifest.scores.items()]
+    print_table(console, ("score", ""), rows, right={""})
 
 
 def _settings(command: str) -> tuple[Settings, FleetSettings]:
@@ -259,7 +265,7 @@ def _settings(command: str) -> tuple[Settings, FleetSettings]:
 
 
 def _check_replays(fleet: FleetSettings) -> None:
-    """Raise `BadSetting` where learning is to be on-policy: recorded demand has no transitions."""
+    """Raise `BadSetting` for on-policy learning: recorded demand has no transitions."""
     if fleet.learning == "on_policy":
         raise BadSetting(
             "AUTOPILOT_LEARNING=on_policy learns from a live fleet's transitions, and recorded "

@@ -1,4 +1,4 @@
-"""The backtest as one picture: what was needed and what was up, and what it cost by policy."""
+"""A backtest as one figure: demand and servers up, and the cost of each policy."""
 
 import importlib.util
 from pathlib import Path
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN_STEPS = 600
-"""Newest scored steps in the picture; more would blur the shading."""
+"""Newest scored steps in the figure; more would blur the shading."""
 WAITING, IDLE, DEMAND, ALLOCATION = "#d62728", "#9ecae1", "#222222", "#1f5fa8"
 DEARER_THAN_SHOWN = 4.0
-"""Bars are cut at this many times the learnt policy's or the best rule's cost, and marked so."""
+"""Bars are cut at this multiple of the autopilot's or the cheapest policy's cost, and marked."""
 CUT = "cut"
 """The `gid` of the strokes that mark a cut bar."""
 BAR_HEIGHT = 0.8
@@ -42,7 +42,7 @@ def write_plot(report: Report, path: Path) -> None:
 
 
 def draw(report: Report) -> "Figure":
-    """The picture: the newest steps, a bar a policy, and below them what is to be said."""
+    """The figure: the newest steps, a bar for each policy, and notes below."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 6), layout="constrained")
@@ -51,10 +51,10 @@ def draw(report: Report) -> "Figure":
     cut = _draw_costs(bars, report)
     for axes in (series, bars):
         axes.spines[["top", "right"]].set_visible(False)
-    said = selection_notes(report.outcomes[AUTOPILOT])
+    notes = selection_notes(report.outcomes[AUTOPILOT])
     if cut:
-        said.append("A bar with a break in it is cut short: go by its number.")
-    figure.supxlabel("\n".join(said), x=0.01, ha="left", fontsize="medium", color="#444444")
+        notes.append("A bar with a break in it is cut short: see its number.")
+    figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize="medium", color="#444444")
     return figure
 
 
@@ -82,11 +82,11 @@ def _draw_series(axes: "Axes", report: Report) -> None:
     axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
     axes.margins(x=0)
     axes.legend(loc="upper left", ncols=4, frameon=False)
-    axes.set_title(f"{case.demand.name}: the last {len(times)} steps, not learnt from")
+    axes.set_title(f"{case.demand.name}: the last {len(times)} steps, not trained on")
 
 
 def _draw_costs(axes: "Axes", report: Report) -> bool:
-    """A bar a policy, the cheapest on top; whether any is cut."""
+    """Draw a bar for each policy, the cheapest on top. Returns whether any is cut."""
     names = [name for name in reversed(by_cost(report)) if name != ORACLE]
     costs = [report.outcomes[name].score.cost_per_step for name in names]
     own = report.outcomes[AUTOPILOT].score.cost_per_step
@@ -104,12 +104,12 @@ def _draw_costs(axes: "Axes", report: Report) -> bool:
     axes.set_xlim(0, 1.18 * min(end, max(*costs, 1e-9)))
     axes.set_xticks([])
     weight = report.case.parameters.over_prov_factor
-    axes.set_title(f"cost a step: idle + {weight:g} x short, in servers")
+    axes.set_title(f"cost per step: idle + {weight:g} x missing servers")
     return max(costs) > end
 
 
 def _mark_cut(axes: "Axes", row: int, end: float) -> None:
-    """Two slanted strokes through a bar, in the picture's own white."""
+    """Two slanted white strokes through a bar."""
     for middle in (0.88, 0.91):
         axes.plot(
             [(middle - 0.012) * end, (middle + 0.012) * end],

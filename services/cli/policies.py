@@ -1,4 +1,4 @@
-"""`autopilot policies`: versions, scores, champions, and how training goes."""
+"""`autopilot policies`: versions, scores, champions, gate decisions, and the state of training."""
 
 import asyncio
 import json
@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import groupby
 
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.table import Table
 
 from services.cli.artefacts import find_version
-from services.cli.gate_decisions import GateDecisions, concerning, decisions_table, read_decisions
+from services.cli.gate_decisions import GateDecisions, concerning, print_decisions, read_decisions
+from services.cli.output import print_table, print_text
 from shared.bus import CHAMPIONS, Bus, TrainingQueue
 from shared.core.parameters import FleetParameters
 from shared.errors import BusAway, PolicyError, PolicyMissing
@@ -22,24 +23,24 @@ from shared.settings import Fleets, Settings, load_fleets
 
 CANDIDATE = "candidate"
 RULES_COSTS = ("gate_cost rule:", "held_out_cost rule:")
-"""What scores are called that are a rule's."""
+"""How the names of a rule's scores begin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A version of a fleet, or what serves it from elsewhere."""
+    """A version of a fleet, or the policy that serves it without one."""
 
     fleet: str
     version: str
     place: str
-    """`champion`, `runner-up`, or how it serves without being either."""
+    """`champion`, `runner-up`, empty, or how a fleet without a champion is served."""
     kind: str = ""
     trained_on_steps: int | None = None
     history_len: int | None = None
-    """The fleet's HISTORY_LEN that it was made for."""
+    """The HISTORY_LEN that it was trained for."""
     scores: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
-    """Why its manifest can't be read."""
+    """The reason why its manifest can't be read."""
 
 
 def list_policies(
@@ -51,13 +52,13 @@ def list_policies(
     as_json: bool,
     wide: bool = False,
 ) -> None:
-    """Every version, a fleet's `newest` gate decisions, how its training goes; tables or JSON.
+    """Print every version, each fleet's `newest` gate decisions and its state of training.
 
-    `wide` tables have all, whatever the terminal's width. Gate decisions and training are null in
-    the JSON while Redis is away.
+    Tables fit the terminal, unless `wide`; or JSON, in which gate decisions (as `verdicts`) and
+    training are null while Redis is away.
     """
     listed = list(_listed(PolicyStore.of(settings), fleets))
-    verdicts: GateDecisions | None = None
+    decisions: GateDecisions | None = None
     training: dict[str, str] | None = None
     unknown = ""
     try:
@@ -65,73 +66,84 @@ def list_policies(
         status = {fleet: queue.status(fleet) or "nothing queued" for fleet in fleets.names}
         ended = read_decisions(settings.redis_url, fleets.names, max(newest, 1))
     except BusAway as away:
-        unknown = f"unknown, and so are the gate's verdicts: {away}"
+        unknown = f"unknown, as are the gate's decisions: {away}"
     else:
         training = {fleet: f"{status[fleet]}; {_last(ended[fleet])}" for fleet in fleets.names}
-        verdicts = {fleet: ended[fleet][-newest:] if newest else [] for fleet in fleets.names}
+        decisions = {fleet: ended[fleet][-newest:] if newest else [] for fleet in fleets.names}
     if as_json:
-        console.print_json(_document(listed, verdicts, training))
+        console.print_json(_document(listed, decisions, training))
         return
-    for table in [_wide_table(listed)] if wide else _versions_tables(listed):
-        console.print(table)
+    if wide:
+        console.print(_wide_table(listed))
+    else:
+        _print_versions(console, listed)
     for fleet in fleets.names:
-        if verdicts and verdicts[fleet]:
-            console.print(decisions_table(fleet, verdicts[fleet], wide=wide))
-        line = f"training of {fleet}: {unknown if training is None else training[fleet]}"
-        console.print(line, markup=False)
+        if decisions and decisions[fleet]:
+            print_decisions(console, fleet, decisions[fleet], wide=wide)
+        state = unknown if training is None else training[fleet]
+        print_text(console, f"training of {fleet}: {state}")
 
 
 def show_policy(
     settings: Settings, fleet: str, version: str, console: Console, errors: Console
 ) -> None:
-    """The manifest of one version, as JSON, with `verdicts`: those of the gate that concern it.
+    """Print a version's manifest as JSON, with `verdicts`: the gate's decisions that concern it.
 
-    They are null, and that is said on `errors`, while Redis is away.
+    While Redis is away these are null, and `errors` gets a line that says so.
     """
     _, manifest = find_version(version, fleet, settings)
     document = manifest.model_dump(mode="json")
     try:
-        verdicts = read_decisions(settings.redis_url, [fleet])[fleet]
+        decisions = read_decisions(settings.redis_url, [fleet])[fleet]
     except BusAway as away:
         document["verdicts"] = None
-        errors.print(f"the gate's verdicts are unknown: {away}", markup=False, soft_wrap=True)
+        told = f"the gate's decisions are unknown: {away}"
+        errors.print(told, markup=False, highlight=False, soft_wrap=True)
     else:
         document["verdicts"] = [
-            decision.model_dump(mode="json") for decision in concerning(version, verdicts)
+            decision.model_dump(mode="json") for decision in concerning(version, decisions)
         ]
     console.print_json(json.dumps(document))
 
 
 def _document(
-    listed: Sequence[Listed], verdicts: GateDecisions | None, training: Mapping[str, str] | None
+    listed: Sequence[Listed], decisions: GateDecisions | None, training: Mapping[str, str] | None
 ) -> str:
-    told = None
-    if verdicts is not None:
-        told = {
+    verdicts = None
+    if decisions is not None:
+        verdicts = {
             fleet: [decision.model_dump(mode="json") for decision in ended]
-            for fleet, ended in verdicts.items()
+            for fleet, ended in decisions.items()
         }
     versions = [asdict(one) for one in listed]
-    return json.dumps({"versions": versions, "verdicts": told, "training": training})
+    return json.dumps({"versions": versions, "verdicts": verdicts, "training": training})
 
 
-def _versions_tables(listed: Sequence[Listed]) -> Iterator[Table]:
-    """A table a fleet, within 80 columns; a cost, and the best rule's, are on demand not seen."""
-    for fleet, versions in groupby(listed, key=lambda one: one.fleet):
-        table = Table(
-            title=f"policies of {fleet}", title_justify="left", box=None, padding=(0, 1, 0, 0)
+def _print_versions(console: Console, listed: Sequence[Listed]) -> None:
+    """A table for each fleet; costs, the version's and the best rule's, are on held-out demand."""
+    right = ("trained on", "cost", "best rule")
+    for fleet, of_fleet in groupby(listed, key=lambda one: one.fleet):
+        versions = list(of_fleet)
+        print_table(
+            console,
+            ("version", "kind", "", *right),
+            [
+                (
+                    one.version,
+                    one.kind,
+                    one.place,
+                    "" if one.trained_on_steps is None else f"{one.trained_on_steps:,} steps",
+                    *_held_out(one),
+                )
+                for one in versions
+            ],
+            title=f"policies of {fleet}: cost per step on held-out demand",
+            right=right,
+            shrinking={"version"},
         )
-        for heading in ("version", "kind", "", "steps", "cost", "best rule"):
-            right = heading in ("steps", "cost", "best rule")
-            justify: JustifyMethod = "right" if right else "left"
-            table.add_column(heading, no_wrap=True, overflow="ellipsis", justify=justify)
         for one in versions:
-            steps = "" if one.trained_on_steps is None else f"{one.trained_on_steps:,}"
-            own, rule = _held_out(one)
-            table.add_row(one.version, one.kind, one.place, steps, own, rule)
             if one.error is not None:
-                table.add_row(f"  {one.error}")
-        yield table
+                print_text(console, f"{one.version}: {one.error}")
 
 
 def _wide_table(listed: Sequence[Listed]) -> Table:
@@ -147,7 +159,7 @@ def _wide_table(listed: Sequence[Listed]) -> Table:
 
 
 def _held_out(one: Listed) -> tuple[str, str]:
-    """What a version, and the best rule beside it, cost on demand that it had not seen."""
+    """The costs of a version and of the best rule on demand that the version was not trained on."""
     own = CANDIDATE if one.kind == "learnt" else one.kind
     rules = [cost for name, cost in one.scores.items() if name.startswith(RULES_COSTS)]
     costs = (
@@ -171,7 +183,7 @@ def _listed(store: PolicyStore, fleets: Fleets) -> Iterator[Listed]:
 
 
 def _first(fleet: str, parameters: FleetParameters) -> Listed:
-    """What serves a fleet that has no champion."""
+    """The policy that serves a fleet without a champion."""
     policy = initial_policy(parameters)
     if isinstance(policy, FleetPolicy):
         return _of(policy.manifest, fleet, "serves (shared)")
@@ -209,7 +221,7 @@ def _last(ended: Sequence[TrainingOutcome]) -> str:
 
 
 def promote(settings: Settings, fleet: str, version: str, now: datetime, console: Console) -> None:
-    """Make a version the champion; a version that can't serve is refused."""
+    """Make a version the champion. Raises `PolicyError` for a version that can't serve."""
     store = PolicyStore.of(settings)
     parameters = load_fleets(settings)[fleet].parameters
     policy = load_policy(store, fleet, version, parameters)
@@ -217,15 +229,16 @@ def promote(settings: Settings, fleet: str, version: str, now: datetime, console
     try:
         asyncio.run(_announce(settings.redis_url, champion))
     except BusAway as away:
-        told = f"the services will find it in the policy store, since {away}"
-        console.print(told, style="red", markup=False, soft_wrap=True)
-    console.print(f"{champion.version} serves fleet {fleet}; {champion.runner_up} is runner-up")
+        print_text(console, f"the services will find it in the policy store, since {away}", "red")
+    print_text(
+        console, f"{champion.version} serves fleet {fleet}; {champion.runner_up} is runner-up"
+    )
     if means := plans_short(policy, parameters):
-        console.print(f"{champion.version}: {means}", markup=False, soft_wrap=True)
+        print_text(console, f"{champion.version}: {means}")
 
 
 def rollback(settings: Settings, fleet: str, now: datetime, console: Console) -> None:
-    """Promote the version that served before."""
+    """Promote the runner-up, the version that served before."""
     champion = PolicyStore.of(settings).champion(fleet)
     if champion is None or champion.runner_up is None:
         raise PolicyMissing(f"fleet {fleet!r} has no version to go back to")
@@ -233,16 +246,16 @@ def rollback(settings: Settings, fleet: str, now: datetime, console: Console) ->
 
 
 def sign(settings: Settings, fleet: str, version: str, console: Console) -> None:
-    """Sign a version that was published before there was a key, once its files are checked."""
+    """Sign a version that was published without the key, after its files are verified."""
     newly = PolicyStore.of(settings).sign(fleet, version)
     told = "is signed now" if newly else "was signed with this key already"
-    console.print(f"{version} of fleet {fleet} {told}", markup=False, soft_wrap=True)
+    print_text(console, f"{version} of fleet {fleet} {told}")
 
 
 def retire(settings: Settings, fleet: str, version: str, console: Console) -> None:
     """Delete a version that does not serve."""
     PolicyStore.of(settings).retire(fleet, version)
-    console.print(f"{version} of fleet {fleet} is deleted")
+    print_text(console, f"{version} of fleet {fleet} is deleted")
 
 
 async def _announce(redis_url: str, champion: Champion) -> None:

@@ -1,13 +1,13 @@
-"""What a backtest leaves: a table, JSON, a CSV of decisions."""
+"""The output of a backtest: a table, JSON, a CSV of decisions."""
 
 import csv
 import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from services.cli.files import write_whole
+from services.cli.output import print_table, print_text
 from shared.learning.backtest import AUTOPILOT, ORACLE, Report
 
 TITLES = {
@@ -22,9 +22,9 @@ TITLES = {
     "live_rule": "the platform's own rule",
     "holt_winters": "Holt-Winters + buffer",
     "lightgbm": "LightGBM, quantile",
-    ORACLE: "knows the future",
+    ORACLE: "perfect foresight",
 }
-"""Names for people, by the names of the JSON."""
+"""Names in tables and plots, by the names in the JSON."""
 
 
 def by_cost(report: Report) -> list[str]:
@@ -37,29 +37,27 @@ def print_report(report: Report, console: Console) -> None:
     case = report.case
     steps = report.outcomes[AUTOPILOT].score.steps
     low, high = case.parameters.min_servers, case.parameters.max_servers
-    console.print(
-        f"{case.demand.name}: {steps} steps that were not learnt from, after {case.start} that "
-        f"were; {low:g} to {high:g} servers, up after {case.parameters.history_len} steps",
-        markup=False,
-        soft_wrap=True,
+    print_text(
+        console,
+        f"{case.demand.name}: trained on {case.start} steps, scored on the {steps} after them; "
+        f"{low:g} to {high:g} servers, which are up after {case.parameters.history_len} steps",
     )
-    table = Table()
-    table.add_column("policy", no_wrap=True)
-    for heading in ("cost a step", "steps short", "short a step", "idle a step"):
-        table.add_column(heading, justify="right")
-    for name in by_cost(report):
-        score = report.outcomes[name].score
-        table.add_row(
+    names = by_cost(report)
+    headings = ("policy", "cost/step", "steps short", "missing/step", "idle/step")
+    scores = [report.outcomes[name].score for name in names]
+    rows = [
+        (
             TITLES[name],
             f"{score.cost_per_step:.2f}",
             f"{score.under_steps_pct:.1f} %",
             f"{score.unserved_server_steps / score.steps:.2f}",
             f"{score.idle_server_steps / score.steps:.2f}",
-            style="bold" if name == AUTOPILOT else None,
         )
-    console.print(table)
+        for name, score in zip(names, scores, strict=True)
+    ]
+    print_table(console, headings, rows, right=headings[1:], bold={names.index(AUTOPILOT)})
     for note in report.notes:
-        console.print(note, markup=False, soft_wrap=True)
+        print_text(console, note)
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -69,7 +67,7 @@ def write_json(report: Report, path: Path) -> None:
 
 
 def write_decisions(report: Report, path: Path) -> None:
-    """`step,timestamp,demand,target,allocation` of the learnt policy, for the scored part."""
+    """`step,timestamp,demand,target,allocation` of the trained policy, for the scored part."""
     case, played = report.case, report.outcomes[AUTOPILOT].replay
 
     def write(partial: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 from rich.console import Console
-from rich.table import Table
 
 from services.cli.embedded_redis import redis_command
+from services.cli.output import print_table
 from services.cli.play import trace_demands
 from services.cli.supervision import (
     GAVE_UP,
@@ -30,9 +30,9 @@ from shared.redis_address import keep_url
 from shared.settings import Fleets, Settings
 
 DEMO_STEPS_PER_SECOND = 5.0
-"""Pace of the demo: a policy is learnt within minutes, where 65 s a step would take hours."""
+"""Pace of the demo: a policy is trained within minutes; at 65 s per step it would take hours."""
 DEMO_TRAINING_SECONDS = 20.0
-"""Learning per training job in the demo, unless AUTOPILOT_TIME_TOTAL_S says otherwise."""
+"""Budget of a training job in the demo, unless AUTOPILOT_TIME_TOTAL_S is set."""
 TABLE_EVERY_SECONDS = 30.0
 POLL_SECONDS = 1.0
 SHOWN_FLEETS = 8
@@ -40,7 +40,7 @@ SHOWN_FLEETS = 8
 
 @dataclass(frozen=True, slots=True)
 class Playing:
-    """What is played to the matchmaking service, at which pace."""
+    """The demand that is posted to the matchmaking service, and its pace."""
 
     trace: Path | None
     players_per_server: float
@@ -52,7 +52,7 @@ class Playing:
             next(trace_demands(self.trace, self.players_per_server, repeat=False))
 
     def command(self, url: str) -> list[str]:
-        """The `autopilot play` that plays it for ever."""
+        """The `autopilot play` command that posts it, again from the start at its end."""
         what = ["--demand", "sine1h"]
         if self.trace is not None:
             what = [str(self.trace), "--players-per-server", str(self.players_per_server)]
@@ -61,7 +61,7 @@ class Playing:
 
 
 class Platform:
-    """The processes, their addresses and what they say."""
+    """The platform's processes, their addresses, their log and their status."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Platform:
         self._ended = threading.Event()
 
     def run(self) -> int:
-        """Run until Ctrl-C or SIGTERM, or until a process can't be kept up; the exit code."""
+        """Run until Ctrl-C, SIGTERM, or a process that fails for good. Returns the exit code."""
         self._check_ports()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._console.print("starting; Ctrl-C stops everything", style="bold")
@@ -101,7 +101,7 @@ class Platform:
         self._console.print(redact(line), markup=False, highlight=False, soft_wrap=True)
         if GAVE_UP in line:
             self._failed = True
-            self._console.print("a service can't be kept up; stopping", style="bold red")
+            self._console.print("a service does not stay up; stopping", style="bold red")
             supervisor.stop()
 
     @property
@@ -137,9 +137,9 @@ class Platform:
             yield Program(name, service_command(f"services.{name}"))
 
     def _environment(self) -> dict[str, str]:
-        """Settings of the services: ours, and the demo's pace where nothing else was set.
+        """The services' settings: ours, and the demo's pace where none was set.
 
-        The address of an embedded Redis is not among them: they read it from its file, as we do.
+        The address of an embedded Redis is not among them: every process reads it from its file.
         """
         default = next(iter(self._fleets.by_name.values()))
         given = default.model_fields_set
@@ -164,9 +164,9 @@ class Platform:
         return environment
 
     def _show_status(self) -> None:
-        """Print the table when the platform answers, when a policy changes, and now and then.
+        """Print the table at the start, when a policy changes, and every `TABLE_EVERY_SECONDS`.
 
-        A table that would say the same again is left out.
+        A table that equals the last one is not printed again.
         """
         shown: list[tuple[str, ...]] = []
         shown_at = 0.0
@@ -184,7 +184,7 @@ class Platform:
                     if not shown:
                         self._print_addresses()
                     shown, shown_at = rows, time.monotonic()
-                    self._console.print(_table(rows))
+                    self._print_table(rows)
 
     def _ask(self, client: httpx.Client, fleet: str) -> dict[str, Any] | None:
         try:
@@ -204,6 +204,13 @@ class Platform:
         ):
             self._console.print(f"{name:12} {address}", markup=False, highlight=False)
 
+    def _print_table(self, rows: list[tuple[str, ...]]) -> None:
+        right = ("demand", "up", "target")
+        headings = ("fleet", "policy version", *right, "")
+        print_table(
+            self._console, headings, rows, right=right, shrinking={"fleet", "policy version"}
+        )
+
 
 def _row(fleet: str, answer: dict[str, Any] | None) -> tuple[str, ...]:
     if answer is None:
@@ -217,15 +224,3 @@ def _row(fleet: str, answer: dict[str, Any] | None) -> tuple[str, ...]:
         str(told["num_of_gameservers"]),
         "in shadow" if answer["shadow"] else answer["fallback"] or "",
     )
-
-
-def _table(rows: list[tuple[str, ...]]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for heading in ("fleet", "policy version", "demand", "up now", "asked for", ""):
-        right = heading in ("demand", "up now", "asked for")
-        table.add_column(
-            heading, no_wrap=True, overflow="ellipsis", justify="right" if right else "left"
-        )
-    for row in rows:
-        table.add_row(*row)
-    return table

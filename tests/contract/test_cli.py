@@ -79,7 +79,7 @@ def test_play_wants_one_source_of_demand(autopilot, trace):
 
 
 def test_up_without_playing_takes_no_trace(autopilot, trace):
-    refused(autopilot("up", "--no-play", "--trace", trace), "--no-play goes without")
+    refused(autopilot("up", "--no-play", "--trace", trace), "--no-play excludes")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_policies_list_shows_every_verdict_with_its_scores(autopilot, gated):
     ]
     assert "no space left" in out
     assert "last job kept v2" in out
-    newest = autopilot("policies", "list", "--wide", "--verdicts", "1", **gated).stdout
+    newest = autopilot("policies", "list", "--wide", "--decisions", "1", **gated).stdout
     assert "3.125" in newest
     assert "3.250" not in newest
     assert "3.125" not in autopilot("policies", "list", "--verdicts", "0", **gated).stdout
@@ -242,8 +242,8 @@ def test_policies_list_fits_80_columns(autopilot, gated, tmp_path, publish_polic
     out = autopilot("policies", "list", **gated).stdout
     assert max(map(len, out.splitlines())) <= 80
     rows = [" ".join(line.split()) for line in out.splitlines()]
-    assert "20261128T175555Z-1f3a9c learnt champion 128 3.25 6.50" in rows
-    assert "v2 learnt runner-up 128" in rows
+    assert "20261128T175555Z-1f3a9c learnt champion 128 steps 3.25 6.50" in rows
+    assert "v2 learnt runner-up 128 steps" in rows
     assert any("failed no space left" in row for row in rows)
 
 
@@ -276,7 +276,7 @@ def test_policies_go_without_redis(autopilot, gated):
     listed = autopilot("policies", "list", **gated)
     assert listed.returncode == 0, listed.stderr
     assert "v2" in listed.stdout
-    assert "verdicts: Redis does not answer" in " ".join(listed.stdout.split())
+    assert "decisions: Redis does not answer" in " ".join(listed.stdout.split())
     as_json = json.loads(autopilot("policies", "list", "--json", **gated).stdout)
     assert [one["version"] for one in as_json["versions"]] == ["v2"]
     assert as_json["verdicts"] is as_json["training"] is None
@@ -284,7 +284,7 @@ def test_policies_go_without_redis(autopilot, gated):
     document = json.loads(shown.stdout)
     assert document["scores"] == {"gate_cost v1": 4.5}
     assert document["verdicts"] is None
-    assert "verdicts are unknown: Redis does not answer" in shown.stderr
+    assert "decisions are unknown: Redis does not answer" in shown.stderr
     assert len(shown.stderr.strip().splitlines()) == 1
 
 

@@ -48,7 +48,7 @@ def test_only_bars_that_are_cut_have_a_break_and_every_bar_its_number():
     for line in bars.lines:
         assert line.get_color() == "white"
         assert 0 < min(line.get_xdata()) < max(line.get_xdata()) < end, "inside the bar"
-    assert figure.get_supxlabel() == "A bar with a break in it is cut short: go by its number."
+    assert figure.get_supxlabel() == "A bar with a break in it is cut short: see its number."
 
 
 def test_without_a_cut_bar_nothing_is_said_below():
