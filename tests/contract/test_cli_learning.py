@@ -344,7 +344,7 @@ def test_odd_demand_has_a_sensible_result(run, trace, policy, tmp_path, demands)
 def test_odd_demand_has_sensible_rewards(run, trace, policy, demands):
     code, out, err = run("evaluate", "--trace", trace(3 * demands), "--policy", policy)
     assert code == 0, err
-    rewards = [float(cell) for cell in out.splitlines()[-2].strip("│").split("│")]
+    rewards = [float(cell) for cell in out.splitlines()[-1].split()]
     assert len(rewards) == 3
     assert np.isfinite(rewards).all()
 
@@ -420,7 +420,7 @@ def test_evaluate_from_a_checkpoint_says_the_same_as_of_its_policy(run, tmp_path
     def rewards(*options):
         code, out, err = run("evaluate", "--episodes", "3", *options)
         assert code == 0, err
-        _, _, table = out.partition("on sine1h: 3 episodes of 301 steps")
+        _, _, table = out.partition("min reward")
         return [float(number) for number in re.findall(r"-\d+\.\d\d", table)]
 
     of_policy = rewards("--policy", "p")

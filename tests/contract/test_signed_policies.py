@@ -367,7 +367,7 @@ def test_a_batch_is_signed_and_an_unsigned_one_is_not_restored(any_store, signin
     assert signing.key.made(manifest)
     _, logs = start(signing)
     (told,) = logs
-    assert "no checkpoint of a policy" in told["reason"], "it was opened, and is none"
+    assert "not a checkpoint of a policy" in told["reason"], "it was opened, and is none"
     unsigned = json.dumps({"sha256": manifest["sha256"]}).encode()
     any_store.files.change(f"{name}/manifest.json", lambda _: unsigned)
     _, logs = start(signing)
