@@ -71,9 +71,14 @@ def shortest_run(parameters: FleetParameters) -> int:
     return parameters.history_len + parameters.lead_steps
 
 
-def decision_rows(recorded: Recorded, parameters: FleetParameters) -> IntArray:
-    """Rows after which a decision has a history behind it and meets known demand, in one run."""
-    before, lead = parameters.history_len - 1, parameters.lead_steps
+def decision_rows(
+    recorded: Recorded, parameters: FleetParameters, ahead: int | None = None
+) -> IntArray:
+    """Rows after which a decision has a history behind it and meets known demand, in one run.
+
+    `ahead` are the steps to the furthest demand that it meets, the fleet's lead unless given.
+    """
+    before, lead = parameters.history_len - 1, ahead or parameters.lead_steps
     found = [np.arange(first + before, end - lead) for first, end in recorded.runs]
     return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 

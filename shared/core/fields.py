@@ -41,6 +41,22 @@ def calendar_fields(history_len: int) -> tuple[str, ...]:
     )
 
 
+def forecast_fields(horizons: Sequence[int]) -> tuple[str, ...]:
+    """What forecasts at these horizons see: the calendar's fields, without targets."""
+    return (
+        *(f"demand[-{lag}]" for lag in LAGS),
+        *(f"mean[{window}]" for window in WINDOWS),
+        *(f"change[{window}]" for window in WINDOWS),
+        *(
+            f"{when}[+{steps}]"
+            for when in ("day_ago", "week_ago")
+            for steps in (0, *(steps for steps in horizons if steps > 1))
+        ),
+        "time_of_day",
+        "time_of_week",
+    )
+
+
 def from_notebook(observation: Sequence[float], fields: Sequence[str]) -> list[float]:
     """`fields` taken from the notebook's observation by name; NaN for those that it lacks."""
     known = dict(zip(notebook_fields(len(observation) // 2), observation, strict=True))

@@ -9,8 +9,8 @@ import numpy as np
 from shared.core.evaluation import evaluate, evaluate_rule
 from shared.core.parameters import FleetParameters
 from shared.core.replay import decide
-from shared.learning.hindsight.optimizer import Hindsight
-from shared.learning.hindsight.samples import Samples, drawn_samples
+from shared.learning.hindsight.optimizer import Heads, Hindsight
+from shared.learning.hindsight.samples import Samples, Sight, drawn_samples
 from shared.learning.hindsight.synthetic import synthetic_history
 from shared.learning.models.network import ResidualModule, module_of
 from shared.learning.models.pretrained import NETS
@@ -55,7 +55,8 @@ def pretrain(
     decisions = _decisions(parameters, rng, tell)
     stages.done("synthetic")
     module = module_of(parameters, seed)
-    hindsight = Hindsight(module, decisions, parameters.over_prov_factor, seed, WEIGHT_DECAY)
+    heads = Heads((parameters.over_prov_factor,))
+    hindsight = Hindsight(module, decisions, heads, seed, WEIGHT_DECAY)
     for done in range(0, UPDATES, UPDATES_PER_ROUND):
         module_state = hindsight.round(UPDATES_PER_ROUND, done / UPDATES)
         tell(done / UPDATES, f"{done:,} of {UPDATES:,} updates")
@@ -77,7 +78,7 @@ def _decisions(
     for number in range(SERIES):
         history = synthetic_history(rng)
         parts = ((len(history.demands), OF_EACH), *BEGINNINGS)
-        one_seen, one_met = drawn_samples(history, parameters, rng, parts)
+        one_seen, one_met = drawn_samples(history, Sight.of(parameters), parameters, rng, parts)
         seen.append(one_seen)
         met.append(one_met)
         tell(0.0, f"{number + 1} of {SERIES} synthetic fleets")

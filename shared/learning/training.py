@@ -16,8 +16,8 @@ from shared.core.evaluation import HeldOut, evaluate, evaluate_rule
 from shared.core.parameters import FleetParameters
 from shared.core.replay import decide
 from shared.learning.budget import Budget, TrainingOptions
-from shared.learning.hindsight.optimizer import BATCH, Hindsight
-from shared.learning.hindsight.samples import samples_of
+from shared.learning.hindsight.optimizer import BATCH, Heads, Hindsight
+from shared.learning.hindsight.samples import Sight, samples_of
 from shared.learning.hindsight.synthetic_samples import with_synthetic
 from shared.learning.models.mixture import Trained, rule_expert, with_rule
 from shared.learning.models.network import ResidualModule, module_of
@@ -148,10 +148,11 @@ def _hindsight(
     module: ResidualModule, recorded: Recorded, parameters: FleetParameters, seed: int
 ) -> Hindsight:
     """A fit to samples of recorded demand, and of synthetic demand at the same level."""
-    samples = samples_of(recorded, parameters, np.random.default_rng(seed))
+    sight = Sight.of(parameters)
+    samples = samples_of(recorded, sight, parameters, np.random.default_rng(seed))
     level = float(np.median(recorded.history.demands))
-    samples = with_synthetic(samples, level, parameters)
-    return Hindsight(module, samples, parameters.over_prov_factor, seed)
+    samples = with_synthetic(samples, level, sight, parameters)
+    return Hindsight(module, samples, Heads((parameters.over_prov_factor,)), seed)
 
 
 def _fit(

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from services.cli.__main__ import app
 from shared.core.parameters import FleetParameters
 from shared.learning.export.agreement import random_observations
-from shared.learning.models.network import MEMBERS, module_of
+from shared.learning.models.ensemble import MEMBERS
+from shared.learning.models.network import module_of
 from shared.learning.models.pretrained import (
     NETS,
     initialised_from,

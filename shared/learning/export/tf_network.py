@@ -9,14 +9,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from torch import Tensor, block_diag
 
+from shared.learning.models.ensemble import LIMIT, SMALLEST_UNIT, TYPICAL_CHANGE
 from shared.learning.models.features import FeatureLayout
-from shared.learning.models.network import (
-    LIMIT,
-    SMALLEST_UNIT,
-    TYPICAL_CHANGE,
-    PolicyShape,
-    ResidualModule,
-)
+from shared.learning.models.network import PolicyShape, ResidualModule
 
 
 class ServedPolicy(tf.Module):  # type: ignore[misc]
@@ -58,7 +53,7 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
         return tf.clip_by_value(action, shape.lowest_action, shape.highest_action)
 
     def _features(self, observation: Any) -> tuple[Any, Any, Any]:
-        """As `ResidualModule.features`."""
+        """As `TorchFeatures`."""
         plan = self._layout
         is_there = tf.equal(observation, observation)
         there = tf.cast(is_there, tf.float32)
@@ -83,7 +78,7 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
         return tf.concat(parts, axis=1), last, unit
 
     def _local_unit(self, known: Any, there: Any, last: Any) -> tuple[Any, Any]:
-        """As `ResidualModule._local_unit`."""
+        """As `TorchFeatures._local_unit`."""
         plan = self._layout
         if plan.average is None or plan.spread is None:
             window = _pick(known, plan.window)

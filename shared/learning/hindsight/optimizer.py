@@ -7,6 +7,9 @@ Deep Inventory Management, 2022; Alvo et al., 2023).
 
 import copy
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.learning.hindsight.samples import Samples
-from shared.learning.models.network import MEMBERS, ResidualModule
+from shared.learning.models.ensemble import Ensemble
+from shared.learning.models.features import FeatureLayout
 
 FIRST_LEARNING_RATE = 2e-3
 """Of AdamW, with cosine decay."""
@@ -42,33 +46,64 @@ DROPPED_CALENDARS = 0.2
 """Probability of dropping all phases."""
 
 
-class Hindsight:
-    """Trains the nets of a module on samples.
+class EnsembleModule(Protocol):
+    """A module whose nets can be trained: features in, an ensemble over them."""
 
-    Minimises ``over + underage_cost * under`` in servers, which is the pinball loss at the
-    quantile ``underage_cost / (1 + underage_cost)``.
+    nets: Ensemble
+    layout: FeatureLayout
+
+    def features(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features ``(batch, n)``, the last demand and the local unit ``(batch, 1)`` in servers."""
+        ...
+
+    def get_state(self) -> dict[str, Any]:
+        """Weights by name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What the nets' outputs stand for: at each horizon of the samples, some quantiles of demand.
+
+    An output minimises ``over + underage_cost * under`` in servers, which is the pinball loss at
+    the quantile ``underage_cost / (1 + underage_cost)``.
     """
+
+    underage_costs: tuple[float, ...]
+    scales: tuple[float, ...] = (1.0,)
+    """By horizon: what an output of 1.0 means, in local units."""
+
+
+class Hindsight:
+    """Trains the nets of a module on samples."""
 
     def __init__(
         self,
-        module: ResidualModule,
+        module: EnsembleModule,
         samples: Samples,
-        underage_cost: float,
+        heads: Heads,
         seed: int,
         weight_decay: float = WEIGHT_DECAY,
+        left_out: Sequence[tuple[int, int]] = (),
     ) -> None:
+        """`left_out`: for each net, the range of recorded samples that it is not trained on.
+
+        Nor on their augmented copies, so that its forecasts of them are out of sample.
+        """
         self._module = module
-        self._underage_cost = underage_cost
         self._rng = np.random.default_rng(seed)
         self._noise = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             features, last, unit = module.features(torch.from_numpy(samples.observations))
         self._features = features
-        self._labels = (torch.from_numpy(samples.outcomes)[:, None] - last) / unit
+        scales = torch.tensor(heads.scales)
+        self._labels = (torch.from_numpy(samples.outcomes) - last) / (unit * scales)
         self._weight = unit / unit.mean()
+        self._underage_costs = torch.tensor(heads.underage_costs)
         self._recorded = samples.recorded
         self._synthetic_share = samples.synthetic_share
         self._synthetic_from = len(samples.outcomes) - samples.synthetic
+        self._left_out = np.array(left_out, dtype=np.int64).reshape(-1, 2)
         self._average = copy.deepcopy(module.nets)
         self._optimiser = torch.optim.AdamW(
             module.nets.parameters(), lr=FIRST_LEARNING_RATE, weight_decay=weight_decay
@@ -92,10 +127,11 @@ class Hindsight:
     def _update(self, strength: float) -> None:
         nets = self._module.nets
         which = torch.from_numpy(self._sample())
-        error = nets(self._perturbed(self._features[which], strength)) - self._labels[which]
-        cost = error.relu() + self._underage_cost * (-error).relu()
+        output = nets(self._perturbed(self._features[which], strength))
+        cost = self._cost(output, self._labels[which])
         self._optimiser.zero_grad()
-        (cost * self._weight[which]).mean().backward()
+        loss: Tensor = (cost * self._weight[which]).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(nets.parameters(), GRADIENT_CLIP)
         self._optimiser.step()
         self._updates += 1
@@ -105,18 +141,41 @@ class Hindsight:
             for average, newest in pairs:
                 average.lerp_(newest, rate)
 
+    def _cost(self, output: Tensor, labels: Tensor) -> Tensor:
+        """By horizon, from ``(members, batch, horizons * levels)``, summed over the levels."""
+        costs = self._underage_costs
+        error = output.view(*labels.shape, len(costs)) - labels[..., None]
+        cost = error.relu() + costs * (-error).relu()
+        if len(costs) > 1:  # the pinball loss, so that no level outweighs the others
+            cost = cost / (1.0 + costs)
+        return cost.sum(dim=-1)
+
     def _sample(self) -> NDArray[np.int64]:
-        """Indices of samples for each net, shape ``(MEMBERS, BATCH)``."""
-        size = (MEMBERS, BATCH)
-        which = self._rng.integers(self._recorded, size=size)
+        """Indices of samples for each net, shape ``(members, BATCH)``."""
+        size = (len(self._module.nets.first), BATCH)
+        which = self._recorded_samples(size)
         total, own = len(self._features), self._synthetic_from
         if own > self._recorded:
-            augmented = self._rng.integers(self._recorded, own, size=size)
+            augmented = self._augmented_samples(size)
             which = np.where(self._rng.random(size) < AUGMENTED, augmented, which)
         if total > own:
             synthetic = self._rng.integers(own, total, size=size)
             which = np.where(self._rng.random(size) < self._synthetic_share, synthetic, which)
         return which
+
+    def _recorded_samples(self, size: tuple[int, int]) -> NDArray[np.int64]:
+        if not len(self._left_out):
+            return self._rng.integers(self._recorded, size=size)
+        begin, end = self._left_out[:, :1], self._left_out[:, 1:]
+        drawn = self._rng.integers(self._recorded - (end - begin), size=size)
+        return np.where(drawn < begin, drawn, drawn + (end - begin))
+
+    def _augmented_samples(self, size: tuple[int, int]) -> NDArray[np.int64]:
+        if not len(self._left_out):
+            return self._rng.integers(self._recorded, self._synthetic_from, size=size)
+        copies = self._synthetic_from // self._recorded
+        copy_of = self._rng.integers(1, copies, size=size)
+        return self._recorded_samples(size) + self._recorded * copy_of
 
     def _perturbed(self, features: Tensor, strength: float) -> Tensor:
         """Features with noise, and with some dropped as where history is too short."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.core.arrays import FloatArray
+from shared.core.arrays import FloatArray, IntArray
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.core.replay import observations_after
@@ -22,13 +22,46 @@ COPIES = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Sight:
+    """What the nets observe after a row, and the steps ahead that they forecast."""
+
+    fields: tuple[str, ...]
+    lead_steps: int
+    """The lead time that the fields are built for."""
+    horizons: tuple[int, ...]
+    """Steps from the newest demand observed to the demands forecast, ascending."""
+
+    @classmethod
+    def of(cls, parameters: FleetParameters) -> "Sight":
+        """Of a decision in the notebook's dynamics, which meets one demand."""
+        lead = parameters.lead_steps
+        return cls(parameters.observation_fields, lead, (lead,))
+
+    def rows(self, recorded: Recorded, parameters: FleetParameters) -> IntArray:
+        """Rows with a history behind them and all horizons before them, within one run."""
+        return decision_rows(recorded, parameters, self.horizons[-1])
+
+    def observations(
+        self, history: History, parameters: FleetParameters, rows: IntArray
+    ) -> Array32:
+        """Observations after rows, ``(rows, fields)``, NaN for targets."""
+        seen = observations_after(history, self.fields, parameters, rows, self.lead_steps)
+        return seen.astype(np.float32)
+
+    def outcomes(self, history: History, parameters: FleetParameters, rows: IntArray) -> Array32:
+        """Demand at the horizons, within the limits, ``(rows, horizons)``."""
+        ahead = rows[:, np.newaxis] + np.array(self.horizons)
+        return parameters.within_limits(history.demands[ahead]).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class Samples:
     """Observations and outcomes in servers: recorded ones, then augmented, then synthetic."""
 
     observations: Array32
     """Shape ``(samples, fields)``; NaN for targets and where history is too short."""
     outcomes: Array32
-    """The demand that each decision met, shape ``(samples,)``."""
+    """The demand met at each horizon, shape ``(samples, horizons)``."""
     recorded: int
     """Number of recorded samples."""
     synthetic: int = 0
@@ -38,28 +71,23 @@ class Samples:
 
 
 def samples_of(
-    recorded: Recorded, parameters: FleetParameters, rng: np.random.Generator
+    recorded: Recorded, sight: Sight, parameters: FleetParameters, rng: np.random.Generator
 ) -> Samples:
     """The samples of a history and of `COPIES` augmented copies of it."""
-    rows = decision_rows(recorded, parameters)
+    rows = sight.rows(recorded, parameters)
     copies = min(COPIES, ROWS_LIMIT // len(rows) - 1)
     histories = [recorded.history]
     histories += [augmented(recorded.history, parameters, rng) for _ in range(copies)]
-    seen = [
-        observations_after(history, parameters.observation_fields, parameters, rows).astype(
-            np.float32
-        )
-        for history in histories
-    ]
-    met = [
-        parameters.within_limits(history.demands[rows + parameters.lead_steps]).astype(np.float32)
-        for history in histories
-    ]
-    return Samples(np.concatenate(seen), np.concatenate(met), len(rows))
+    return Samples(
+        np.concatenate([sight.observations(each, parameters, rows) for each in histories]),
+        np.concatenate([sight.outcomes(each, parameters, rows) for each in histories]),
+        len(rows),
+    )
 
 
 def drawn_samples(
     history: History,
+    sight: Sight,
     parameters: FleetParameters,
     rng: np.random.Generator,
     parts: Sequence[tuple[int, int]],
@@ -68,12 +96,12 @@ def drawn_samples(
 
     For each ``(first, count)`` in `parts`, `count` of its first `first` decisions.
     """
-    rows = decision_rows(Recorded.unbroken(history), parameters)
+    rows = sight.rows(Recorded.unbroken(history), parameters)
     rows = np.concatenate([rng.choice(rows[:first], count) for first, count in parts])
-    seen = observations_after(history, parameters.observation_fields, parameters, rows).astype(
-        np.float32
+    return (
+        sight.observations(history, parameters, rows),
+        sight.outcomes(history, parameters, rows),
     )
-    return seen, history.demands[rows + parameters.lead_steps].astype(np.float32)
 
 
 def augmented(history: History, parameters: FleetParameters, rng: np.random.Generator) -> History:

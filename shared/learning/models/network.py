@@ -11,26 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared.core.parameters import FleetParameters
-from shared.learning.models.features import feature_layout
+from shared.learning.models.ensemble import LIMIT, Ensemble, TorchFeatures
 from shared.learning.models.spaces import action_space, observation_space
 from shared.learning.rllib import Columns, RLModuleSpec, TorchRLModule, ValueFunctionAPI
 
-MEMBERS = 4
-"""Nets whose outputs are averaged: an ensemble overfits a short history less than one net."""
-HIDDEN = 32
-"""Units in each of the two hidden layers of a net; a single net of 64 x 64 overfits sooner."""
 VALUE_HIDDEN = 64
 EXPLORATION = 0.15
 """Initial standard deviation of the target, in local units: a few servers.
 
 Exploration has to be small beside the changes of demand, or PPO unlearns its initial weights.
 """
-LIMIT = 10.0
-"""Features are clipped to this many local units."""
-TYPICAL_CHANGE = 0.1
-"""Typical change of demand over a lead time, as a fraction of its level."""
-SMALLEST_UNIT = 0.1
-"""Lower bound of the local unit, in servers, for demand that hardly changes or is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +61,15 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
 
     def setup(self) -> None:
         self.shape = PolicyShape(**self.model_config["shape"])
-        self.layout = feature_layout(self.shape.fields, self.shape.lead_steps)
+        self._features = TorchFeatures(self.shape.fields, self.shape.lead_steps)
+        self.layout = self._features.layout
         self.nets = Ensemble(self.layout.size)
         self.value = _mlp(self.layout.size + len(self.layout.targets))
         self.log_std = nn.Parameter(torch.full((1,), math.log(EXPLORATION)))
 
     def features(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features ``(batch, n)``, the last demand and the local unit ``(batch, 1)`` in servers."""
-        plan = self.layout
-        there = (observation == observation).to(observation.dtype)
-        known = torch.where(observation == observation, observation, 0.0)
-        last = known[..., plan.last : plan.last + 1]
-        unit, level = self._local_unit(known, there, last)
-        of, origin = _columns(plan.differences)
-        gaps = (known[..., of] - known[..., origin]) * there[..., of] * there[..., origin] / unit
-        spreads = known[..., list(plan.spreads)] / unit
-        volatility = torch.log(unit / level.clamp(min=SMALLEST_UNIT))
-        field, harmonic = _columns(plan.phases)
-        angle = known[..., field] * (2 * math.pi * torch.tensor(harmonic, dtype=torch.float32))
-        phases = torch.cat(
-            (angle.sin() * there[..., field], angle.cos() * there[..., field]), dim=-1
-        )
-        flags = 1.0 - there[..., list(plan.flags)]
-        clipped = torch.cat((gaps, spreads), dim=-1).clamp(-LIMIT, LIMIT)
-        return torch.cat((clipped, volatility, phases, flags), dim=-1), last, unit
+        return self._features(observation)
 
     def mean_action(self, observation: Tensor) -> Tensor:
         """Mean of the action before it is clipped, shape ``(batch, 1)``."""
@@ -147,25 +122,6 @@ class ResidualModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         mean: Tensor = (last + change) / self.shape.action_factor
         return mean
 
-    def _local_unit(self, known: Tensor, there: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """``(local unit, level)`` in servers: expected change over a lead time, and mean demand."""
-        plan = self.layout
-        if plan.average is None or plan.spread is None:
-            window = known[..., list(plan.window)]
-            level = window.mean(dim=-1, keepdim=True)
-            changes = window[..., 1:] - window[..., :-1]
-            move = changes.square().mean(dim=-1, keepdim=True).sqrt()
-            has_move = torch.ones_like(move)
-        else:
-            averaged, has_move = (there[..., at : at + 1] for at in (plan.average, plan.spread))
-            average = known[..., plan.average : plan.average + 1]
-            level = averaged * average + (1 - averaged) * last
-            move = known[..., plan.spread : plan.spread + 1]
-        by_level = TYPICAL_CHANGE * level
-        # The change of a random walk grows with the square root of the steps.
-        walk = has_move * move * math.sqrt(self.shape.lead_steps) + (1 - has_move) * by_level
-        return (0.5 * by_level + 0.5 * walk).clamp(min=SMALLEST_UNIT), level
-
 
 def spec_of(parameters: FleetParameters) -> RLModuleSpec:
     """RLlib's specification of a fleet's modules."""
@@ -183,37 +139,6 @@ def module_of(parameters: FleetParameters, seed: int) -> ResidualModule:
         torch.manual_seed(seed)
         module: ResidualModule = spec_of(parameters).build()
     return module
-
-
-class Ensemble(nn.Module):
-    """Small nets, each with a linear skip connection: ``(batch, n)`` to ``(members, batch, 1)``.
-
-    With an input ``(members, batch, n)`` each net has a batch of its own.
-    """
-
-    def __init__(self, inputs: int) -> None:
-        super().__init__()
-        self.first = _weights(inputs, HIDDEN)
-        self.first_bias = nn.Parameter(torch.zeros(MEMBERS, 1, HIDDEN))
-        self.second = _weights(HIDDEN, HIDDEN)
-        self.second_bias = nn.Parameter(torch.zeros(MEMBERS, 1, HIDDEN))
-        self.last = nn.Parameter(torch.zeros(MEMBERS, HIDDEN, 1))
-        self.last_bias = nn.Parameter(torch.zeros(MEMBERS, 1, 1))
-        self.linear = nn.Parameter(torch.zeros(MEMBERS, inputs, 1))
-
-    def forward(self, features: Tensor) -> Tensor:
-        inputs = features if features.dim() == 3 else features.expand(MEMBERS, *features.shape)
-        signal = nn.functional.silu(torch.bmm(inputs, self.first) + self.first_bias)
-        signal = nn.functional.silu(torch.bmm(signal, self.second) + self.second_bias)
-        return torch.bmm(signal, self.last) + self.last_bias + torch.bmm(inputs, self.linear)
-
-
-def _columns(pairs: tuple[tuple[int, int], ...]) -> tuple[list[int], list[int]]:
-    return [first for first, _ in pairs], [second for _, second in pairs]
-
-
-def _weights(inputs: int, outputs: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(MEMBERS, inputs, outputs) / math.sqrt(inputs))
 
 
 def _mlp(inputs: int) -> nn.Sequential:

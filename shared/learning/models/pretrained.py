@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from shared.core.parameters import FleetParameters
-from shared.learning.models.network import MEMBERS, ResidualModule, module_of
+from shared.learning.models.ensemble import MEMBERS
+from shared.learning.models.network import ResidualModule, module_of
 from shared.policies.runtime import PRETRAINED_STORE, pretrained_manifest
 
 NETS = "nets.npz"

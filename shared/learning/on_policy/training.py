@@ -25,8 +25,8 @@ import structlog
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyError, PolicyMissing
 from shared.learning.models.checkpoints import LEARNER_GROUP, load_module
+from shared.learning.models.ensemble import TYPICAL_CHANGE
 from shared.learning.models.network import (
-    TYPICAL_CHANGE,
     PolicyShape,
     ResidualModule,
     module_of,

@@ -5,22 +5,20 @@ import os
 import signal
 
 import ray
-import torch
 
 from shared.learning.ppo.algorithm import build_once
 from shared.learning.rllib import WITHOUT_TENSORFLOW
+from shared.learning.threads import use_one_thread
 
 RAY_CPUS = 1
 """By default runner and learner are in this process, so Ray runs hardly anything itself."""
 OBJECT_STORE_BYTES = 100_000_000
 """More than the weights and metrics of such small nets need; Ray's minimum is 75 MB."""
-TORCH_THREADS = 1
-"""Nets this small are not faster with more, and the services need the other core."""
 
 
 def start_ray() -> None:
     """Start Ray (or join the cluster that `RAY_ADDRESS` names) and build an algorithm once."""
-    torch.set_num_threads(TORCH_THREADS)
+    use_one_thread()
     # Ray's loggers have handlers of their own, and warn of deprecated APIs with every algorithm.
     for name in ("ray", "ray.rllib"):
         logger = logging.getLogger(name)

@@ -1,0 +1,113 @@
+"""Fit forecasts to recorded demand, such that those of the part learnt from are honest too.
+
+A rule that is searched on forecasts which have seen their outcomes grows too sure. So recorded
+demand is cut into folds; each fold is forecast by the nets that have not seen it, and what comes
+after by all of them.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.core.arrays import FloatArray
+from shared.core.forecasts import HORIZONS
+from shared.core.history import History
+from shared.core.parameters import FleetParameters
+from shared.learning.hindsight.optimizer import BATCH, Hindsight
+from shared.learning.hindsight.samples import samples_of
+from shared.learning.hindsight.synthetic_samples import with_synthetic
+from shared.learning.models.quantile_nets import (
+    FOLDS,
+    HEADS,
+    OF_EACH_FOLD,
+    SIGHT,
+    QuantileNets,
+)
+from shared.recorded_demand import Recorded
+
+PASSES = 400
+"""Most times that each recorded row is learnt from: beyond, nets grow sure of the few there are."""
+LEAST_UPDATES = 300
+MOST_UPDATES = 2_500
+UPDATES_PER_ROUND = 50
+
+
+Weights = dict[str, NDArray[np.float32]]
+"""By name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecaster:
+    """Nets fitted to the first rows of a series, and which rows each fold of them has not seen."""
+
+    nets: QuantileNets
+    folds: tuple[tuple[float, float], ...]
+    """By fold: the times, in seconds since 1970, from one to before another."""
+
+    def quantiles(self, history: History, parameters: FleetParameters) -> FloatArray:
+        """What is forecast after each row, ``(rows, horizons, levels)``: out of fold, or by all."""
+        rows = np.arange(len(history.demands))
+        found = self.nets.quantiles(SIGHT.observations(history, parameters, rows))
+        together: FloatArray = found.mean(axis=0)
+        for fold, (begin, end) in enumerate(self.folds):
+            inside = (history.times >= begin) & (history.times < end)
+            together[inside] = found[fold, inside]
+        return together
+
+
+def fit(
+    recorded: Recorded,
+    parameters: FleetParameters,
+    seed: int,
+    seconds: float = inf,
+    updates: int | None = None,
+    pretrained: Weights | None = None,
+    tell: Callable[[float], None] = lambda _: None,
+) -> Forecaster:
+    """Fit to recorded demand within the limits; `tell` hears the part that is done.
+
+    It takes `seconds`, or `updates` of the nets, at most.
+    """
+    nets = QuantileNets(seed)
+    if pretrained is not None:
+        nets.set_state(_begun(nets.get_state(), pretrained))
+    samples = samples_of(recorded, SIGHT, parameters, np.random.default_rng(seed))
+    usual = float(np.median(recorded.history.demands))
+    samples = with_synthetic(samples, usual, SIGHT, parameters)
+    rows = SIGHT.rows(recorded, parameters)
+    edges = np.linspace(0, len(rows), FOLDS + 1).astype(int)
+    reach = max(HORIZONS)
+    left_out = [
+        (max(int(begin) - reach, 0), int(end))
+        for begin, end in pairwise(edges)
+        for _ in range(OF_EACH_FOLD)
+    ]
+    hindsight = Hindsight(nets, samples, HEADS, seed, left_out=left_out)
+    most = min(max(PASSES * len(rows) // BATCH, LEAST_UPDATES), updates or MOST_UPDATES)
+    began, done, part = time.monotonic(), 0, 0.0
+    while part < 1:
+        state = hindsight.round(UPDATES_PER_ROUND, part)
+        done += UPDATES_PER_ROUND
+        part = max(done / most, (time.monotonic() - began) / seconds)
+        tell(min(part, 1.0))
+    nets.set_state(state)
+    times = np.append(recorded.history.times[rows], np.inf)
+    folds = tuple(
+        (float(times[begin]) if begin else -np.inf, float(times[end]))
+        for begin, end in pairwise(edges)
+    )
+    last = float(recorded.history.times[-1]) + 0.5 * recorded.history.step_seconds
+    return Forecaster(nets, (*folds[:-1], (folds[-1][0], last)))
+
+
+def _begun(state: Weights, pretrained: Weights) -> Weights:
+    """The first net of each fold begun from a pretrained one."""
+    begun = {name: value.copy() for name, value in state.items()}
+    for name, weights in pretrained.items():
+        begun[name][::OF_EACH_FOLD] = weights[::OF_EACH_FOLD]
+    return begun

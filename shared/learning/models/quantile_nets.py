@@ -1,0 +1,70 @@
+"""The nets that forecast: quantiles of demand at several horizons, from one look at the series."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared.core.arrays import FloatArray
+from shared.core.fields import forecast_fields
+from shared.core.forecasts import HORIZONS, LEVELS
+from shared.learning.hindsight.optimizer import Heads
+from shared.learning.hindsight.samples import Sight
+from shared.learning.models.ensemble import Ensemble, TorchFeatures
+
+FOLDS = 4
+"""Stretches of recorded demand, each of which some of the nets never see."""
+OF_EACH_FOLD = 2
+"""Nets that leave a fold out: one begun from the pretrained ones, one from nothing."""
+LEAD_STEPS = 6
+"""Steps ahead that the local unit and the time fields are for."""
+
+SIGHT = Sight(forecast_fields(HORIZONS), LEAD_STEPS, HORIZONS)
+"""What the nets see, and the horizons that they forecast."""
+HEADS = Heads(
+    underage_costs=tuple(level / (1.0 - level) for level in LEVELS),
+    scales=tuple(math.sqrt(horizon / LEAD_STEPS) for horizon in HORIZONS),
+)
+
+
+class QuantileNets(nn.Module):
+    """An ensemble whose outputs are quantiles of demand, as changes from the last one."""
+
+    def __init__(self, seed: int) -> None:
+        """Untrained: it forecasts the last demand."""
+        super().__init__()
+        self._features = TorchFeatures(SIGHT.fields, SIGHT.lead_steps)
+        self.layout = self._features.layout
+        outputs = len(HORIZONS) * len(LEVELS)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.nets = Ensemble(self.layout.size, outputs, FOLDS * OF_EACH_FOLD)
+
+    def features(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features ``(batch, n)``, the last demand and the local unit ``(batch, 1)`` in servers."""
+        return self._features(observation)
+
+    def get_state(self) -> dict[str, NDArray[np.float32]]:
+        """Weights by name."""
+        return {name: value.numpy().copy() for name, value in self.state_dict().items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Weights by name."""
+        self.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+
+    def quantiles(self, observations: NDArray[np.float32]) -> FloatArray:
+        """Quantiles in servers of every fold's nets, ``(folds, rows, horizons, levels)``.
+
+        Averaged over the nets of a fold, ascending along levels, at least 0.
+        """
+        with torch.no_grad():
+            features, last, unit = self.features(torch.from_numpy(observations))
+            changes = self.nets(features).unflatten(0, (FOLDS, OF_EACH_FOLD)).mean(dim=1)
+            changes = changes.unflatten(-1, (len(HORIZONS), len(LEVELS)))
+            scaled = unit[..., None] * torch.tensor(HEADS.scales)[:, None]
+            servers = last[..., None] + scaled * changes
+        found: FloatArray = np.sort(servers.numpy().astype(np.float64), axis=-1)
+        return np.maximum(found, 0.0)
