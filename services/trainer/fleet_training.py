@@ -15,10 +15,10 @@ from shared.errors import PolicyError
 from shared.learning.budget import Budget, TrainingOptions
 from shared.learning.models.mixture import Trained
 from shared.learning.models.pretrained import pretrained_module
+from shared.learning.on_policy.job import Job
 from shared.learning.on_policy.training import (
     LEARNT_TRANSITIONS,
     NEWEST_BATCHES,
-    Job,
     learn_on_policy,
     used_up_to,
 )

@@ -347,12 +347,12 @@ def keep(store, content=b"weights", fleet="eu"):
 def start(store):
     """Where an on-policy job would begin, and what it says."""
     from shared.learning.on_policy.checkpoint_store import WorkingFolder
-    from shared.learning.on_policy.training import Job, _start
+    from shared.learning.on_policy.job import Job, start_of
 
     job = Job("eu", "v9", FleetParameters(), gamma=0.9, batch_size=128, seconds=1.0, seed=0)
     with (
         structlog.testing.capture_logs() as logs,
-        _start(job, store, WorkingFolder(store, "eu")) as found,
+        start_of(job, store, WorkingFolder(store, "eu")) as found,
     ):
         return found, logs
 
