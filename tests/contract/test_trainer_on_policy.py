@@ -390,7 +390,7 @@ def test_it_goes_on_from_another_champion_if_there_is_one(trainer, any_store, tm
     publish(store, "v1")
     publish(store, "other", (tmp_path / "other").rename)
     working = trainer.working_folder.WorkingFolder(store, "default")
-    with trainer.on_policy._start(job_of(trainer, "v2"), store, working) as start:
+    with trainer.on_policy.start_of(job_of(trainer, "v2"), store, working) as start:
         assert np.array_equal(weights(start.module), weights(other.module))
         assert start.checkpoint is None
     learnt = trainer.on_policy.learn_on_policy(recorded, job_of(trainer, "v2"), store)
@@ -431,7 +431,7 @@ def test_it_goes_on_with_the_same_weights_where_limits_and_action_factor_change(
     now = FleetParameters(max_servers=300.0, action_factor=200.0)
     job = replace(job_of(trainer, "v2"), parameters=now)
     working = trainer.working_folder.WorkingFolder(store, "default")
-    with trainer.on_policy._start(job, store, working) as start:
+    with trainer.on_policy.start_of(job, store, working) as start:
         assert np.array_equal(weights(start.module), weights(first.module))
         assert (start.checkpoint is None) == from_champion
         assert (start.module.shape.action_factor, start.module.shape.highest_action) == (200, 1.5)
