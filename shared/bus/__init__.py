@@ -1,4 +1,4 @@
-"""Redis, all of it: the only package that imports redis. `keys` names what it holds."""
+"""All access to Redis: the only package that imports redis. `keys` lists what is stored."""
 
 from shared.bus.connection import wait_for_redis
 from shared.bus.dead_letters import DeadLetter
@@ -19,12 +19,12 @@ from shared.bus.keys import (
     Feed,
     Log,
 )
+from shared.bus.leader_leases import LeaderLeases
 from shared.bus.leases import Lease, Leases
 from shared.bus.queued_training import QueuedTraining
 from shared.bus.steps import Steps
 from shared.bus.supplies import Supplies
 from shared.bus.training import TRAINING_RETRIES, TrainingQueue, Trainings
-from shared.bus.turns import LeaderLeases
 
 __all__ = [
     "CHAMPIONS",
@@ -54,4 +54,4 @@ __all__ = [
 
 
 class Bus(Demands, Leases, Steps, Supplies, Groups, Trainings, LeaderLeases):
-    """The platform's Redis, for asyncio. Every method raises `BusAway` when it does not answer."""
+    """The platform's Redis, for asyncio. Every method raises `BusAway` while it is unavailable."""

@@ -1,4 +1,4 @@
-"""The connection to Redis, and its ways of not serving as one error."""
+"""The connection to Redis, and its failures as one error, `BusAway`."""
 
 import asyncio
 import re
@@ -17,7 +17,7 @@ from shared.errors import BadSetting, BusAway
 
 SOCKET_TIMEOUT_SECONDS = 5.0
 CONNECTIONS = 32
-"""Of one process; a call beyond waits for its turn."""
+"""Most connections of one process; further calls wait for a free one."""
 SETTINGS = (
     "look at AUTOPILOT_REDIS_URL and AUTOPILOT_REDIS_PASSWORD_FILE; without both, .autopilot/redis.url "
     "of the folder where `autopilot up` runs has the password"
@@ -25,14 +25,14 @@ SETTINGS = (
 
 
 class Connection:
-    """A client of Redis for asyncio, shared by the parts of the bus."""
+    """An asyncio client of Redis, shared by the parts of the bus."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
 
     @classmethod
     def connect(cls, url: str) -> Self:
-        """A bus at a Redis URL; connects with its first call. Raises `BadSetting` for a bad URL."""
+        """A bus at a Redis URL; connects at its first call. Raises `BadSetting` for a bad URL."""
         with _reading(url):
             pool = redis.asyncio.BlockingConnectionPool.from_url(
                 url,
@@ -49,23 +49,23 @@ class Connection:
 
     async def ping(self) -> None:
         """Raises `BusAway` unless Redis answers."""
-        with asking():
+        with bus_errors_async():
             await self._client.ping()
 
 
 def connect_blocking(url: str, **options: Any) -> redis.Redis:
-    """A client that is not for asyncio; connects with its first call. Raises `BadSetting`."""
+    """A blocking client; connects at its first call. Raises `BadSetting` for a bad URL."""
     with _reading(url):
         return redis.Redis.from_url(url, **options)
 
 
 def wait_for_redis(url: str, seconds: float) -> None:
-    """Return when Redis answers; raises `BusAway` after `seconds`."""
+    """Wait until Redis answers; raises `BusAway` after `seconds`."""
     client = connect_blocking(url, socket_connect_timeout=1)
     deadline = time.monotonic() + seconds
     while True:
         try:
-            with away():
+            with bus_errors():
                 client.ping()
             return
         except BusAway as error:
@@ -78,9 +78,9 @@ def wait_for_redis(url: str, seconds: float) -> None:
 
 @contextmanager
 def _reading(url: str) -> Iterator[None]:
-    """An address that redis-py can't read, as `BadSetting`; neither shows its password.
+    """Raise `BadSetting` for an address that redis-py can't parse, without its password.
 
-    What redis-py says is left out, since it may quote a part of the password.
+    redis-py's own message is left out, since it may quote a part of the password.
     """
     try:
         yield
@@ -93,20 +93,20 @@ def _reading(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def asking() -> Iterator[None]:
-    """`away`, for asyncio."""
-    with away():
+def bus_errors_async() -> Iterator[None]:
+    """`bus_errors` for asyncio: keeps cancellations that redis-py loses."""
+    with bus_errors():
         yield
-    # `asyncio.wait_for` of Python 3.11, which redis-py sends with, may swallow a cancellation:
-    # the task would go on for ever, and whoever waits for its end with it.
+    # `asyncio.wait_for` of Python 3.11, which redis-py uses, may swallow a cancellation: the task
+    # would run for ever, and block those who wait for its end.
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
 @contextmanager
-def away() -> Iterator[None]:
-    """Redis's ways of not serving, as one error."""
+def bus_errors() -> Iterator[None]:
+    """Raise `BusAway` for every way in which Redis can be unavailable."""
     try:
         yield
     except redis.AuthenticationError as error:
@@ -119,7 +119,7 @@ def away() -> Iterator[None]:
     except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, OSError) as error:
         raise BusAway(f"Redis does not answer: {error}; check AUTOPILOT_REDIS_URL") from error
     except redis.ResponseError as error:
-        # Redis 6 says it within a script's error, Redis 7 with an error code of its own.
+        # Redis 6 reports it within a script's error, Redis 7 with an error code of its own.
         if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
             raise BusAway("Redis is out of memory: raise its maxmemory") from error
         raise

@@ -1,4 +1,4 @@
-"""Dead letters: entries of streams that no consumer can use, set aside so that it can go on."""
+"""Dead letters: stream entries that a consumer can't process, set aside so that it can go on."""
 
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import redis.asyncio
 
 from shared.bus import keys
-from shared.bus.connection import Connection, asking
+from shared.bus.connection import Connection, bus_errors_async
 from shared.bus.keys import Log
 
 _SET_ASIDE = """
@@ -34,7 +34,7 @@ class DeadLetter(NamedTuple):
 
 
 class DeadLetters(Connection):
-    """What consumer groups could not use."""
+    """The entries that consumer groups could not process."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         super().__init__(client)
@@ -43,9 +43,9 @@ class DeadLetters(Connection):
     async def set_aside(
         self, group: str, log: Log[Any], id: str, reason: str, content: bytes
     ) -> None:
-        """Acknowledge an entry of a group and keep it as a dead letter, both or neither."""
+        """Acknowledge a group's entry and store it as a dead letter, atomically."""
         kept = content[: keys.DEAD_LETTER_BYTES]
-        with asking():
+        with bus_errors_async():
             await self._set_aside(
                 keys=[log.stream, keys.DEAD_LETTERS],
                 args=[group, id, reason, kept, keys.DEAD_LETTERS_LENGTH],
@@ -53,7 +53,7 @@ class DeadLetters(Connection):
 
     async def dead_letters(self, newest: int) -> list[DeadLetter]:
         """The newest dead letters, oldest first."""
-        with asking():
+        with bus_errors_async():
             entries: Any = await self._client.xrevrange(keys.DEAD_LETTERS, count=newest)
         return [_dead_letter(id, fields) for id, fields in reversed(entries)]
 

@@ -1,4 +1,4 @@
-"""Demand: recorded with every report, the newest of each fleet at hand."""
+"""Demand: a stream of all reports, and the newest of each fleet."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,43 +6,43 @@ from typing import Any, NamedTuple
 import redis.asyncio
 
 from shared.bus import keys
-from shared.bus.connection import asking
+from shared.bus.connection import bus_errors_async
 from shared.bus.feeds import Feeds
 from shared.bus.keys import DEMANDS
 from shared.messages import Demand
 
 
 class IdempotencyKey(NamedTuple):
-    """What a sender names a report by, and a digest of what it has sent under that name."""
+    """The key that a sender gives a report, and a digest of the report."""
 
     key: str
     digest: str
 
 
 class DemandReceipt(NamedTuple):
-    """What became of a demand report."""
+    """How a demand report was processed."""
 
     id: str
-    """Of the report on the stream; of a duplicate and of a conflict, the first's."""
+    """The report's id in the stream; for a duplicate or a conflict, that of the first report."""
     duplicate: bool
     superseded: bool
     conflict: bool = False
-    """Its key was used for another payload: nothing is recorded."""
+    """Its key was used for another payload before: nothing is recorded."""
 
 
 _DUPLICATE, _CONFLICT = 1, 2
-"""What the script says of a key that was seen."""
+"""The script's results for a key that was used before."""
 
 _RECORD_DEMANDS = """
 -- KEYS: stream, newest, newest-at, then a seen key for each report ('' for none)
 -- ARGV: stream length, seen expiry, then for each report: fleet, message, observed_at in us, digest
--- A seen key holds "<id> <digest>"; the release before has written the id alone.
+-- A seen key holds "<id> <digest>"; an earlier release has written the id alone.
 local receipts = {}
 for i = 4, #KEYS do
   local at = 3 + (i - 4) * 4
   local fleet, message, observed, digest = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local seen = KEYS[i] ~= '' and redis.pcall('GET', KEYS[i])
-  -- No report fails alone: those before it would be recorded, and told that they were not.
+  -- No report may fail alone: those before it would be recorded, but reported as failed.
   if type(seen) == 'table' then seen = false end
   if seen then
     local id, first = string.match(seen, '^(%S*) ?(.*)$')
@@ -65,7 +65,7 @@ return receipts
 
 
 class Demands(Feeds):
-    """What matchmakers report."""
+    """Demand as matchmakers report it."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         super().__init__(client)
@@ -74,10 +74,10 @@ class Demands(Feeds):
     async def record_demands(
         self, demands: Sequence[Demand], idempotency_keys: Sequence[IdempotencyKey | None]
     ) -> list[DemandReceipt]:
-        """Record reports in one round trip, in order; a repeated idempotency key changes nothing.
+        """Record reports in one round trip, in order.
 
-        Within `IDEMPOTENCY_SECONDS`, that is: with the same digest the report is a duplicate, with
-        another one a conflict.
+        A report whose idempotency key was used within `IDEMPOTENCY_SECONDS` is not recorded: with
+        the same digest it is a duplicate, with another one a conflict.
         """
         names = [DEMANDS.changes, DEMANDS.state, keys.NEWEST_AT]
         arguments: list[Any] = [keys.DEMAND_LENGTH, keys.IDEMPOTENCY_SECONDS]
@@ -90,7 +90,7 @@ class Demands(Feeds):
                 digest = sent.digest
             observed_us = int(demand.observed_at.timestamp() * 1e6)
             arguments += (fleet, demand.model_dump_json(exclude_none=True), observed_us, digest)
-        with asking():
+        with bus_errors_async():
             receipts = await self._record_demands(keys=names, args=arguments)
         return [
             DemandReceipt(id.decode(), seen == _DUPLICATE, bool(late), seen == _CONFLICT)

@@ -1,4 +1,4 @@
-"""What stands in Redis, read: messages, and what is none."""
+"""Decoding of what is stored in Redis: messages, and entries that are not one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from pydantic import ValidationError
 from shared.bus.keys import M
 
 REASON_LENGTH = 200
-"""Characters of why an entry can't be used, in a log and in a dead letter."""
+"""Most characters of the reason why an entry can't be used."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An entry that is no message, and why."""
+    """An entry that is not a message, and the reason."""
 
     reason: str
     content: bytes
 
 
 def read(message: type[M], content: bytes) -> M | Unreadable:
-    """A message, or what can't be read as one: a bad entry must not stop those who read."""
+    """Decode a message; `Unreadable` where that fails, since a bad entry must not stop a reader."""
     try:
         return message.model_validate_json(content)
     except ValidationError as error:
@@ -36,7 +36,7 @@ def read(message: type[M], content: bytes) -> M | Unreadable:
 
 
 def readable(message: type[M], content: bytes) -> M | None:
-    """A message, or None for what is none, which is logged."""
+    """Decode a message; None, with an error in the log, where that fails."""
     found = read(message, content)
     if not isinstance(found, Unreadable):
         return found
@@ -45,14 +45,14 @@ def readable(message: type[M], content: bytes) -> M | None:
 
 
 def reason_of(error: Exception) -> str:
-    """An error in one line of bounded length."""
+    """An error as one line of at most `REASON_LENGTH` characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_LENGTH]
 
 
 def entries_of(answer: Any) -> Iterator[tuple[str, str, dict[bytes, bytes]]]:
-    """Stream, id and fields of what XREAD and XREADGROUP return, in RESP2 and RESP3.
+    """``(stream, id, fields)`` of each entry in a reply of XREAD or XREADGROUP, RESP2 or RESP3.
 
-    An entry that was trimmed while a group held it has no fields.
+    An entry that was trimmed while it was pending in a group has no fields.
     """
     streams = answer.items() if isinstance(answer, dict) else answer or ()
     for stream, batches in streams:

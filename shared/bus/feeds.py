@@ -1,4 +1,4 @@
-"""Latest state by fleet and the streams of its changes: published, read, followed."""
+"""Feeds: the latest message of each fleet, and a stream of all changes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ import redis.asyncio
 import structlog
 
 from shared.bus import keys
-from shared.bus.connection import Connection, asking
+from shared.bus.connection import Connection, bus_errors_async
 from shared.bus.entries import entries_of, readable
 from shared.bus.keys import Feed, M
 from shared.errors import BusAway
@@ -30,15 +30,15 @@ _log = structlog.get_logger(__name__)
 
 
 class Feeds(Connection):
-    """Messages of which the newest of each fleet matters, and those who follow them."""
+    """Publishes, reads and follows feeds."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         super().__init__(client)
         self._publish = client.register_script(_PUBLISH)
 
     async def publish(self, feed: Feed[M], fleet: str, message: M) -> None:
-        """Make a message its fleet's latest, and tell those who follow."""
-        with asking():
+        """Make a message its fleet's latest, and append it to the stream of changes."""
+        with bus_errors_async():
             await self._publish(
                 keys=[feed.state, feed.changes],
                 args=[fleet, message.model_dump_json(), keys.CHANGES_LENGTH],
@@ -46,13 +46,13 @@ class Feeds(Connection):
 
     async def latest(self, feed: Feed[M]) -> dict[str, M]:
         """The latest message of every fleet."""
-        with asking():
+        with bus_errors_async():
             state: dict[Any, Any] = await self._client.hgetall(feed.state)
         messages = {k.decode(errors="replace"): readable(feed.message, v) for k, v in state.items()}
         return {fleet: message for fleet, message in messages.items() if message is not None}
 
     async def newest_changes(self, feed: Feed[M], fleet: str, count: int | None = None) -> list[M]:
-        """A fleet's changes that the stream still has, oldest first; the newest `count`, if given."""
+        """A fleet's changes in the stream, oldest first; only the newest `count`, if given."""
         found: list[M] = []
         async for change in self._backwards(feed.changes, feed.message, fleet):
             if len(found) == count:
@@ -61,15 +61,15 @@ class Feeds(Connection):
         return found[::-1]
 
     async def _latest(self, feed: Feed[M], fleet: str) -> M | None:
-        with asking():
+        with bus_errors_async():
             content: Any = await self._client.hget(feed.state, fleet)
         return None if content is None else readable(feed.message, content)
 
     async def follow(self, *feeds: Feed[Any]) -> AsyncIterator[Message]:
-        """The latest message of every fleet in each feed, then every change, for ever.
+        """The latest message of every fleet in each feed, then every change, without end.
 
-        What can't be read is logged and left out. While Redis is away it waits; when Redis is
-        back it starts again from the latest state.
+        Unreadable messages are logged and skipped. While Redis is unavailable it waits, and then
+        starts again from the latest state.
         """
         by_stream = {feed.changes: feed for feed in feeds}
         outage = Outage()
@@ -83,7 +83,7 @@ class Feeds(Connection):
                         yield message
                 outage.end()
                 while True:
-                    with asking():
+                    with bus_errors_async():
                         answer = await self._client.xread(
                             positions, count=FOLLOW_BATCH, block=FOLLOW_BLOCK_MS
                         )
@@ -98,7 +98,7 @@ class Feeds(Connection):
                 await asyncio.sleep(BUS_RETRY_SECONDS)
 
     async def _end_of(self, stream: str) -> str:
-        with asking():
+        with bus_errors_async():
             last: Any = await self._client.xrevrange(stream, count=1)
         return last[0][0].decode() if last else "0"
 
@@ -106,7 +106,7 @@ class Feeds(Connection):
         """A fleet's messages in a stream, newest first, a page at a time."""
         end = "+"
         while True:
-            with asking():
+            with bus_errors_async():
                 page: Any = await self._client.xrevrange(stream, max=end, count=PAGE)
             for _, fields in page:
                 if fields.get(b"fleet") == fleet.encode():

@@ -1,11 +1,11 @@
-"""Streams that consumer groups read: each message is acknowledged when it is done with."""
+"""Consumer groups on streams: each message is acknowledged after it was processed."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import redis
 
-from shared.bus.connection import asking
+from shared.bus.connection import bus_errors_async
 from shared.bus.dead_letters import DeadLetters
 from shared.bus.entries import Unreadable, entries_of, read
 from shared.bus.keys import TRANSITIONS, Log
@@ -13,11 +13,11 @@ from shared.messages import Message
 
 
 class Groups(DeadLetters):
-    """Transitions and ended trainings, for those who must see every one."""
+    """Transitions and ended trainings, for consumers that must process every one."""
 
     async def open_group(self, group: str, log: Log[Any] = TRANSITIONS) -> None:
-        """Make a consumer group that starts at the oldest message kept; idempotent."""
-        with asking():
+        """Create a consumer group that starts at the oldest stored message; idempotent."""
+        with bus_errors_async():
             try:
                 await self._client.xgroup_create(log.stream, group, id="0", mkstream=True)
             except redis.ResponseError as error:
@@ -34,13 +34,13 @@ class Groups(DeadLetters):
         pending: bool = False,
         log: Log[Any] = TRANSITIONS,
     ) -> list[tuple[str, Any]]:
-        """Messages for a consumer, with their ids: new ones, or its own not yet acknowledged.
+        """``(id, message)`` pairs for a consumer: new ones, or its own `pending` ones.
 
-        `Unreadable` is an entry that is no such message, or was trimmed before it was acknowledged.
-        A group that went with Redis's data is made again.
+        `Unreadable` stands for an entry that is not such a message, or that was trimmed before it
+        was acknowledged. A group that was lost with Redis's data is created again.
         """
         position = "0" if pending else ">"
-        with asking():
+        with bus_errors_async():
             try:
                 answer = await self._client.xreadgroup(
                     group, consumer, {log.stream: position}, count=count, block=block_ms
@@ -55,9 +55,9 @@ class Groups(DeadLetters):
     async def acknowledge(
         self, group: str, ids: Sequence[str], log: Log[Any] = TRANSITIONS
     ) -> None:
-        """Tell the group that these messages are done with."""
+        """Acknowledge messages that were processed."""
         if ids:
-            with asking():
+            with bus_errors_async():
                 await self._client.xack(log.stream, group, *ids)
 
 

@@ -1,8 +1,8 @@
-"""Which environment worker steps which fleet.
+"""Leases: the assignment of fleets to environment workers.
 
-A lease says that a worker holds a fleet; it is checked in the same script that commits a step, so
-it does not matter when a worker notices that it has lost one. Workers say that they are there, and
-not of which fleets, so that it costs the same with one fleet and with ten thousand.
+A lease means that a worker holds a fleet. It is checked in the script that commits a step, so a
+worker may notice late that it has lost one. A worker renews its presence, not each lease, so the
+renewal costs the same for one fleet and for ten thousand.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from typing import NewType
 import redis.asyncio
 
 from shared.bus import keys
-from shared.bus.connection import Connection, asking
+from shared.bus.connection import Connection, bus_errors_async
 
 Lease = NewType("Lease", str)
-"""That a worker holds a fleet: a fencing token, which grows with every change, and the worker."""
+"""A worker's hold on a fleet: a fencing token, which grows with every change, and the worker."""
 
 _STAY = """
--- KEYS: workers, token; ARGV: worker, milliseconds until it counts as gone
+-- KEYS: workers, token; ARGV: worker, milliseconds until its presence expires
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local came = redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
@@ -71,7 +71,7 @@ if redis.call('ZREM', KEYS[1], ARGV[1]) > 0 then redis.call('INCR', KEYS[2]) end
 
 
 class Leases(Connection):
-    """Fleets, shared by workers."""
+    """The assignment of fleets to workers."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         super().__init__(client)
@@ -80,12 +80,12 @@ class Leases(Connection):
         self._leave = client.register_script(_LEAVE)
 
     async def renew(self, worker: str, seconds: float) -> int:
-        """Say that a worker is there, for `seconds`, and so keep what it holds.
+        """Renew a worker's presence for `seconds`, and with it the leases that it holds.
 
-        Returns a number that changes whenever any worker or lease does: `hold_fleets` is then due.
-        0: the worker was not there, so others may have taken what it held.
+        Returns a number that changes whenever any worker or lease does: then call `hold_fleets`.
+        Returns 0 if the worker's presence had expired: others may have taken its fleets.
         """
-        with asking():
+        with bus_errors_async():
             changes: int = await self._renew(
                 keys=[keys.WORKERS, keys.LEASE_TOKEN], args=[worker, int(seconds * 1000)]
             )
@@ -94,12 +94,12 @@ class Leases(Connection):
     async def hold_fleets(
         self, worker: str, fleets: Sequence[str], seconds: float
     ) -> dict[str, Lease]:
-        """The fleets that a worker holds from now on, and says that it is there, for `seconds`.
+        """Rebalance, and renew a worker's presence. Returns the leases that it holds, by fleet.
 
-        Each worker holds an equal share, rounded up: what is beyond its share it gives back, what
-        nobody holds who is there it takes, up to its share. It keeps what it has otherwise.
+        Each worker holds an equal share, rounded up. It releases what exceeds its share, and takes
+        fleets that no present worker holds, up to its share; otherwise it keeps what it has.
         """
-        with asking():
+        with bus_errors_async():
             held = await self._hold_fleets(
                 keys=[keys.WORKERS, keys.LEASE_TOKEN, keys.LEASES],
                 args=[worker, int(seconds * 1000), *fleets],
@@ -108,6 +108,6 @@ class Leases(Connection):
         return dict(zip(words[::2], map(Lease, words[1::2]), strict=True))
 
     async def leave_fleets(self, worker: str) -> None:
-        """A worker ends: others may take its fleets at once."""
-        with asking():
+        """End a worker's presence: others may take its fleets at once."""
+        with bus_errors_async():
             await self._leave(keys=[keys.WORKERS, keys.LEASE_TOKEN], args=[worker])

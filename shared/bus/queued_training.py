@@ -1,9 +1,9 @@
-"""A job of the training queue, which is refused unless it is one that `TrainingQueue` has queued.
+"""Jobs of the training queue: a job is refused unless `TrainingQueue` could have queued it.
 
-RQ imports and calls whatever a job's hash in Redis names: its function, its callbacks; it calls
-the URLs of its webhooks, unpacks its data whatever their size, and follows its dependencies.
-Whoever reaches Redis would have code run in the trainer. So a hash is checked before RQ reads it,
-and what runs in the end is not looked up by a name out of Redis: see `services/trainer/worker.py`.
+RQ imports and calls the function and callbacks that a job's hash in Redis names, calls its webhook
+URLs, unpacks its data of any size, and follows its dependencies. So anyone with access to Redis
+could run code in the trainer. Therefore a hash is checked before RQ reads it, and the function that
+runs is not looked up by a name from Redis: see `services/trainer/worker.py`.
 """
 
 import json
@@ -26,15 +26,15 @@ from shared.messages import TrainingJob
 
 TRAINING_FUNCTION = "services.trainer.jobs.train"
 LARGEST_HASH = 64 * 1024
-"""Bytes of a job's hash; ours have about one thousand."""
+"""Most bytes of a job's hash; ours have about one thousand."""
 LARGEST_DATA = 16 * 1024
-"""Bytes of a job's data once they are unpacked; ours have about two hundred."""
+"""Most bytes of a job's unpacked data; ours have about two hundred."""
 MOST_RETRIES = 100
 LONGEST_SECONDS = 2**31 - 1
 
 QUEUED = Queue.redis_queue_namespace_prefix + TRAINING_QUEUE
 TAKEN = IntermediateQueue.get_intermediate_queue_key(QUEUED)
-"""Where a job is between queued and started."""
+"""The list of jobs between queued and started."""
 RETRIED = ScheduledJobRegistry.key_template.format(TRAINING_QUEUE)
 
 _TIMES = frozenset({"created_at", "enqueued_at", "started_at", "ended_at", "last_heartbeat"})
@@ -45,28 +45,28 @@ _NUMBERS = {
     "result_ttl": range(1),
 }
 _IGNORED = frozenset({"exc_info"})
-"""What RQ writes and we never read."""
+"""Fields that RQ writes and we never read."""
 _SHOWN = 80
-"""Characters of a name out of Redis in the log."""
+"""Most characters of a name from Redis in the log."""
 
 _log = structlog.get_logger(__name__)
 
 
 class _Refused(Exception):
-    """Says what a job has that none of ours has."""
+    """Raised with the part of a job that none of ours has."""
 
 
 class QueuedTraining(Job):  # type: ignore[misc]
-    """A training job as RQ keeps it; reading any other removes it, and it counts as not there."""
+    """A training job as RQ stores it. Reading any other job removes it and raises `NoSuchJobError`."""
 
     @classmethod
     def id_for(cls, fleet: str) -> str:
-        """Of the one job that a fleet may have at a time."""
+        """The id of a fleet's job, of which there is at most one at a time."""
         return f"train-{fleet}"
 
     @classmethod
     def fetch(cls, id: str, connection: Any = None, serializer: Any = None) -> Self:
-        """Read a job; raises `NoSuchJobError`, also for one that is refused, which is removed."""
+        """Read a job. Raises `NoSuchJobError`, also for a refused job, which is removed."""
         try:
             _check_id(id)
             job: Self = super().fetch(id, connection, serializer)
@@ -79,7 +79,7 @@ class QueuedTraining(Job):  # type: ignore[misc]
     def fetch_many(
         cls, job_ids: Iterable[str], connection: Any, serializer: Any = None
     ) -> list[Self | None]:
-        """Read jobs; None for each that is not there, or refused."""
+        """Read jobs; None for each that is missing or refused."""
         jobs: list[Self | None] = []
         for job_id in job_ids:
             try:
@@ -89,7 +89,7 @@ class QueuedTraining(Job):  # type: ignore[misc]
         return jobs
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Take a hash over from Redis, if it is that of a training job."""
+        """Load a hash from Redis, if it is that of a training job; raises `_Refused`."""
         if b"data" not in raw_data:
             # A heartbeat that came after the job was deleted leaves this.
             raise NoSuchJobError(f"no such job: {self.id}")
@@ -121,7 +121,7 @@ class QueuedTraining(Job):  # type: ignore[misc]
 
 
 def _check_id(job_id: str) -> None:
-    """RQ takes more: what it reads then has another id than what its lists have."""
+    """Raises `_Refused` for an id that RQ would read under another name than its lists have."""
     if not JOB_ID_PATTERN.fullmatch(job_id):
         raise _Refused("an id that is none")
 
@@ -141,7 +141,7 @@ def _check_field(field: bytes, value: bytes) -> None:
 
 
 def _job_in(data: bytes) -> TrainingJob:
-    """The argument of our function, which is all that a job's data may be."""
+    """The argument of our function, the only thing that a job's data may be."""
     unpacking = zlib.decompressobj()
     try:
         unpacked = unpacking.decompress(data, LARGEST_DATA)
@@ -165,7 +165,7 @@ def _job_in(data: bytes) -> TrainingJob:
 
 
 def _are_intervals(intervals: Any) -> bool:
-    """Whether RQ can wait so many seconds between tries; None: not at all."""
+    """Whether these are valid waiting times between retries, in seconds; None: no waiting."""
     return intervals is None or (
         isinstance(intervals, list)
         and 0 < len(intervals) <= MOST_RETRIES
@@ -174,7 +174,7 @@ def _are_intervals(intervals: Any) -> bool:
 
 
 def _remove(job_id: str, connection: redis.Redis, named: str) -> None:
-    """Take a refused job out of the queue, and tell of it."""
+    """Remove a refused job from the queue, and log it."""
     with connection.pipeline(transaction=True) as pipeline:
         pipeline.delete(QueuedTraining.key_for(job_id))
         for listed in (QUEUED, TAKEN):
@@ -191,7 +191,7 @@ def _remove(job_id: str, connection: redis.Redis, named: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A value out of Redis for the log: plain characters, and not many."""
+    """A value from Redis for the log: printable ASCII of bounded length."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else value
     if not (isinstance(text, str) and text.isascii() and text.isprintable()):
         text = json.dumps(text)

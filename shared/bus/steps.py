@@ -1,4 +1,4 @@
-"""What fleets do: each step committed whole or not at all, by the worker that holds the fleet."""
+"""Steps of fleets: each is committed atomically, by the worker that holds the fleet."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from shared.bus import keys
-from shared.bus.connection import asking
+from shared.bus.connection import bus_errors_async
 from shared.bus.entries import readable
 from shared.bus.feeds import Feeds
 from shared.bus.keys import DECISIONS
@@ -55,11 +55,11 @@ class Steps(Feeds):
         super().__init__(client)
         self._commit_step = client.register_script(_COMMIT_STEP)
         self._logged: set[str] = set()
-        """Fleets with recorded steps that can't be read, which is said once."""
+        """Fleets with unreadable recorded steps, which are logged once."""
 
     async def fleet_record(self, fleet: str) -> FleetRecord | None:
         """A fleet's state after its last committed step, or None before the first."""
-        with asking():
+        with bus_errors_async():
             state = await self._client.hget(keys.FLEET.format(fleet=fleet), "state")
         return None if state is None else FleetRecord.model_validate_json(state)
 
@@ -72,10 +72,10 @@ class Steps(Feeds):
         lease: Lease | None = None,
         explanation: Explanation | None = None,
     ) -> None:
-        """Commit a step whole or not at all: state, recorded demand, transition, decision and why.
+        """Commit a step atomically: state, recorded demand, transition, decision, explanation.
 
-        Raises, and changes nothing: `LeaseLost` unless `lease` is the one that the fleet has, if
-        one is given; `StepConflict` unless it is the step after the fleet's last.
+        Changes nothing and raises `LeaseLost` if a `lease` is given that is not the fleet's, and
+        `StepConflict` unless it is the step after the fleet's last.
         """
         fleet = record.fleet
         names = [
@@ -100,7 +100,7 @@ class Steps(Feeds):
             lease or "",
             "" if explanation is None else explanation.model_dump_json(),
         ]
-        with asking():
+        with bus_errors_async():
             last = await self._commit_step(keys=names, args=arguments)
         if last == -2:
             raise LeaseLost(f"fleet {fleet!r}: another worker holds it now")
@@ -111,7 +111,7 @@ class Steps(Feeds):
 
     async def explanation(self, fleet: str) -> Explanation | None:
         """How the fleet's newest decision came about, or None before the first."""
-        with asking():
+        with bus_errors_async():
             content: Any = await self._client.hget(keys.EXPLANATIONS, fleet)
         return None if content is None else readable(Explanation, content)
 
@@ -119,16 +119,16 @@ class Steps(Feeds):
         self, fleet: str, newest: int = keys.RECORDED_STEPS
     ) -> list[RecordedStep]:
         """The recorded demand of a fleet, oldest first: at most the `newest` steps."""
-        with asking():
+        with bus_errors_async():
             rows: Any = await self._client.lrange(keys.RECORDED.format(fleet=fleet), -newest, -1)
-        # As one: a worker may take over thousands of fleets with thousands of rows.
+        # Parsed at once: a worker may take over thousands of fleets with thousands of rows.
         try:
             return _RECORDED_STEPS.validate_json(b"[" + b",".join(rows) + b"]")
         except ValidationError:
             return self._readable_rows(fleet, rows)
 
     def _readable_rows(self, fleet: str, rows: list[bytes]) -> list[RecordedStep]:
-        """The rows that can be read; those left out are gaps, so that no history reaches across."""
+        """The readable rows; unreadable ones count as gaps, so that no history spans them."""
         steps: list[RecordedStep] = []
         left_out, since = 0, 0
         for row in rows:
@@ -150,8 +150,8 @@ class Steps(Feeds):
     ) -> list[Transition]:
         """The newest transitions of a fleet, at most `count`, oldest first.
 
-        Of those due later than `after`, if given: the stream, which all fleets share, is read
-        backwards and no further than that.
+        Only those due later than `after`, if given. The stream, which all fleets share, is read
+        backwards, no further than needed.
         """
         found: list[Transition] = []
         async for transition in self._backwards(keys.TRANSITIONS_STREAM, Transition, fleet):

@@ -9,7 +9,13 @@ from rq.job import JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from shared.bus.connection import SOCKET_TIMEOUT_SECONDS, Connection, asking, away, connect_blocking
+from shared.bus.connection import (
+    SOCKET_TIMEOUT_SECONDS,
+    Connection,
+    bus_errors,
+    bus_errors_async,
+    connect_blocking,
+)
 from shared.bus.keys import TRAINING_QUEUE
 from shared.bus.queued_training import (
     QUEUED,
@@ -26,11 +32,11 @@ _STATUSES = frozenset(status.value for status in JobStatus)
 
 
 class Trainings(Connection):
-    """What there is to do for trainers."""
+    """The number of training jobs."""
 
     async def training_jobs(self) -> int:
-        """Training jobs that are queued, running, or wait for a retry: none may go unnoticed."""
-        with asking():
+        """Training jobs that are queued, running, or waiting for a retry."""
+        with bus_errors_async():
             async with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.llen(QUEUED)
                 pipeline.llen(TAKEN)
@@ -40,7 +46,7 @@ class Trainings(Connection):
 
 
 class TrainingQueue:
-    """The RQ queue of training jobs: at most one a fleet, queued or running. Not for asyncio.
+    """The RQ queue of training jobs, at most one per fleet, queued or running. Not for asyncio.
 
     Raises `BadSetting` for a bad URL.
     """
@@ -57,12 +63,12 @@ class TrainingQueue:
         )
 
     def enqueue(self, job: TrainingJob, timeout_s: float) -> bool:
-        """Queue a job unless its fleet has one queued or running; say whether it was queued.
+        """Queue a job unless its fleet has one queued or running. Returns whether it was queued.
 
-        A job that has failed for good makes room for the next one.
+        A job that has failed for good is replaced.
         """
         job_id = QueuedTraining.id_for(job.fleet)
-        with away():
+        with bus_errors():
             try:
                 before = self.queue.fetch_job(job_id)
                 if before is not None and (before.is_failed or before.is_finished):
@@ -83,13 +89,13 @@ class TrainingQueue:
     @contextmanager
     def reaching(self) -> Iterator[None]:
         """For RQ's own calls on `connection`: raises `BusAway` when Redis does not answer."""
-        with away():
+        with bus_errors():
             yield
 
     def status(self, fleet: str) -> str | None:
         """RQ's status of the fleet's job, such as `queued` or `failed`, or None without one."""
-        with away():
+        with bus_errors():
             key = QueuedTraining.key_for(QueuedTraining.id_for(fleet))
             status = self.connection.hget(key, "status")
-        told = status.decode(errors="replace") if isinstance(status, bytes) else None
-        return told if told in _STATUSES else None
+        text = status.decode(errors="replace") if isinstance(status, bytes) else None
+        return text if text in _STATUSES else None

@@ -1,4 +1,4 @@
-"""What all messages have in common, and what their fields may hold."""
+"""The base class of all messages, and the types of their fields."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -16,11 +16,11 @@ MAX_AGE_SECONDS = 366 * 86_400.0
 MAX_SEQUENCE = 2**63 - 1
 """The largest signed integer of 64 bits, which is what senders and databases count with."""
 MAX_TEXT = 200
-"""Characters of a name that somebody gives: a source, a version, an idempotency key."""
+"""Most characters of a name from outside: a source, a version, an idempotency key."""
 
 
 def _written_out(moment: object) -> object:
-    """Pydantic also takes a number for a time, of seconds or milliseconds as it sees fit."""
+    """Refuse numbers, which pydantic would take as seconds or milliseconds by their size."""
     if isinstance(moment, datetime) or (isinstance(moment, str) and "-" in moment[1:]):
         return moment
     raise ValueError("write a time as RFC 3339, such as 2026-11-22T20:33:01Z")
@@ -37,7 +37,7 @@ FleetId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 """A pool of game servers; also a folder of the policy store and a part of Redis keys."""
 Servers = Annotated[float, Field(strict=True, ge=0, le=MAX_SERVERS_EVER, allow_inf_nan=False)]
 ServerCount = Annotated[int, Field(strict=True, ge=0, le=MAX_SERVERS_EVER)]
-"""Game servers in one state, as somebody counts them."""
+"""Game servers in one state."""
 ServersUp = Annotated[int, Field(strict=True, ge=0, le=3 * MAX_SERVERS_EVER)]
 """The sum of three `ServerCount`: allocated, ready and reserved."""
 Players = Annotated[float, Field(strict=True, ge=0, le=MAX_PLAYERS_EVER, allow_inf_nan=False)]
@@ -54,25 +54,25 @@ Count = Annotated[int, Field(strict=True, ge=0, le=MAX_SEQUENCE)]
 """Steps, or a sender's sequence number."""
 Utc = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 Behaviour = tuple[Finite, Positive]
-"""Mean and standard deviation that an action was drawn with."""
+"""Mean and standard deviation of the distribution that an action was sampled from."""
 Label = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 
 Fallback = Literal["no_policy", "stale_decision", "stale_demand"]
 
 
 class Message(BaseModel):
-    """What every message has in common.
+    """The base class of messages.
 
-    Releases run next to each other during an upgrade, and one may be rolled back: a field that only
-    another release knows is passed over, and so is what `of_any_release` cuts off. What comes in
-    over HTTP is read strictly, by `parse`.
+    Releases run next to each other during an upgrade, and one may be rolled back: fields that only
+    another release knows are ignored, as is what `of_any_release` cuts off. Requests over HTTP are
+    read strictly, by `parse`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 def of_any_release(kind: Any) -> BeforeValidator:
-    """For a field that holds a named tuple: what a later release has put behind ours is cut off."""
+    """For a named tuple in a field: cuts off the elements that a later release has appended."""
 
     def cut(value: object) -> object:
         return value[: len(kind._fields)] if isinstance(value, list) else value
@@ -81,9 +81,9 @@ def of_any_release(kind: Any) -> BeforeValidator:
 
 
 STRICT = ConfigDict(json_schema_extra={"additionalProperties": False})
-"""Has a message that is posted documented as `parse` reads it: other fields are refused."""
+"""Documents a request body as `parse` reads it: other fields are refused."""
 
 
 def utc_now() -> datetime:
-    """The clock of the entry points; everything else is handed the time."""
+    """The clock of the entry points; all other code gets the time passed in."""
     return datetime.now(UTC)

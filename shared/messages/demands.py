@@ -1,4 +1,4 @@
-"""What matchmakers and fleet controllers report."""
+"""Reports of matchmakers and of fleets' controllers."""
 
 from typing import Self
 
@@ -21,11 +21,11 @@ from shared.messages.base import (
 )
 
 SUPPLY_SECONDS = 120
-"""For so long a `FleetSupply` counts; Agones tells it again every 30 s by default."""
+"""How long a `FleetSupply` is valid; Agones reports it every 30 s by default."""
 
 
 class Supply(Message):
-    """Game servers as the matchmaker or the fleet's controller counts them."""
+    """Game servers by state, as the matchmaker or the fleet's controller counts them."""
 
     model_config = STRICT
 
@@ -36,14 +36,14 @@ class Supply(Message):
 
     @property
     def up(self) -> int | None:
-        """Game servers that players can be on; None where that is not told."""
+        """Game servers that players can be on; None where that is not reported."""
         if self.allocated is None or self.ready is None:
             return None
         return self.allocated + self.ready + (self.reserved or 0)
 
 
 class FleetSupply(Message):
-    """The supply of a fleet as its controller told it, and when."""
+    """The supply that a fleet's controller reported, and when."""
 
     fleet: FleetId
     at: Utc
@@ -51,7 +51,7 @@ class FleetSupply(Message):
 
 
 class DemandReport(Message):
-    """What a matchmaker posts: game servers needed now, or players and players per server."""
+    """A matchmaker's report: game servers needed now, or players and players per server."""
 
     model_config = STRICT
 
@@ -93,7 +93,7 @@ class DemandReport(Message):
 
 
 class Demand(Message):
-    """A recorded demand, as it stands on the demand stream."""
+    """A demand report as recorded on the demand stream."""
 
     fleet: FleetId
     demand: Servers

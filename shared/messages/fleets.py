@@ -1,4 +1,4 @@
-"""What operators ask and say about a fleet."""
+"""Messages for and from operators: explanations of decisions, modes of fleets."""
 
 from typing import Annotated
 
@@ -18,42 +18,46 @@ from shared.messages.base import (
 
 
 class Explanation(Message):
-    """How a fleet's newest decision came about; numbers in servers unless they say otherwise."""
+    """How a fleet's newest decision came about; in servers unless stated otherwise.
+
+    Field names are stored, so they stay: `ask` and `asks` are requested targets, `told_before` is
+    a recommended target, `answers` are actions, and `moves` are the guards' effects.
+    """
 
     fleet: FleetId
     step: Annotated[int, Field(ge=1)]
-    """The step that the target is asked for at."""
+    """The step at which the target applies."""
     decided_at: Utc
     policy_version: str
     fallback: Fallback | None = None
     observation: dict[str, float | None]
-    """What the policy saw, by the names of its fields; None: its history does not reach so far."""
+    """The policy's observation by field; None where history is too short."""
     demands: tuple[Finite, ...]
-    """The last `history_len`, oldest first: all that the plain rule sees."""
+    """The last `history_len` demands, oldest first: the observation of the rule."""
     answers: tuple[Finite, ...] = ()
-    """The experts' actions, in the order of `PolicyManifest.experts`; none while one is held."""
+    """The experts' actions, in the order of `PolicyManifest.experts`; none for a held target."""
     weights: tuple[Finite, ...] = ()
-    """What each of them counted for."""
+    """The experts' weights."""
     margin: Finite = 0.0
-    """Learnt while the policy serves, as an action: added to their average."""
+    """The adapted safety margin, as an action: added to the weighted mean."""
     action: Finite
     ask: Finite
-    """What the guards were given: the action in servers, or the target that was held."""
+    """The requested target, before the guards: the action in servers, or the held target."""
     reported_demand: Servers
     told_before: Servers | None
     asks: tuple[Finite, ...]
-    """The asks before, as many as the scale-down delay looks back."""
+    """Earlier requested targets, as many as the stabilization window (`scale_down_delay`) needs."""
     floor: NotNegative
     scheduled: NotNegative
     moves: tuple[Annotated[GuardEffect, of_any_release(GuardEffect)], ...]
-    """What each guard in force made of the ask, in their order."""
+    """The effect of each guard in force, in their order."""
     target: Servers
 
 
 class FleetMode(Message):
-    """Whether callers are told what is decided for a fleet, as an operator has said it."""
+    """The mode of a fleet, shadow or live, as an operator has set it."""
 
     fleet: FleetId
     shadow: bool
-    """True: they are told 503 and why, unless they ask for the shadow's answer."""
+    """True: callers get 503, unless their request says `shadow=true`."""
     since: Utc

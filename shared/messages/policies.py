@@ -1,4 +1,4 @@
-"""Policies, who serves, and the jobs that make them."""
+"""Policies, champions, and training jobs."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -8,7 +8,7 @@ from shared.core.parameters import FleetParameters
 from shared.messages.base import Count, FleetId, Label, Message, NotNegative, Servers, Utc
 
 Signature = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-"""Hex HMAC-SHA256 of a manifest without it."""
+"""Hex HMAC-SHA256 of a manifest without its signature."""
 
 
 class Champion(Message):
@@ -18,41 +18,41 @@ class Champion(Message):
     version: Label
     since: Utc
     runner_up: Label | None = None
-    """The version that served before, to go back to."""
+    """The champion before this one, for a rollback."""
 
 
 class PolicyManifest(Message):
-    """`policy.json`: what an artefact is and how to check it."""
+    """`policy.json`: the description of an artefact, and the digests to verify it with."""
 
     version: Label
     fleet: FleetId
     created_at: Utc
     kind: Label = "learnt"
-    """`learnt`, or the plain rule that it is, such as `rule:buffer`."""
+    """`learnt` for a trained policy, `general` for the pretrained one, or a rule: `rule:buffer`."""
     observation_fields: tuple[str, ...]
     history_len: Annotated[int, Field(ge=2)]
     min_servers: Servers
     max_servers: Servers
     action_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     exploration: NotNegative = 0.0
-    """Standard deviation of the action, for a fleet that learns from what it does live."""
+    """Standard deviation of sampled actions, for a fleet that learns on-policy."""
     experts: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
-    """What answers in the model's file, in its order, and what each counts for at first (the sum
-    is 1); empty: one policy does. See `shared.core.adaptation`."""
+    """Prior weights of the experts, in the order of the model's outputs; they sum to 1. Empty: a
+    single expert. See `shared.core.adaptation`."""
     scores: dict[str, float]
-    """Figures of the training, by name; costs in servers per step."""
+    """Metrics of the training and of the gate, by name; costs in servers per step."""
     trained_on_steps: Count
     seed: int
     sha256: dict[str, str]
     """Hex digest of every other file of the artefact, by its path inside it."""
     signature: Signature | None = None
-    """Where there is a key; left out of the file where not."""
+    """Only where a signing key is set."""
 
     @classmethod
     def draft(cls, parameters: FleetParameters, **fields: Any) -> Self:
-        """Of a policy for a fleet with these parameters, whose files are yet to be written.
+        """The manifest of a policy for a fleet with these parameters, before its files are written.
 
-        `fields` are `version`, `fleet`, `created_at`, and what else is known.
+        `fields` are `version`, `fleet`, `created_at`, and others that are known.
         """
         return cls(
             **{
@@ -71,7 +71,7 @@ class PolicyManifest(Message):
 
     @property
     def parameters(self) -> FleetParameters:
-        """The fleet's numbers that the policy was made for; the reward is not among them."""
+        """The fleet parameters that the policy was trained for; without reward and costs."""
         return FleetParameters(
             min_servers=self.min_servers,
             max_servers=self.max_servers,
@@ -89,7 +89,7 @@ class CheckpointManifest(Message):
 
 
 class TrainingJob(Message):
-    """The argument of a training job."""
+    """The payload of a training job."""
 
     fleet: FleetId
     queued_at: Utc
@@ -98,31 +98,31 @@ class TrainingJob(Message):
 
 
 class TrainingOutcome(Message):
-    """How a training job ended, and how the gate decided: a verdict."""
+    """The end of a training job, with the gate's decision."""
 
     fleet: FleetId
     at: Utc
     outcome: Literal["published", "kept", "demoted", "failed"]
-    """`published`: a new version serves; `kept`: the champion stays, nothing did better;
-    `demoted`: the champion has lost live for long, so another serves."""
+    """`published`: a new version was promoted; `kept`: the champion stays, no contender was better;
+    `demoted`: the champion was replaced because of its live costs."""
     version: Label | None = None
-    """The version that serves now."""
+    """The champion after the job."""
     champion: Label | None = None
-    """The version that served before."""
+    """The champion before the job."""
     runner_up: Label | None = None
-    """The version that served before that one."""
+    """The runner-up before the job."""
     winner: Label | None = None
-    """The contender that won, by its name in `costs`."""
+    """The winning contender, by its name in `costs`."""
     costs: dict[str, float] = Field(default_factory=dict)
-    """What the gate found, by contender: servers per step on demand kept from all of them."""
+    """Costs by contender, in servers per step, on the demand kept for the gate."""
     scored_steps: Count = 0
     live_costs: dict[str, float] = Field(default_factory=dict)
-    """Servers per step since the champion serves: of what it has really had up, and of what the
-    runner-up would have had up on the same demand."""
+    """Servers per step since the champion serves: its own cost, and the runner-up's
+    counterfactual on the same demand."""
     live_steps: Count = 0
     reason: str | None = None
-    """Why, where the costs of the gate don't say it."""
+    """The reason, where the gate's costs do not show it."""
     error: str | None = None
     seconds: Annotated[float, Field(ge=0)]
     environment_steps: Count
-    """Steps replayed."""
+    """Environment steps replayed by PPO."""

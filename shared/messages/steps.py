@@ -1,4 +1,4 @@
-"""What a step of a fleet leaves behind."""
+"""The records of a fleet's step."""
 
 from typing import Annotated, NamedTuple
 
@@ -25,14 +25,14 @@ from shared.messages.demands import Supply
 
 
 class LeadTimes(Message):
-    """Seconds from a raised target to the servers: as measured, and as the environment assumes."""
+    """The lead time in seconds, as measured and as the environment assumes."""
 
     measured_s: NotNegative
     assumed_s: Positive
 
 
 class Transition(Message):
-    """The record of one step; servers unless it says otherwise."""
+    """The record of one step; in servers unless stated otherwise."""
 
     fleet: FleetId
     step: Annotated[int, Field(ge=1)]
@@ -42,9 +42,9 @@ class Transition(Message):
     action: Finite
     target: Servers
     demand: Servers
-    """Within the fleet's limits, as the environment sees it."""
+    """Clipped to the fleet's limits."""
     reported_demand: Servers
-    """As the matchmaker reported it; above `demand` when it exceeds the limits."""
+    """As the matchmaker reported it, not clipped."""
     allocation: Servers
     reward: Finite
     next_observation: tuple[Finite, ...]
@@ -52,46 +52,49 @@ class Transition(Message):
     """Last step of an episode of 301."""
     policy_version: str
     behaviour: Behaviour | None = None
-    """What the action was drawn from, where the fleet explores; None: it was not drawn."""
+    """The distribution that the action was sampled from; None if it was not sampled."""
     action_factor: Positive | None = None
-    """Servers that an action of 1.0 meant; None: as now, an older version did not say."""
+    """Servers that an action of 1.0 meant; None (of an older release): the present setting."""
     stale: bool = False
-    """No fresh demand: the last one was held. Never trained on."""
+    """Whether there was no fresh demand, and the last one was held. Never trained on."""
     gap_steps: Count = 0
-    """Steps that were due since the one before and did not happen (the worker was away)."""
+    """Steps missed before this one, while no worker ran."""
     supply: Supply | None = None
-    """What the fleet really had, where it is told: `allocation` is what was asked for."""
+    """The servers that the fleet really had, where reported; `allocation` is by the dynamics."""
     lead_times: LeadTimes | None = None
     floor: NotNegative = 0.0
-    """What was told after it was not to go below: servers in use, and those that tickets need."""
+    """The allocated floor of the decision after this step: servers in use, and for tickets."""
 
 
 class Decision(Message):
-    """What the outside is told: the newest target of a fleet, by whom, and why."""
+    """A fleet's newest recommended target, with the policy that made it."""
 
     fleet: FleetId
     step: Annotated[int, Field(ge=1)]
-    """The step that the target is asked for at."""
+    """The step at which the target applies."""
     target: Servers
     allocation: Servers
     """Servers that are up now: the target of `history_len` steps ago."""
     curr_demand: Servers
-    """The demand that the decision has seen last, as it was reported."""
+    """The newest demand that the decision is based on, as reported."""
     action: Finite
     observation: tuple[Finite, ...]
     policy_version: str
     decided_at: Utc
     fallback: Fallback | None = None
     guards: tuple[GuardName, ...] = ()
-    """What changed the policy's target; the first settled it."""
+    """The guards that changed the policy's target, the last to act first."""
 
 
 class FleetRecord(Message):
-    """All that a fleet needs to go on from its last committed step."""
+    """The state of a fleet after its last committed step.
+
+    Field names are stored, so they stay: `asks` are requested targets.
+    """
 
     fleet: FleetId
     step: Annotated[int, Field(ge=1)]
-    """The step committed last."""
+    """The last committed step."""
     due_at: Utc
     """When that step was due; the next is due one `learning_freq` later."""
     demands: tuple[Finite, ...]
@@ -99,41 +102,44 @@ class FleetRecord(Message):
     reported_demand: Servers
     """The last demand known, as reported."""
     next_action: Finite
-    """Decided after that step, asked for at the next."""
+    """Decided after that step, for the next one."""
     next_policy_version: str
     next_behaviour: Behaviour | None = None
-    """What that action was drawn from, if it was."""
+    """The distribution that this action was sampled from, if it was."""
     next_target: Servers | None = None
-    """What was told, and will be asked for; None: what that action says (of an older version)."""
+    """The recommended target for the next step; None (of an older release): the action's."""
     action_factor: Positive | None = None
     """Servers that an action of 1.0 meant, here and in `adaptation`; None as in `Transition`."""
     asks: tuple[Finite, ...] = ()
-    """In servers, oldest first, as many as the guards look back."""
+    """The newest requested targets, in servers, oldest first, for the stabilization window."""
     adaptation: Annotated[Adaptation, of_any_release(Adaptation)] = FRESH
-    """What has been learnt of the policy of `next_policy_version` since it serves."""
+    """The online adaptation of the policy `next_policy_version`."""
     untrained_steps: Count
-    """Steps that count for training, since the last job was queued."""
+    """Usable steps since the last training job was queued."""
     lead_time: LeadTime | None = None
-    """What is measured of it; None where supply is not told."""
+    """Its measurements; None where supply is not reported."""
 
 
 class RecordedStep(NamedTuple):
-    """A step's demand, as the trainer replays it; a row of a list in Redis."""
+    """A step's demand, as the trainer replays it; a row of a list in Redis.
+
+    Field names are those of the stored rows: `ask` is the requested target.
+    """
 
     step: Count
     at: Finite
-    """When the step was due, seconds since 1970."""
+    """When the step was due, in seconds since 1970."""
     demand: Servers
     """As reported, in servers."""
     usable: bool
-    """False for a held demand: never trained on."""
+    """False for a held demand, which is never trained on."""
     gap_steps: Count
-    """Steps missing before this one: histories don't reach across."""
+    """Steps missed before this one, which histories do not span."""
     ask: Finite | None = None
-    """What the policy asked for at this step, in servers, before any guard."""
+    """The requested target of this step, in servers, before the guards."""
     allocation: Servers | None = None
-    """Servers up by this platform's decisions."""
+    """Servers up by this platform's decisions, in the notebook's dynamics."""
     up: ServersUp | None = None
-    """Servers really up, ready and allocated, where they are reported."""
+    """Servers really up, ready and allocated, where reported."""
     floor: NotNegative = 0.0
-    """What was told after it was not to go below, as in `Transition`."""
+    """The allocated floor, as in `Transition`."""

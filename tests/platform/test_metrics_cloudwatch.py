@@ -583,7 +583,9 @@ async def test_the_process_killed_and_started_again(bus, raw, moto, client, proc
     await until_pending(raw, 2)
     killed.kill()
     killed.wait()
-    raw.pexpire(keys.TURN.format(work="metrics"), 1)  # as it ends by itself, some seconds later
+    raw.pexpire(
+        keys.LEADER_LEASE.format(work="metrics"), 1
+    )  # as it ends by itself, some seconds later
 
     moto.start()
     again = process(AUTOPILOT_METRICS_PORT=str(port))
