@@ -1,42 +1,42 @@
-"""Every error that the platform raises on purpose.
+"""All errors that the platform raises deliberately.
 
     AutopilotError
     ├── BadInput                 what the user gave can't be used       (exit 2, HTTP 422)
     │   ├── BadSetting           a setting, a fleet file                (exit 2)
-    │   └── UnknownField         an observation's field that is none
+    │   └── UnknownField         an observation has no such field
     ├── UnknownFleet             no such fleet                          (HTTP 404)
-    ├── BusAway                  Redis does not answer                  (HTTP 503, Retry-After)
-    ├── StoreAway                the policy store in S3 does not answer      (HTTP 503)
-    ├── DemandMissing            the matchmaker says nothing usable
-    ├── PredictionStale          what is told is not to be followed     (HTTP 503)
-    ├── FleetInShadow            decided for, but not to be followed    (HTTP 503)
-    ├── StepConflict             the fleet's next step was committed by somebody else
+    ├── BusAway                  Redis is unavailable                   (HTTP 503, Retry-After)
+    ├── StoreAway                the policy store in S3 is unavailable  (HTTP 503, Retry-After)
+    ├── DemandMissing            there is no usable demand              (HTTP 503)
+    ├── PredictionStale          the recommendation is too old to use   (HTTP 503)
+    ├── FleetInShadow            the fleet is in shadow mode            (HTTP 503)
+    ├── StepConflict             another worker has committed the step
     ├── LeaseLost                another worker holds the fleet
-    └── PolicyError              a policy can't be used
-        ├── PolicyMissing        no such version, or none yet
+    └── PolicyError              a policy can't be used                 (HTTP 503)
+        ├── PolicyMissing        there is no such version               (HTTP 404)
         ├── PolicyCorrupt        a file does not match its sha256, or its shape is wrong
-        ├── PolicyUnfit          it needs to see what its fleet does not show
-        └── PolicyDisagrees      SavedModel, LiteRT and torch give different answers
+        ├── PolicyUnfit          its observation has fields that its fleet lacks
+        └── PolicyDisagrees      SavedModel, LiteRT and torch give different actions
 
-The message is a sentence for the reader of a log or a terminal: what is wrong, what to do.
+The message is a sentence for the reader of a log or a terminal: what is wrong, and what to do.
 """
 
 QUOTED = 80
-"""Characters of what came from outside that a message repeats."""
+"""Most characters of outside text that a message repeats."""
 
 
 def quoted(text: object) -> str:
-    """What came from outside, as a message repeats it: it may be very long, and is cut."""
+    """Outside text as a message repeats it: quoted, and cut if it is long."""
     shown = repr(text)
     return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}... ({len(shown)} characters)"
 
 
 class AutopilotError(Exception):
-    """Anything that the platform refuses or cannot do, with a sentence that says what to do."""
+    """The base class: something that the platform refuses or can't do, and what to do about it."""
 
 
 class BadInput(AutopilotError):
-    """What the user gave can't be used."""
+    """Input of the user can't be used."""
 
 
 class BadSetting(BadInput):
@@ -44,7 +44,7 @@ class BadSetting(BadInput):
 
 
 class UnknownField(BadInput):
-    """An observation names a field that nobody can build."""
+    """A policy's observation names an unknown field."""
 
     def __init__(self, field: str) -> None:
         super().__init__(f"{field!r} is no field of an observation: see shared/core/observation.py")
@@ -65,51 +65,51 @@ class BusAway(AutopilotError):
 
 
 class StoreAway(AutopilotError):
-    """The policy store does not answer, or refuses; what serves goes on serving, try again."""
+    """The policy store is unavailable; the loaded policies go on serving, try again."""
 
 
 class DemandMissing(AutopilotError):
-    """The matchmaker gave no usable demand for this step."""
+    """There is no usable demand, for a step or for a recommendation."""
 
 
 class PredictionStale(AutopilotError):
-    """What is told of a fleet rests on nothing fresh: don't scale it by that."""
+    """A fleet's recommendation is not based on fresh data: don't scale by it."""
 
 
 class FleetInShadow(AutopilotError):
-    """A fleet is in shadow: what is decided for it is scored, and nobody is to follow it."""
+    """A fleet is in shadow mode: its decisions are scored, but must not be followed."""
 
     def __init__(self, fleet: str) -> None:
         super().__init__(
             f"fleet {fleet!r} is in shadow, so its decisions are not to be followed: use your own "
-            f"fallback; add shadow=true to see what would be told; `autopilot fleets live {fleet}` "
+            f"fallback; add shadow=true to see the recommendation; `autopilot fleets live {fleet}` "
             "ends it"
         )
 
 
 class StepConflict(AutopilotError):
-    """The step was already committed by another worker; read the fleet's state again."""
+    """Another worker has committed the step; read the fleet's state again."""
 
 
 class LeaseLost(AutopilotError):
-    """Another worker holds the fleet now; leave it alone."""
+    """Another worker holds the fleet now; stop stepping it."""
 
 
 class PolicyError(AutopilotError):
-    """A policy can't be used; the one before it goes on serving."""
+    """A policy can't be used; the previous one goes on serving."""
 
 
 class PolicyMissing(PolicyError):
-    """There is no such policy version, or no champion yet."""
+    """There is no such policy version, or no champion."""
 
 
 class PolicyCorrupt(PolicyError):
-    """A policy's file does not match its sha256, or its shape is not its manifest's."""
+    """A policy's file does not match its sha256, or its shape does not match the manifest."""
 
 
 class PolicyUnfit(PolicyError):
-    """A policy needs to see what its fleet, with its present settings, does not show."""
+    """A policy's observation has fields that its fleet lacks with its present settings."""
 
 
 class PolicyDisagrees(PolicyError):
-    """The exported forms of a policy do not give the same answers; it is not published."""
+    """The exported forms of a policy give different actions; it is not published."""

@@ -1,7 +1,7 @@
-"""What is told of a decision when someone asks why: the guards, the rule beside it, what to expect.
+"""Explanations of decisions: the guards' effects, the rule's target, the expected error.
 
-A pure function of what was recorded with the decision and of the fleet's recorded steps, so that
-`GET /explain` and the log say the same; what to expect comes of the steps, and the log has none.
+A pure function of the record of the decision and of the fleet's recorded steps, so that `GET
+/explain` and the log agree; the expected error needs the steps, which the log does not read.
 """
 
 from collections.abc import Sequence
@@ -17,77 +17,77 @@ from shared.messages import Explanation, Fallback, RecordedStep
 from shared.policies.runtime import RulePolicy, first_action
 from shared.settings import FleetSettings
 
-NEWEST_MISSES = 128
-"""What a fleet's recent misses are: two hours of steps at 65 s."""
-LEAST_MISSES = 8
-"""With fewer nothing is expected: a mean of them says little."""
+NEWEST_ERRORS = 128
+"""Number of recent forecast errors: two hours of steps at 65 s."""
+LEAST_ERRORS = 8
+"""Fewest errors for an expectation."""
 
 
-class GuardMove(BaseModel):
-    """What one guard did."""
+class GuardStep(BaseModel):
+    """The effect of one guard."""
 
     guard: GuardName
-    before: float = Field(description="servers it was given")
-    after: float = Field(description="servers it made of them")
+    before: float = Field(description="target before the guard, in servers")
+    after: float = Field(description="target after the guard, in servers")
 
 
-class ExpertAnswer(BaseModel):
-    """What one part of the policy answered: a net, or a rule beside it."""
+class ExpertTarget(BaseModel):
+    """The requested target of one expert of the policy: a net, or a rule."""
 
-    ask: float = Field(description="servers")
-    weight: float = Field(description="what it counted for; all together 1")
+    ask: float = Field(description="requested target, in servers")
+    weight: float = Field(description="the expert's weight; all together 1")
 
 
-class RuleAnswer(BaseModel):
-    """What the plain rule would have said on the same history, through the same guards."""
+class RuleTarget(BaseModel):
+    """The target of the rule on the same history, with the same guards."""
 
     version: str
-    ask: float = Field(description="servers, before the guards")
-    target: float = Field(description="servers, after them")
-    guards: list[GuardName] = Field(description="those that changed it, the deciding one first")
+    ask: float = Field(description="requested target, in servers, before the guards")
+    target: float = Field(description="recommended target, in servers, after the guards")
+    guards: list[GuardName] = Field(description="the guards that changed it, the last one first")
 
 
 class Expected(BaseModel):
-    """What to expect when the target meets its demand, by what came of the newest asks."""
+    """The expected error when the target meets its demand, from the newest forecast errors."""
 
     steps_ahead: int = Field(description="steps from the newest demand to the one that it meets")
-    under: float = Field(description="servers too few, mean")
-    over: float = Field(description="servers too many, mean")
-    sample: int = Field(description="how many asks that is the mean over")
-    source: str = Field(description="where it comes from")
+    under: float = Field(description="mean number of missing servers")
+    over: float = Field(description="mean number of idle servers")
+    sample: int = Field(description="number of forecast errors in these means")
+    source: str = Field(description="how it was estimated")
 
 
 class Explained(BaseModel):
-    """Why a fleet's newest decision is what it is; in servers unless it says otherwise."""
+    """The explanation of a fleet's newest decision; in servers unless stated otherwise."""
 
     fleet: str
-    step: int = Field(description="the step that the target is asked for at")
+    step: int = Field(description="the step at which the target applies")
     decided_at: datetime
     policy_version: str
     fallback: Fallback | None
     observation: dict[str, float | None] = Field(
-        description="what the policy saw, by field; null where history does not reach"
+        description="the policy's observation, by field; null where history is too short"
     )
     reported_demand: float
-    experts: list[ExpertAnswer] = Field(
+    experts: list[ExpertTarget] = Field(
         description="in the order of `experts` in policy.json; none while a target is held"
     )
-    margin: float = Field(description="learnt while it serves; added to the experts' average")
+    margin: float = Field(description="adapted safety margin, added to the experts' mean")
     action: float = Field(description="the policy's output; 1.0 is `action_factor` servers")
-    ask: float = Field(description="what the guards were given")
-    told_before: float | None
-    allocated_floor: float = Field(description="servers in use or waited for; 0: not in force")
+    ask: float = Field(description="requested target, before the guards")
+    told_before: float | None = Field(description="recommended target of the step before")
+    allocated_floor: float = Field(description="servers in use and for tickets; 0: not in force")
     scheduled_floor: float = Field(description="servers for known events; 0: none is near")
-    guards: list[GuardMove] = Field(description="every guard in force, in its order")
-    target: float
-    rule: RuleAnswer
-    expected: Expected | None = Field(description="null while too little is known")
+    guards: list[GuardStep] = Field(description="every guard in force, in order")
+    target: float = Field(description="recommended target, after the guards")
+    rule: RuleTarget
+    expected: Expected | None = Field(description="null while there are too few recorded steps")
 
 
 def explained(
     why: Explanation, steps: Sequence[RecordedStep], settings: FleetSettings
 ) -> Explained:
-    """`why` in full; `steps` are the fleet's newest, `steps_to_explain` of them, oldest first."""
+    """The full explanation; `steps` are the fleet's newest `steps_to_explain`, oldest first."""
     return Explained(
         fleet=why.fleet,
         step=why.step,
@@ -97,8 +97,8 @@ def explained(
         observation=why.observation,
         reported_demand=why.reported_demand,
         experts=[
-            ExpertAnswer(ask=answer * settings.action_factor, weight=weight)
-            for answer, weight in zip(why.answers, why.weights, strict=True)
+            ExpertTarget(ask=action * settings.action_factor, weight=weight)
+            for action, weight in zip(why.answers, why.weights, strict=True)
         ],
         margin=why.margin * settings.action_factor,
         action=why.action,
@@ -106,7 +106,7 @@ def explained(
         told_before=why.told_before,
         allocated_floor=why.floor,
         scheduled_floor=why.scheduled,
-        guards=[GuardMove(**move._asdict()) for move in why.moves],
+        guards=[GuardStep(**effect._asdict()) for effect in why.moves],
         target=why.target,
         rule=_by_rule(why, settings),
         expected=_expected(why, steps, settings.parameters),
@@ -114,14 +114,14 @@ def explained(
 
 
 def steps_to_explain(parameters: FleetParameters) -> int:
-    """How many of a fleet's newest steps tell its recent misses."""
-    return NEWEST_MISSES + parameters.lead_steps
+    """How many of a fleet's newest steps contain its `NEWEST_ERRORS`."""
+    return NEWEST_ERRORS + parameters.lead_steps
 
 
-def misses(steps: Sequence[RecordedStep], parameters: FleetParameters) -> NDArray[np.float64]:
-    """By how much the demand met was above each ask, in servers, oldest first.
+def errors_of(steps: Sequence[RecordedStep], parameters: FleetParameters) -> NDArray[np.float64]:
+    """Forecast errors, oldest first: demand met minus requested target, in servers.
 
-    Of the asks that followed fresh demand and met fresh demand, with no step missing between.
+    Only of requests that followed and met fresh demand, with no step missing between.
     """
     found: list[float] = []
     lead = parameters.lead_steps
@@ -133,7 +133,7 @@ def misses(steps: Sequence[RecordedStep], parameters: FleetParameters) -> NDArra
     return np.array(found, dtype=np.float64)
 
 
-def _by_rule(why: Explanation, settings: FleetSettings) -> RuleAnswer:
+def _by_rule(why: Explanation, settings: FleetSettings) -> RuleTarget:
     rule = RulePolicy(settings.parameters)
     ask = first_action(rule, why.demands) * settings.action_factor
     told = guarded(
@@ -146,15 +146,15 @@ def _by_rule(why: Explanation, settings: FleetSettings) -> RuleAnswer:
         previous=why.told_before,
         requests=why.asks,
     )
-    return RuleAnswer(version=rule.version, ask=ask, target=told.target, guards=list(told.guards))
+    return RuleTarget(version=rule.version, ask=ask, target=told.target, guards=list(told.guards))
 
 
 def _expected(
     why: Explanation, steps: Sequence[RecordedStep], parameters: FleetParameters
 ) -> Expected | None:
-    """The demand to come is this ask plus a recent miss, each as likely as the others."""
-    recent = misses(steps, parameters)[-NEWEST_MISSES:]
-    if len(recent) < LEAST_MISSES:
+    """Expects the demand to be this requested target plus one of the recent errors, at random."""
+    recent = errors_of(steps, parameters)[-NEWEST_ERRORS:]
+    if len(recent) < LEAST_ERRORS:
         return None
     missing = parameters.one_within_limits(why.ask) + recent - why.target
     return Expected(
@@ -162,6 +162,6 @@ def _expected(
         under=float(np.maximum(missing, 0.0).mean()),
         over=float(np.maximum(-missing, 0.0).mean()),
         sample=len(recent),
-        source=f"what came of the newest {len(recent)} asks of this fleet, by whichever policy: "
-        "the demand that each met, less the ask",
+        source=f"the newest {len(recent)} forecast errors of this fleet, by whichever policy: the "
+        "demand met minus the requested target",
     )

@@ -1,4 +1,4 @@
-"""Every message that crosses a process: frozen, times in UTC, readable by the releases beside."""
+"""Every message between processes: frozen, times in UTC, readable by neighbouring releases."""
 
 from shared.messages.base import (
     MAX_PLAYERS_EVER,

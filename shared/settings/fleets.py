@@ -17,23 +17,23 @@ LOCAL_DEMAND = "local"
 SHORTEST_TTL_SECONDS = 5.0
 """A demo may step faster than a busy machine delays."""
 LONGEST_DELAY_STEPS = 1_000
-"""A fleet's record keeps an ask for each."""
+"""A fleet's record holds a requested target for each."""
 SHORTEST_STEP_SECONDS, LONGEST_STEP_SECONDS = 0.001, 86_400.0
-"""`autopilot up` plays a thousand steps a second at most; over a day apart nothing is followed."""
+"""`autopilot up` plays at most a thousand steps per second; over a day apart is no control."""
 LONGEST_TTL_SECONDS = 366 * 86_400.0
-"""A year: what is older counts for nothing, and times stay far from the last that a clock knows."""
+"""A year: older data is useless, and times stay within what `datetime` can represent."""
 LONGEST_TRAINING_SECONDS = 7 * 86_400.0
-"""A week of learning in one job, which holds its trainer meanwhile; the notebook's was 8 hours."""
+"""A week in one job, which occupies its trainer all the time; the notebook's was 8 hours."""
 MOST_SERVERS_PER_TICKET = 1_000.0
-"""Tickets are of players, and a server takes several of them."""
+"""A ticket is one player or a group, and a server takes several."""
 MOST_OVER_PROV_FACTOR = 1_000_000.0
-"""Beyond it a reward of float32 no longer sees idle servers beside missing ones."""
+"""Above it, idle servers vanish beside missing ones in a float32 reward."""
 MOST_BATCH = 1_000_000
-"""Transitions of one job: two years of a fleet at 65 s, and far more than are kept of it."""
+"""Transitions of one job: two years of a fleet at 65 s, far more than are stored."""
 
 TtlSeconds = Annotated[float, Field(gt=0, le=LONGEST_TTL_SECONDS, allow_inf_nan=False)]
-MoveLimit = Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)]
-"""Servers in a step; no target moves further than through all of them."""
+RateLimit = Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)]
+"""Servers per step."""
 
 
 class FleetSettings(BaseSettings):
@@ -46,27 +46,27 @@ class FleetSettings(BaseSettings):
     max_servers: Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)] = 100
     action_factor: Annotated[int, Field(gt=0, le=MAX_SERVERS_EVER)] = 100
 
-    # Guards between what a policy asks for and what is told; 0 is off.
-    max_step_up: MoveLimit = 0
-    """Servers that the target may rise in a step."""
-    max_step_down: MoveLimit = 0
-    """Servers that the target may fall in a step."""
+    # Guards between a policy's requested target and the recommended one; 0 is off.
+    max_step_up: RateLimit = 0
+    """Servers by which the target may rise per step."""
+    max_step_down: RateLimit = 0
+    """Servers by which the target may fall per step."""
     scale_down_delay: Annotated[int, Field(ge=0, le=LONGEST_DELAY_STEPS)] = 0
-    """Steps for which less has to be asked before less is told."""
+    """Stabilization window: steps for which less must be requested before the target falls."""
     floor_at_allocated: bool = False
-    """Never tell less than allocated servers and waiting tickets, where they are reported."""
+    """Never recommend less than allocated servers and waiting tickets need, where reported."""
     servers_per_ticket: Annotated[
         float, Field(ge=0, le=MOST_SERVERS_PER_TICKET, allow_inf_nan=False)
     ] = 1
-    """Servers that a waiting ticket adds to that floor; 0 leaves tickets out."""
+    """Servers that each waiting ticket adds to that floor; 0 ignores tickets."""
     scheduled_floors: tuple[ScheduledFloor, ...] = ()
     """Known events and the servers that they need: in a fleet file an array of tables, in the
     variable a JSON array of objects, with `cron`, `zone`, `duration` and `servers`."""
     shadow: bool = False
-    """How a fleet starts: decided for and scored, but callers are told 503. From then on `autopilot
-    fleets live` and `shadow` say which."""
+    """The mode in which a fleet starts: in shadow it is decided for and scored, but callers get
+    503. `autopilot fleets live` and `shadow` change the mode."""
 
-    # What is good, and how far ahead to look.
+    # The reward, its discount and the lead time.
     over_prov_factor: Annotated[
         float, Field(ge=0, le=MOST_OVER_PROV_FACTOR, allow_inf_nan=False)
     ] = 5
@@ -74,7 +74,7 @@ class FleetSettings(BaseSettings):
     gamma: Annotated[float, Field(ge=0, lt=1)] = 0.9
     history_len: Annotated[int, Field(ge=2, le=100)] = 5
     observation: ObservationName = "calendar"
-    """What a new policy sees: `calendar`, or only the `notebook`'s numbers."""
+    """The observation of new policies: `calendar`, or only the `notebook`'s numbers."""
 
     # The clock, and where demand comes from; `{fleet}` in the URL becomes the fleet's name.
     learning_freq: Annotated[
@@ -92,13 +92,13 @@ class FleetSettings(BaseSettings):
 
     # Learning.
     learning: Literal["replay", "on_policy"] = "replay"
-    """Learn on replayed demand, or as the notebook does, on the live transitions alone."""
+    """Train on replayed demand, or as in the notebook, on the live transitions alone."""
     train_batch_size: Annotated[int, Field(ge=1, le=MOST_BATCH)] = 128
     """New transitions after which a training job is queued, and of one `on_policy` update."""
     time_total_s: Annotated[
         float, Field(gt=0, le=LONGEST_TRAINING_SECONDS, allow_inf_nan=False)
     ] = 60
-    """Seconds of learning in one training job."""
+    """Training budget of one job, in seconds."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -123,7 +123,7 @@ class FleetSettings(BaseSettings):
 
     @property
     def parameters(self) -> FleetParameters:
-        """The numbers that the core needs."""
+        """The parameters of the fleet's environment."""
         return FleetParameters(
             min_servers=float(self.min_servers),
             max_servers=float(self.max_servers),
@@ -136,7 +136,7 @@ class FleetSettings(BaseSettings):
 
     @property
     def guards(self) -> Guards:
-        """What stands between an ask and what is told, beside the limits."""
+        """The guards between requested and recommended target, beside the limits."""
         return Guards(
             max_step_up=self.max_step_up,
             max_step_down=self.max_step_down,

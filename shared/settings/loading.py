@@ -1,4 +1,4 @@
-"""Settings of this process: read from the environment and the fleet file, or refused in a line."""
+"""Loads the settings of this process from the environment and the fleet file."""
 
 import os
 import tomllib
@@ -18,7 +18,7 @@ from shared.settings.fleets import Fleets, FleetSettings
 from shared.settings.platform import HostingSettings, Settings
 
 NAMES = frozenset({*Settings.model_fields, *FleetSettings.model_fields, "model_dir"})
-"""Of all settings, in lower case and without the prefix."""
+"""Names of all settings, in lower case and without the prefix."""
 
 _WRITE_INSTEAD = {
     "zoneinfo_str": "there is no such time zone: write one such as Europe/Berlin",
@@ -27,7 +27,7 @@ _WRITE_INSTEAD = {
     "tuple_type": "write an array, with a table or an object for each",
     "unexpected_keyword_argument": "there is no such field",
 }
-"""What to do, by the type of pydantic's error, where its message does not say it."""
+"""What to do, by the type of pydantic's error, where pydantic's message does not say it."""
 
 
 def load_settings() -> Settings:

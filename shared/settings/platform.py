@@ -1,4 +1,4 @@
-"""What is the same for every fleet, and what a container that serves one artefact alone has."""
+"""Settings of the whole platform, and of a container that serves a single artefact."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,16 +11,16 @@ from shared.known_names import PREFIX, is_service_address
 from shared.redis_address import kept_url
 
 MOST_ACTORS = 1_000
-"""Ray actors of one training job: each is a process, mostly with a core of its own."""
+"""Ray actors of one training job: each is a process, usually on a core of its own."""
 LAST_SEED = 2**32 - 1
-"""NumPy's older generators, which RLlib seeds, take no more."""
+"""NumPy's legacy generators, which RLlib seeds, accept no more."""
 
 Actors = Annotated[int, Field(ge=0, le=MOST_ACTORS)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Settings(AccessSettings):
-    """What is the same for every fleet."""
+    """Settings that are the same for every fleet."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
@@ -30,15 +30,15 @@ class Settings(AccessSettings):
     redis_url: str = Field(
         default_factory=lambda given: kept_url() or f"redis://127.0.0.1:{given['redis_port']}/0"
     )
-    """Set it to use a Redis of your own; else it is the one that `autopilot up` embeds here."""
+    """Address of your own Redis; by default, of the one that `autopilot up` embeds here."""
     redis_password_file: Path | None = None
-    """Holds the password of the Redis at `redis_url`, which then has none in it."""
+    """A file with the password of that Redis, for a `redis_url` without one."""
     policy_store: str = ".autopilot/policies"
     """A folder that all services share, or s3://bucket/prefix."""
     signing_key_file: Path | None = None
-    """A mounted key, which manifests of policies are signed with: no others are read."""
+    """A file with the key that manifests of policies are signed with; others are not read."""
     fleets: Path | None = None
-    """A TOML file, a table a fleet. Without one there is one fleet, `default`."""
+    """A TOML file with a table for each fleet. Without one there is one fleet, `default`."""
 
     # Addresses to listen on.
     host: str = "127.0.0.1"
@@ -62,11 +62,11 @@ class Settings(AccessSettings):
     """Keep the RLlib checkpoint in the policy artefact, to resume from."""
     seed: Annotated[int, Field(ge=0, le=LAST_SEED)] = 0
     num_env_runners: Actors = 0
-    """Ray actors that replay demand; 0 for none but the trainer itself."""
+    """Ray actors that replay demand; 0: the trainer's own process."""
     num_learners: Actors = 0
-    """Ray actors that learn; 0 for none but the trainer itself."""
+    """Ray actors that learn; 0: the trainer's own process."""
 
-    # Health: a worker without an address touches this file while it is well (`shared/probe.py`).
+    # Health: a worker without an HTTP address touches this file regularly (`shared/probe.py`).
     heartbeat: Path | None = None
 
     # Logs: `json`, `console`, or `auto` (console on a terminal).
@@ -93,7 +93,7 @@ class Settings(AccessSettings):
 
 
 class HostingSettings(BaseSettings):
-    """Of a container that serves one artefact alone, as SageMaker runs it."""
+    """Settings of a container that serves a single artefact, as SageMaker runs it."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
 

@@ -16,10 +16,10 @@ from services.prediction.app import create_app
 from shared.bus import Bus, TrainingQueue
 from shared.core.fields import notebook_fields
 from shared.explanation import (
-    LEAST_MISSES,
-    NEWEST_MISSES,
+    LEAST_ERRORS,
+    NEWEST_ERRORS,
+    errors_of,
     explained,
-    misses,
     steps_to_explain,
 )
 from shared.messages import RecordedStep, Supply
@@ -217,18 +217,18 @@ def rows(*changes: dict[str, Any]) -> list[RecordedStep]:
     ],
 )
 def test_which_asks_have_met_their_demand(what, changed, count):
-    found = misses(rows(*changed), SETTINGS.parameters)
+    found = errors_of(rows(*changed), SETTINGS.parameters)
     assert found.tolist() == [10.0] * count, what
 
 
 def test_an_ask_beyond_the_limits_is_taken_for_the_limit():
-    found = misses(rows({"step": 2, "ask": 130.0}, {"step": 3, "ask": 1.0}), SETTINGS.parameters)
+    found = errors_of(rows({"step": 2, "ask": 130.0}, {"step": 3, "ask": 1.0}), SETTINGS.parameters)
     assert found[:3].tolist() == [-50.0, 40.0, 10.0]
 
 
 def test_the_steps_to_explain_suffice_for_the_misses():
     count = steps_to_explain(SETTINGS.parameters)
     made = [RecordedStep(n, 65.0 * n, 50.0, True, 0, 40.0, 40.0) for n in range(1, count + 1)]
-    assert len(misses(made, SETTINGS.parameters)) == NEWEST_MISSES
-    assert LEAST_MISSES < NEWEST_MISSES
-    assert np.isfinite(misses(made, SETTINGS.parameters)).all()
+    assert len(errors_of(made, SETTINGS.parameters)) == NEWEST_ERRORS
+    assert LEAST_ERRORS < NEWEST_ERRORS
+    assert np.isfinite(errors_of(made, SETTINGS.parameters)).all()
