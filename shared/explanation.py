@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
+from shared.core.arrays import FloatArray
 from shared.core.guards import GuardName, guarded
 from shared.core.parameters import FleetParameters
 from shared.messages import Explanation, Fallback, RecordedStep
@@ -118,7 +118,7 @@ def steps_to_explain(parameters: FleetParameters) -> int:
     return NEWEST_ERRORS + parameters.lead_steps
 
 
-def errors_of(steps: Sequence[RecordedStep], parameters: FleetParameters) -> NDArray[np.float64]:
+def errors_of(steps: Sequence[RecordedStep], parameters: FleetParameters) -> FloatArray:
     """Forecast errors, oldest first: demand met minus requested target, in servers.
 
     Only of requests that followed and met fresh demand, with no step missing between.

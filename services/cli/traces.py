@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.core.arrays import FloatArray
 from shared.errors import BadInput, quoted
 
 MAX_DEMAND = 1e15
@@ -21,7 +21,7 @@ class Trace:
 
     name: str
     timestamps: tuple[datetime, ...]
-    demand: NDArray[np.float64]
+    demand: FloatArray
 
 
 def read_trace(path: Path) -> Trace:

@@ -7,7 +7,8 @@ so they jump where one arch ends and the next begins.
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+
+from shared.core.arrays import FloatArray
 
 SINE1H_STEPS = 60
 """Steps in one arch of `sine1h`: one a minute in the notebook."""
@@ -20,7 +21,7 @@ PEAK_FRACTION = 0.9
 
 
 @lru_cache(maxsize=4)
-def _arch(points: int) -> NDArray[np.float64]:
+def _arch(points: int) -> FloatArray:
     return np.sin(np.linspace(0.2, 3.1, points))
 
 

@@ -7,12 +7,13 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from shared.core.arrays import FloatArray
 from shared.core.curves import PEAK_FRACTION, sine1h
 from shared.core.dynamics import initial_state, observe, step
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
 from shared.errors import BadInput
 
-Observation = NDArray[np.float64]
+Observation = FloatArray
 
 
 class GameServerEnv(gym.Env[Observation, NDArray[np.float32]]):
@@ -105,7 +106,7 @@ def _parameters(config: dict[str, Any]) -> FleetParameters:
         raise BadInput(f"env_config can't be used: {error}") from error
 
 
-def _checked(demand: Sequence[float]) -> NDArray[np.float64]:
+def _checked(demand: Sequence[float]) -> FloatArray:
     try:
         values = np.asarray(demand, dtype=np.float64)
     except (TypeError, ValueError) as error:

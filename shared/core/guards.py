@@ -28,8 +28,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.core.arrays import FloatArray
 from shared.core.parameters import FleetParameters
 from shared.core.recommendation import TARGET_DECIMALS
 from shared.core.schedule import ScheduledFloor
@@ -86,7 +86,7 @@ class Guards:
         )
 
     def scheduled_at(
-        self, times: NDArray[np.float64], parameters: FleetParameters, step_s: float
+        self, times: FloatArray, parameters: FleetParameters, step_s: float
     ) -> list[float]:
         """`scheduled` at each of `times`, in seconds since 1970."""
         moments = (datetime.fromtimestamp(at, UTC) for at in times.tolist())
@@ -167,15 +167,15 @@ def guarded(
 
 
 def guarded_series(
-    requested: NDArray[np.float64],
-    demands: NDArray[np.float64],
+    requested: FloatArray,
+    demands: FloatArray,
     guards: Guards,
     parameters: FleetParameters,
     *,
     floors: Sequence[float] | None = None,
     scheduled: Sequence[float] | None = None,
     previous: float | None = None,
-) -> NDArray[np.float64]:
+) -> FloatArray:
     """`guarded` for the requested targets of successive steps, in servers, shape ``(steps,)``.
 
     Returns the recommended targets. `previous` is the one before the first.

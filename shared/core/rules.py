@@ -7,7 +7,7 @@ the servers needed `lead_steps` after each row, from that row and those before i
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from shared.core.arrays import FloatArray
 from shared.core.history import History
@@ -22,7 +22,7 @@ TREND_SPREADS = 2.0
 """Spare servers, in standard deviations of recent demand around its trend."""
 
 
-def trend(demands: ArrayLike, parameters: FleetParameters) -> NDArray[np.float64]:
+def trend(demands: ArrayLike, parameters: FleetParameters) -> FloatArray:
     """Target in servers, shape ``(...)``, from the last demands ``(..., history_len)``.
 
     The last demand, plus half of its linear trend over the lead time, plus headroom. The three
@@ -36,7 +36,7 @@ def trend(demands: ArrayLike, parameters: FleetParameters) -> NDArray[np.float64
     return parameters.within_limits(ahead + spare)
 
 
-def headroom(demand: ArrayLike, parameters: FleetParameters) -> NDArray[np.float64]:
+def headroom(demand: ArrayLike, parameters: FleetParameters) -> FloatArray:
     """Target in servers from a single demand, elementwise, for when there is no history.
 
     25 % above demand: at the notebook's underage cost of 5 spare servers are cheap, and a service

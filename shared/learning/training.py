@@ -104,11 +104,7 @@ def train(
     until = budget.seconds - stages.seconds["hindsight"]  # leaves as much time for the refit
     with ppo_on(training, parameters, options, module) as ppo:
         stages.done("build")
-        while not watch.environment_steps or (
-            stages.since_start < until
-            if budget.steps is None
-            else watch.environment_steps < budget.steps
-        ):
+        while _ppo_goes_on(budget, watch.environment_steps, until - stages.since_start):
             watch.read(ppo.iterate())
             watch.look(module)
         module.set_state(watch.best.state)
@@ -135,6 +131,13 @@ def train(
         rule=rule_expert(usable.history, parameters),
         hindsight_decisions=updates * BATCH * (1 if of_ppo else 2),
     )
+
+
+def _ppo_goes_on(budget: Budget, steps: int, seconds_left: float) -> bool:
+    """Whether PPO iterates again, after so many steps: it does once, whatever the budget."""
+    if not steps:
+        return True
+    return seconds_left > 0 if budget.steps is None else steps < budget.steps
 
 
 def _initial_module(parameters: FleetParameters, seed: int) -> ResidualModule:

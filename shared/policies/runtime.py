@@ -12,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from shared.core.adaptation import average
+from shared.core.arrays import FloatArray
 from shared.core.fields import calendar_fields, in_servers, notebook_fields
 from shared.core.parameters import FleetParameters
 from shared.core.replay import BatchPolicy, prior_of
@@ -70,7 +71,7 @@ class RulePolicy:
         self.fields = notebook_fields(parameters.history_len)
         self.lead_steps = parameters.lead_steps
 
-    def actions(self, observations: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    def actions(self, observations: NDArray[np.floating[Any]]) -> FloatArray:
         """The rule's target for the demands in each observation, as an action."""
         demands = observations[:, : self._parameters.history_len]
         return trend(demands, self._parameters)[:, np.newaxis] / self._parameters.action_factor
@@ -177,23 +178,21 @@ class FleetPolicy:
     def reads_targets(self) -> bool:
         return self._artefact().reads_targets
 
-    def actions(self, observations: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    def actions(self, observations: NDArray[np.floating[Any]]) -> FloatArray:
         """The experts' actions for observations in servers, by the fleet's `action_factor`."""
         seen = np.asarray(observations, dtype=np.float64)
         actions = self._artefact().actions(seen).astype(np.float64)
         for row in np.flatnonzero((actions >= self._ceiling).any(axis=1)):
             actions[row] = self._without_ceiling(seen[row], actions[row])
-        scaled: NDArray[np.float64] = self._factor * actions
+        scaled: FloatArray = self._factor * actions
         return scaled
 
-    def _without_ceiling(
-        self, seen: NDArray[np.float64], actions: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _without_ceiling(self, seen: FloatArray, actions: FloatArray) -> FloatArray:
         """Actions for one observation, what is cut off continued from where it is not."""
 
-        def of_smaller(scale: float) -> NDArray[np.float64]:
+        def of_smaller(scale: float) -> FloatArray:
             scaled = np.where(self._servers, scale * seen, seen)
-            actions: NDArray[np.float64] = self._artefact().actions(scaled[np.newaxis])[0]
+            actions: FloatArray = self._artefact().actions(scaled[np.newaxis])[0]
             return actions.astype(np.float64)
 
         found, cut, scale = actions.copy(), actions >= self._ceiling, 1.0
