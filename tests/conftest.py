@@ -47,9 +47,9 @@ REDIS_PASSWORD = "of-the-tests"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests begin first, so that no process is left with one at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """What takes long begins first, so that no process is left with it at the end."""
+    learning = {item.path for item in items if "ray_running" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: (item.path not in learning, "platform" not in item.path.parts))
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +123,18 @@ def queue(redis_url: str) -> Iterator[TrainingQueue]:
     queue = TrainingQueue(redis_url)
     yield queue
     queue.connection.close()
+
+
+@pytest.fixture(scope="session")
+def ray_running() -> Iterator[None]:
+    """The Ray of the whole run, for tests that learn in this process."""
+    from shared.learning.extras import quiet_libraries
+
+    quiet_libraries()
+    from shared.learning.ppo.ray_session import ray_session
+
+    with ray_session():
+        yield
 
 
 @pytest.fixture

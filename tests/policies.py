@@ -5,6 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shared.core.fields import notebook_fields
+from shared.learning.budget import Budget
+
+LITTLE = Budget(seconds=60.0, steps=1, hindsight_updates=100, batch=512, environments=16)
+"""Learning for a second, by counts: the same policy however busy the machine is."""
 
 
 class OneByOne:

@@ -34,13 +34,10 @@ def trainer() -> Iterator[None]:
     """Ray runs in the block. Raises `BadInput` when the extra is not installed."""
     check_trainer()
     quiet_libraries()
-    from shared.learning.ppo.ray_session import start_ray, stop_ray
+    from shared.learning.ppo.ray_session import ray_session
 
-    try:
-        start_ray()
+    with ray_session():
         yield
-    finally:
-        stop_ray()
 
 
 def telling(options: TrainingOptions, tell: Told) -> Callable[["Reached"], None]:

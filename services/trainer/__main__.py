@@ -36,7 +36,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
     from services.trainer.context import Context, Stop
     from services.trainer.jobs import set_context
     from services.trainer.worker import TrainingWorker
-    from shared.learning.ppo.ray_session import start_ray, stop_ray
+    from shared.learning.ppo.ray_session import ray_session
 
     stop = Stop()
     set_context(
@@ -52,8 +52,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
             num_learners=settings.num_learners,
         )
     )
-    try:
-        start_ray()
+    with ray_session():
         _log.info("trainer_ready", fleets=len(fleets.names))
         while not stop.requested:
             # A worker takes the signals over, and does not give them back.
@@ -67,8 +66,6 @@ def main(settings: Settings, fleets: Fleets) -> None:
                 # It may answer a ping and refuse the rest: not as fast as it can.
                 _log.warning("redis_is_away", error=str(error))
                 time.sleep(RETRY_SECONDS)
-    finally:
-        stop_ray()
 
 
 def _wait_for_redis(url: str) -> None:

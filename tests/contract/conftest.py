@@ -1,13 +1,17 @@
-"""A service as a process."""
+"""A service as a process; a command in this one."""
 
 import os
 import ssl
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from services.cli import __main__ as cli
+from services.cli import learning_commands
 from tests.eventually import eventually
 from tests.processes import Process
 
@@ -71,3 +75,22 @@ def start(redis_url, tmp_path, unused_port, launch) -> Start:
         return process, url
 
     return start
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs `autopilot` in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    for module in (cli, learning_commands):
+        monkeypatch.setattr(module, "configure_logs", lambda *_: None)
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["autopilot", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run

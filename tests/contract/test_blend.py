@@ -58,7 +58,6 @@ def test_the_notebooks_observation_has_no_field_for_the_rule():
     assert rule_expert(HISTORY, FleetParameters()) is None
 
 
-@pytest.mark.slow
 def test_all_forms_agree(blend, exported):
     from shared.learning.export.agreement import TOLERANCE, check_agreement, run_saved_model
 
@@ -73,7 +72,6 @@ def test_all_forms_agree(blend, exported):
     np.testing.assert_allclose(blended, OF_NETS * nets + (1 - OF_NETS) * rule, atol=TOLERANCE)
 
 
-@pytest.mark.slow
 def test_the_services_hear_both_and_decide_as_the_trainer_says(blend, exported):
     policy = served(exported, blend.experts)
     seen = observations_after(HISTORY, PARAMETERS.observation_fields, PARAMETERS, ROWS[-1:])
@@ -87,7 +85,6 @@ def test_the_services_hear_both_and_decide_as_the_trainer_says(blend, exported):
     assert np.abs(at_once[60:] - plain[60:]).max() > 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("max_servers", [150.0, 1_000.0])
 def test_above_its_ceiling_it_says_what_one_of_higher_limits_would(blend, exported, max_servers):
     """The graph clips at 100 servers: nets and rule alike are as if exported for the new limit."""
@@ -109,7 +106,6 @@ def test_above_its_ceiling_it_says_what_one_of_higher_limits_would(blend, export
     assert artefact.actions(seen).max() == 1.0
 
 
-@pytest.mark.slow
 def test_a_manifest_that_names_another_number_of_experts_is_refused(exported):
     with pytest.raises(PolicyCorrupt, match=r"maps .* to \[\[1, 2\]\], its manifest says"):
         served(exported, {})

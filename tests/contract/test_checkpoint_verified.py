@@ -3,14 +3,11 @@
 import json
 import os
 import pickle
-import sys
 import tempfile
 
 import pytest
 import structlog
 
-from services.cli import __main__ as cli
-from services.cli import learning_commands
 from shared.core.parameters import FleetParameters
 from shared.errors import PolicyCorrupt, PolicyMissing
 from shared.messages import PolicyManifest, utc_now
@@ -251,19 +248,9 @@ def test_a_name_that_leads_elsewhere_is_no_policy(any_store, name, what):
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """Runs a command in this process: exit code and standard error."""
-    monkeypatch.chdir(tmp_path)
+def store_here(monkeypatch):
+    """Commands work on the folder `policies` of where they run."""
     monkeypatch.setenv("AUTOPILOT_POLICY_STORE", "policies")
-    monkeypatch.setattr(learning_commands, "configure_logs", lambda *_: None)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["autopilot", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return exit.value.code, capsys.readouterr().err
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -278,8 +265,8 @@ def run(monkeypatch, tmp_path, capsys):
         ("export", "--out", "out", "--fleet", "/etc"),
     ],
 )
-def test_a_command_with_such_a_name_is_one_line(run, command):
-    code, err = run("policies", *command)
+def test_a_command_with_such_a_name_is_one_line(run, store_here, command):
+    code, _, err = run("policies", *command)
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert "which would lead to another folder" in err
@@ -287,14 +274,11 @@ def test_a_command_with_such_a_name_is_one_line(run, command):
 
 # What restores one: RLlib, without Ray
 
-slow = pytest.mark.slow
 
-
-@slow
 def test_without_a_manifest_a_checkpoint_is_taken_only_with_trust(run, tmp_path, made, evil):
     """With it the pickle runs: that is what the others are about."""
     write_checkpoint(tmp_path / "found", evil)
-    code, err = run("evaluate", "--checkpoint", "found")
+    code, _, err = run("evaluate", "--checkpoint", "found")
     assert (code, made.exists()) == (2, False)
     assert len(err.strip().splitlines()) == 1
     assert "it has no manifest" in err
@@ -303,7 +287,6 @@ def test_without_a_manifest_a_checkpoint_is_taken_only_with_trust(run, tmp_path,
     assert made.exists()
 
 
-@slow
 @pytest.mark.parametrize("trust", [(), ("--trust",)])
 @pytest.mark.parametrize("how", ["changed", "added", "linked"])
 @pytest.mark.parametrize("of", ["an artefact", "a batch"])
@@ -325,7 +308,7 @@ def test_evaluate_refuses_a_checkpoint_that_is_not_what_its_manifest_says(
         (folder / PICKLED).unlink()
         (tmp_path / "evil").write_bytes(evil)
         (folder / PICKLED).symlink_to(tmp_path / "evil")
-    code, err = run("evaluate", "--checkpoint", folder, *trust)
+    code, _, err = run("evaluate", "--checkpoint", folder, *trust)
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     says = {"changed": "does not match its sha256", "added": "does not list", "linked": "is a link"}
@@ -357,7 +340,6 @@ def start(store):
         return found, logs
 
 
-@slow
 def test_a_batch_has_a_manifest_of_all_its_files(any_store):
     name = keep(any_store)
     manifest = json.loads(any_store.files.read(f"{name}/manifest.json"))
@@ -365,7 +347,6 @@ def test_a_batch_has_a_manifest_of_all_its_files(any_store):
     assert set(any_store.files.names(name)) == {*manifest["sha256"], "manifest.json"}
 
 
-@slow
 @pytest.mark.parametrize("file", [PICKLED, "learner_group/state.pkl", "manifest.json"])
 def test_a_job_does_not_begin_from_a_batch_that_was_changed(any_store, made, evil, file):
     name = keep(any_store)
@@ -377,7 +358,6 @@ def test_a_job_does_not_begin_from_a_batch_that_was_changed(any_store, made, evi
     assert not made.exists()
 
 
-@slow
 def test_a_batch_of_the_last_release_is_not_restored_and_its_state_is_kept(any_store, made, evil):
     name = keep(any_store, evil)
     lose(any_store, f"{name}/manifest.json")
@@ -389,7 +369,6 @@ def test_a_batch_of_the_last_release_is_not_restored_and_its_state_is_kept(any_s
     assert not made.exists()
 
 
-@slow
 def test_a_job_does_not_begin_from_a_champion_that_was_changed(any_store, made, evil):
     publish(any_store)
     put(any_store, f"eu/v1/{CHECKPOINT}/{PICKLED}", evil)

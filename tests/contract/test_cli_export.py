@@ -130,7 +130,6 @@ def test_a_version_without_a_saved_model_is_told(any_store, tmp_path, publish_po
     assert not (tmp_path / "model.tar.gz").exists()
 
 
-@pytest.mark.slow
 def test_tensorflow_answers_from_sagemakers_archive_as_the_services_do(any_store, tmp_path):
     """By the command itself; a rule's graph, as the trainer writes it for a champion."""
     import tensorflow as tf

@@ -5,14 +5,12 @@ import errno
 import json
 import os
 import re
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
-from services.cli import __main__ as cli
 from services.cli import learning_commands
 from services.cli.files import write_whole
 from shared.errors import BadInput
@@ -28,22 +26,6 @@ FIELDS = ["cost_per_step", "under_steps_pct", "unserved_server_steps", "idle_ser
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """Runs a command in this process: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(learning_commands, "configure_logs", lambda *_: None)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["autopilot", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        out, err = capsys.readouterr()
-        return exit.value.code, out, err
-
-    return run
-
-
-@pytest.fixture
 def policy(publish_policy, tmp_path):
     """The folder of a policy that asks for the mean of its ten numbers."""
     store = PolicyStore.at(tmp_path / "policies")
@@ -53,17 +35,16 @@ def policy(publish_policy, tmp_path):
 
 def learn_on_policy_and_export(folder):
     """A policy with its checkpoint at `folder`, for fleets of 20 to 100; policies/ beside it."""
-    with learning_commands.learner.trainer():
-        from shared.learning.export.writer import export
-        from shared.learning.on_policy.training import Job, learn_on_policy
+    from shared.learning.export.writer import export
+    from shared.learning.on_policy.training import Job, learn_on_policy
 
-        parameters = replace(PARAMETERS, min_servers=20.0)
-        job = Job("default", "v1", parameters, gamma=0.9, batch_size=128, seconds=60.0, seed=0)
-        store = PolicyStore.at(folder.parent / "policies")
-        draft = folder.with_name(".draft")
-        draft.mkdir()
-        learnt = learn_on_policy(transitions_of(128), job, store, draft / CHECKPOINT)
-        export(learnt.module, draft)
+    parameters = replace(PARAMETERS, min_servers=20.0)
+    job = Job("default", "v1", parameters, gamma=0.9, batch_size=128, seconds=60.0, seed=0)
+    store = PolicyStore.at(folder.parent / "policies")
+    draft = folder.with_name(".draft")
+    draft.mkdir()
+    learnt = learn_on_policy(transitions_of(128), job, store, draft / CHECKPOINT)
+    export(learnt.module, draft)
     manifest = PolicyManifest.draft(parameters, version="v1", fleet="default", created_at=utc_now())
     seal(manifest, draft, folder)
 
@@ -315,15 +296,12 @@ def test_json_and_decisions_agree(run, trace, policy, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-ODD = pytest.mark.parametrize(
-    "demands",
-    [
-        pytest.param([7.0] * 120, id="constant"),
-        pytest.param([0.0] * 120, id="all zero"),
-        pytest.param([*WAVE[:100], *(1000 * np.array(WAVE[100:]))], id="a jump of 1000 times"),
-        pytest.param([*([0.0] * 100), *WAVE[100:]], id="no demand to learn from"),
-    ],
-)
+ODD = [
+    pytest.param([7.0] * 120, id="constant"),
+    pytest.param([0.0] * 120, id="all zero"),
+    pytest.param([*WAVE[:100], *(1000 * np.array(WAVE[100:]))], id="a jump of 1000 times"),
+    pytest.param([*([0.0] * 100), *WAVE[100:]], id="no demand to learn from"),
+]
 
 
 def is_sensible(report):
@@ -331,7 +309,7 @@ def is_sensible(report):
     assert all(np.isfinite(scores[name]) for scores in policies.values() for name in FIELDS)
 
 
-@ODD
+@pytest.mark.parametrize("demands", ODD)
 def test_odd_demand_has_a_sensible_result(run, trace, policy, tmp_path, demands):
     code, _, err = run(
         "backtest", "--trace", trace(demands), "--policy", policy, "--json", "b.json"
@@ -340,7 +318,7 @@ def test_odd_demand_has_a_sensible_result(run, trace, policy, tmp_path, demands)
     is_sensible(tmp_path / "b.json")
 
 
-@ODD
+@pytest.mark.parametrize("demands", ODD)
 def test_odd_demand_has_sensible_rewards(run, trace, policy, demands):
     code, out, err = run("evaluate", "--trace", trace(3 * demands), "--policy", policy)
     assert code == 0, err
@@ -349,16 +327,15 @@ def test_odd_demand_has_sensible_rewards(run, trace, policy, demands):
     assert np.isfinite(rewards).all()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-@ODD
-def test_odd_demand_can_be_learnt_from(run, trace, tmp_path, demands):
+@pytest.mark.parametrize("demands", [pytest.param(WAVE, id="a wave"), *ODD])
+def test_what_train_writes_can_be_replayed(run, trace, tmp_path, ray_running, demands):
     path = trace(demands)
-    code, _, err = run("train", "--trace", path, "--out", "p", "--seconds", "1")
+    code, _, err = run("train", "--trace", path, "--out", "p", "--seconds", "0.1")
     assert code == 0, err
     code, _, err = run("backtest", "--trace", path, "--policy", "p", "--json", "b.json")
     assert code == 0, err
     is_sensible(tmp_path / "b.json")
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_no_demand_has_no_peak(run, trace, policy):
@@ -411,9 +388,9 @@ def test_evaluate_from_a_checkpoint_names_the_extra_that_is_missing(run, monkeyp
     refused(run("evaluate", "--checkpoint", "c"), "--checkpoint needs ray: pip install")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_evaluate_from_a_checkpoint_says_the_same_as_of_its_policy(run, tmp_path, monkeypatch):
+def test_evaluate_from_a_checkpoint_says_the_same_as_of_its_policy(
+    run, tmp_path, monkeypatch, ray_running
+):
     """Of what an on-policy batch has led to: its artefact, its checkpoint, its working folder."""
     learn_on_policy_and_export(tmp_path / "p")
 
@@ -461,21 +438,10 @@ def test_forecasters_beat_nothing_on_a_clean_wave_and_do_not_see_the_future():
         assert missed < 5, name
 
 
-@pytest.mark.slow
-def test_what_train_writes_can_be_replayed(run, trace, tmp_path):
-    path = trace([40 + 30 * np.sin(row / 12) for row in range(400)])
-    code, _, err = run("train", "--trace", path, "--out", "p", "--seconds", "2")
-    assert code == 0, err
-    code, _, err = run("backtest", "--trace", path, "--policy", "p")
-    assert code == 0, err
-    assert not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.slow
-def test_backtest_learns_and_draws(run, trace, tmp_path):
+def test_backtest_learns_and_draws(run, trace, tmp_path, ray_running):
     path = trace([40 + 30 * np.sin(row / 12) for row in range(190)])
     code, _, err = run(
-        "backtest", "--trace", path, "--seconds", "2", "--json", "b.json", "--plot", "b.png"
+        "backtest", "--trace", path, "--steps", "1", "--json", "b.json", "--plot", "b.png"
     )
     assert code == 0, err
     policies = json.loads((tmp_path / "b.json").read_text())["policies"]

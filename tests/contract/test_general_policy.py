@@ -99,8 +99,6 @@ def test_half_of_a_fleets_nets_begin_from_it():
     )
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_command_makes_it_again(monkeypatch, tmp_path):
     """A small one: twice the same from the same seed, and better than the plain rule."""
     from shared.learning import pretraining

@@ -193,7 +193,6 @@ def worker_of(queue):
     return TrainingWorker(queue, Stop())
 
 
-@pytest.mark.slow
 def test_the_worker_runs_nothing_but_ours_and_goes_on(queue, attacker, tmp_path, ran):
     """Every attack, each followed by a job of ours; what is not ours would have made a file."""
     everything = attacks(tmp_path / "made")
@@ -211,7 +210,6 @@ def test_the_worker_runs_nothing_but_ours_and_goes_on(queue, attacker, tmp_path,
         assert queue.connection.keys("rq:job:*") == [], attack
 
 
-@pytest.mark.slow
 def test_no_name_out_of_redis_is_looked_up_for_what_runs(queue, ran, monkeypatch):
     queue.enqueue(a_job(), timeout_s=60)
     monkeypatch.setattr("rq.job.import_attribute", None)
@@ -219,7 +217,6 @@ def test_no_name_out_of_redis_is_looked_up_for_what_runs(queue, ran, monkeypatch
     assert ran == ["default"]
 
 
-@pytest.mark.slow
 def test_a_job_that_becomes_another_while_its_worker_is_dead_is_not_run(
     queue, attacker, tmp_path, ran, monkeypatch
 ):
@@ -248,7 +245,6 @@ def test_a_job_that_becomes_another_while_its_worker_is_dead_is_not_run(
     assert not made.exists()
 
 
-@pytest.mark.slow
 def test_what_depends_on_a_training_job_is_not_read(queue, attacker, tmp_path, ran):
     """Not even where the job fails for good, when RQ would enqueue them."""
     queue.enqueue(a_job(), timeout_s=60)
@@ -268,7 +264,6 @@ def test_what_depends_on_a_training_job_is_not_read(queue, attacker, tmp_path, r
     assert ran == []
 
 
-@pytest.mark.slow
 def test_nobody_can_command_the_worker_by_redis(queue):
     worker = worker_of(queue)
     worker.bootstrap("WARNING")

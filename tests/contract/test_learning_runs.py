@@ -1,24 +1,28 @@
 """Whole runs of the commands that learn: ended half-way, repeated, with another future."""
 
-import csv
-import hashlib
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
 import psutil
 import pytest
 
+from services.cli import learner
 from services.cli.backtest import prepare
 from services.cli.demand import Source
 from services.cli.supervision import service_command
 from shared.core.replay import decide
-from shared.learning.backtest import ORACLE, baselines
+from shared.learning.backtest import ORACLE, baselines, parameters_for, trained
+from shared.learning.budget import TrainingOptions
 from shared.learning.selection.contenders import tuned_rules
+from shared.messages import utc_now
 from shared.policies.store import LITERT_MODEL
 from shared.settings import FleetSettings
+from tests.eventually import eventually
+from tests.policies import LITTLE
 
 WAVE = [
     40 + 30 * np.sin(row / 12) + noise
@@ -34,72 +38,102 @@ FUTURES = {
 }
 
 
-def started(folder, *arguments):
-    """A command as a process, and leader of a process group, as a shell starts it."""
-    return subprocess.Popen(
-        service_command("services.cli", *map(str, arguments)),
-        cwd=folder,
+OF_ITS_OWN = """
+import sys
+from pathlib import Path
+from tests.contract.test_learning_runs import digest_of
+
+print(digest_of(Path(sys.argv[1]), Path(sys.argv[2]), seed=3))
+"""
+
+
+@pytest.mark.timeout(240)
+def test_ctrl_c_in_mid_learning_ends_with_one_line(trace, tmp_path):
+    path = trace(WAVE)
+    before = sorted(tmp_path.rglob("*"))
+    words = ("train", "--out", "out", "--seconds", "600", "--trace", str(path))
+    command = subprocess.Popen(
+        service_command("services.cli", *words),
+        cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
+        start_new_session=True,  # as a shell does
     )
 
-
-def children(process):
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("number", "arguments"),
-    [
-        (signal.SIGTERM, ("train", "--out", "out", "--seconds", "600")),
-        (signal.SIGINT, ("backtest", "--json", "b.json", "--seconds", "600")),
-    ],
-)
-def test_a_signal_in_mid_learning_ends_with_one_line(trace, tmp_path, number, arguments):
-    path = trace(WAVE)
-    before = sorted(tmp_path.rglob("*"))
-    command = started(tmp_path, *arguments, "--trace", path)
-    deadline = time.monotonic() + 120
-    while "raylet" not in {child.name() for child in children(command)}:
+    def begun():
         assert command.poll() is None, command.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    time.sleep(20)
-    of_ray = children(command)
+        # Ray runs, and there is a place to write to after learning.
+        return list(tmp_path.glob(".out.*.partial"))
+
+    eventually(begun, "it learns")
+    of_ray = psutil.Process(command.pid).children(recursive=True)
+    assert "raylet" in {child.name() for child in of_ray}
     # Ctrl-C reaches the whole group, and people press it twice.
     for _ in range(2):
-        os.killpg(command.pid, number)
+        os.killpg(command.pid, signal.SIGINT)
         time.sleep(0.2)
-    _, told = command.communicate(timeout=240)
-    assert command.returncode == 128 + number, told
+    _, told = command.communicate()
+    assert command.returncode == 128 + signal.SIGINT, told
     ours = [
         line for line in told.splitlines() if "cudart_stub" not in line and "absl::" not in line
     ]
-    assert ours == [f"autopilot: stopped by {number.name}; nothing is left half-written"]
+    assert ours == ["autopilot: stopped by SIGINT; nothing is left half-written"]
     assert sorted(tmp_path.rglob("*")) == before
     _, alive = psutil.wait_procs(of_ray, timeout=20)
     assert [child.name() for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_the_same_seed_and_steps_make_the_same_policy(trace, tmp_path):
-    """In processes of their own, so that nothing but the options is the same."""
-    path = trace(np.tile(WAVE, 4))  # of less, nobody learns more than the general policy knows
-    digests = []
-    for out, seed in (("a", 3), ("b", 3), ("c", 4)):
-        command = started(
-            tmp_path, "train", "--trace", path, "--out", out, "--steps", 1, "--seed", seed
+def test_a_signal_in_mid_learning_ends_with_one_line(
+    run, trace, tmp_path, monkeypatch, ray_running
+):
+    """While PPO learns, before anything is there to be written."""
+    from shared.learning import progress
+
+    def telling(*_):
+        def on_progress(reached):
+            if reached.environment_steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return on_progress
+
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(learner, "telling", telling)
+    path = trace(WAVE)
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = run("backtest", "--json", "b.json", "--seconds", "600", "--trace", path)
+    assert code == 128 + signal.SIGTERM
+    assert err == "autopilot: stopped by SIGTERM; nothing is left half-written\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def digest_of(path, out, seed):
+    """What `train` writes of a trace after learning a little."""
+    fleet = FleetSettings()
+    demand = Source(path, None).read(fleet)
+    parameters = parameters_for(demand, len(demand.history.demands), fleet, None)
+    options = TrainingOptions(fleet.gamma, seed, LITTLE)
+    with learner.trainer():
+        manifest = learner.write_artefact(
+            out, demand.history, parameters, options, utc_now(), lambda *_: None, save_model=False
         )
-        _, told = command.communicate(timeout=600)
-        assert command.returncode == 0, told
-        digests.append(hashlib.sha256((tmp_path / out / LITERT_MODEL).read_bytes()).hexdigest())
-    assert digests[0] == digests[1]
-    assert digests[0] != digests[2]
+    return manifest.sha256[LITERT_MODEL]
+
+
+def test_the_same_seed_and_steps_make_the_same_policy(trace, tmp_path, ray_running):
+    """Also in a process of its own, so that nothing but the options is the same."""
+    import ray
+
+    path = trace(np.tile(WAVE, 4))  # of less, nobody learns more than the general policy knows
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", OF_ITS_OWN, str(path), str(tmp_path / "a")],
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert digest_of(path, tmp_path / "b", seed=3) == elsewhere.stdout.strip()
+    assert digest_of(path, tmp_path / "c", seed=4) != elsewhere.stdout.strip()
 
 
 def case_of(path):
@@ -140,19 +174,10 @@ def test_no_rule_that_the_gate_serves_sees_the_future(trace, future):
     assert (decided[0]["rule:buffer"] != decided[1]["rule:buffer"]).any()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_what_backtest_learns_does_not_see_the_future(trace, tmp_path):
+def test_what_backtest_learns_does_not_see_the_future(trace, ray_running):
     asked = []
-    for name, demands in (("here", WAVE), ("there", FUTURES["three times"])):
-        path, decisions = trace(demands, f"{name}.csv"), tmp_path / f"decisions-{name}.csv"
-        command = started(
-            tmp_path, "backtest", "--trace", path, "--steps", 1, "--decisions", decisions
-        )
-        _, told = command.communicate(timeout=600)
-        assert command.returncode == 0, told
-        with decisions.open(newline="") as file:
-            asked.append({int(row["step"]): row["target"] for row in csv.DictReader(file)})
-    differ = [step for step in asked[0] if asked[0][step] != asked[1][step]]
-    assert list(asked[0]) == list(range(START, len(WAVE)))
+    for demands in (WAVE, FUTURES["three times"]):
+        outcome = trained(case_of(trace(demands)), TrainingOptions(0.9, 0, LITTLE))
+        asked.append(outcome.replay.targets)
+    differ = np.flatnonzero(asked[0] != asked[1])
     assert differ[0] == LAST + 2

@@ -64,26 +64,19 @@ def refused(store, says, version="v1"):
 
 
 @pytest.fixture
-def command(any_store, key_file, redis_url):
-    """Runs `autopilot` as a process, with the key unless told otherwise."""
+def command(any_store, key_file, redis_url, run, monkeypatch):
+    """Runs `autopilot` on the store, with the key unless told otherwise."""
+    monkeypatch.setenv("AUTOPILOT_POLICY_STORE", str(any_store.files))
+    monkeypatch.setenv("AUTOPILOT_REDIS_URL", redis_url)
 
-    def run(*arguments, key=key_file):
-        variables = {
-            **os.environ,
-            "AUTOPILOT_POLICY_STORE": str(any_store.files),
-            "AUTOPILOT_REDIS_URL": redis_url,
-        }
-        if key is not None:
-            variables["AUTOPILOT_SIGNING_KEY_FILE"] = str(key)
-        return subprocess.run(
-            [sys.executable, "-m", "services.cli", *map(str, arguments)],
-            env=variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def command(*arguments, key=key_file):
+        if key is None:
+            monkeypatch.delenv("AUTOPILOT_SIGNING_KEY_FILE", raising=False)
+        else:
+            monkeypatch.setenv("AUTOPILOT_SIGNING_KEY_FILE", str(key))
+        return run(*arguments)
 
-    return run
+    return command
 
 
 # The signature
@@ -210,10 +203,10 @@ def test_a_key_that_is_none_is_one_line_and_exit_code_2(tmp_path, command, write
         path.write_bytes(write)
     with pytest.raises(BadSetting, match=says):
         SigningKey.of(path)
-    ended = command("policies", "list", key=path)
-    assert ended.returncode == 2
-    assert len(ended.stderr.splitlines()) == 1
-    assert f"AUTOPILOT_SIGNING_KEY_FILE={path}" in ended.stderr
+    code, _, err = command("policies", "list", key=path)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert f"AUTOPILOT_SIGNING_KEY_FILE={path}" in err
 
 
 # Services
@@ -259,13 +252,14 @@ def test_a_service_without_a_readable_key_does_not_start(tmp_path, redis_url, se
 
 def test_an_operator_signs_what_was_there_before(command, any_store, signing, publish_policy):
     publish_policy(any_store, "v1")
-    refused_by = command("policies", "promote", "v1")
-    assert (refused_by.returncode, len(refused_by.stderr.splitlines())) == (1, 1)
-    ended = command("policies", "sign", "v1", "--fleet", "default")
-    assert (ended.returncode, ended.stdout) == (0, "v1 of fleet default is signed now\n")
+    code, _, err = command("policies", "promote", "v1")
+    assert (code, len(err.splitlines())) == (1, 1)
+    code, out, _ = command("policies", "sign", "v1", "--fleet", "default")
+    assert (code, out) == (0, "v1 of fleet default is signed now\n")
     assert signing.manifest("default", "v1").signature is not None
-    assert command("policies", "promote", "v1").returncode == 0
-    assert "already" in command("policies", "sign", "v1").stdout
+    assert command("policies", "promote", "v1")[0] == 0
+    _, out, _ = command("policies", "sign", "v1")
+    assert "already" in out
     with signing.fetched("default", "v1") as folder:
         assert (folder / LITERT_MODEL).is_file()
 
@@ -288,14 +282,14 @@ def test_what_is_damaged_is_not_signed(any_store, signing, publish_policy, harm)
 
 def test_signing_needs_a_key_and_a_version(command, any_store, publish_policy):
     publish_policy(any_store, "v1")
-    ended = command("policies", "sign", "v1", key=None)
-    assert ended.returncode == 2
-    assert "AUTOPILOT_SIGNING_KEY_FILE is not set" in ended.stderr
+    code, _, err = command("policies", "sign", "v1", key=None)
+    assert code == 2
+    assert "AUTOPILOT_SIGNING_KEY_FILE is not set" in err
     for version, says in (("v9", "has no policy version 'v9'"), ("../x", "lead to another folder")):
-        ended = command("policies", "sign", version)
-        assert ended.returncode == 2
-        assert says in ended.stderr
-        assert len(ended.stderr.splitlines()) == 1
+        code, _, err = command("policies", "sign", version)
+        assert code == 2
+        assert says in err
+        assert len(err.splitlines()) == 1
 
 
 def test_an_unsigned_version_can_be_retired(any_store, signing, publish_policy):
@@ -316,8 +310,8 @@ def test_what_is_exported_is_signed(command, any_store, signing, tmp_path):
         any_store.publish(draft, folder)
     signing.sign("default", "v1")
     out, archive = tmp_path / "out", tmp_path / "model.tar.gz"
-    assert command("policies", "export", "v1", "--out", out).returncode == 0
-    assert command("policies", "export", "v1", "--sagemaker", "--out", archive).returncode == 0
+    assert command("policies", "export", "v1", "--out", out)[0] == 0
+    assert command("policies", "export", "v1", "--sagemaker", "--out", archive)[0] == 0
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "model", filter="data")
     for folder in (out, tmp_path / "model"):
@@ -346,19 +340,18 @@ def test_commands_take_a_folder_only_if_it_is_signed_and_the_packages_policy_in_
     command, any_store, signing, publish_policy, tmp_path
 ):
     publish_policy(any_store, "v1")
-    assert command("policies", "export", "v1", "--out", tmp_path / "out", key=None).returncode == 0
-    ended = command("evaluate", "--policy", tmp_path / "out", "--episodes", "1")
-    assert ended.returncode == 2
-    assert "is not signed" in ended.stderr
+    assert command("policies", "export", "v1", "--out", tmp_path / "out", key=None)[0] == 0
+    code, _, err = command("evaluate", "--policy", tmp_path / "out", "--episodes", "1")
+    assert code == 2
+    assert "is not signed" in err
     (general, *_) = PRETRAINED_STORE.versions(PRETRAINED)
-    ended = command("evaluate", "--policy", general, "--episodes", "1")
-    assert ended.returncode == 0, ended.stderr
+    code, _, err = command("evaluate", "--policy", general, "--episodes", "1")
+    assert code == 0, err
 
 
 # Checkpoints that are not part of an artefact
 
 
-@pytest.mark.slow
 def test_a_batch_is_signed_and_an_unsigned_one_is_not_restored(any_store, signing):
     from tests.contract.test_checkpoint_verified import keep, start
 

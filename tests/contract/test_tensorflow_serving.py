@@ -26,8 +26,6 @@ from shared.policies.runtime import (
 )
 from shared.policies.store import SAVED_MODEL
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300, func_only=True)]
-
 SERVING = Path(__file__).parents[1] / "tensorflow_serving.py"
 MANIFEST = pretrained_manifest(FleetParameters(observation="calendar"))
 FIELDS = MANIFEST.observation_fields
@@ -152,6 +150,7 @@ def test_what_is_no_observation_is_an_error(predict, body):
     assert list(predict(body)) == ["error"]
 
 
+@pytest.mark.slow
 def test_tensorflows_own_tool_shows_and_runs_the_signature(exported, policy):
     """The notebook's: one input `observation`, one output `policy`."""
     graph = exported / "unpacked" / SAVED_MODEL

@@ -14,25 +14,15 @@ from shared.learning.budget import Budget, TrainingOptions
 from shared.messages import PolicyManifest, utc_now
 from shared.policies.runtime import first_action, load_policy
 from shared.policies.store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
-
-pytestmark = pytest.mark.slow
+from tests.policies import LITTLE
 
 PARAMETERS = FleetParameters()
 STEPS = 16_384
 """Not by time: so it is the same policy however busy the machine is."""
 
 
-@pytest.fixture(scope="module")
-def ray_warm():
-    from shared.learning.ppo import ray_session as warmth
-
-    warmth.start_ray()
-    yield
-    warmth.stop_ray()
-
-
-def options(seed=0, seconds=1.0, **counts):
-    return TrainingOptions(0.9, seed, Budget(seconds, **counts))
+def options(seed=0, budget=LITTLE):
+    return TrainingOptions(0.9, seed, budget)
 
 
 def recorded(demand):
@@ -47,11 +37,13 @@ def demand():
 
 
 @pytest.fixture(scope="module")
-def learnt(ray_warm, demand, tmp_path_factory):
+def learnt(ray_running, demand, tmp_path_factory):
     from shared.learning.training import train
 
     checkpoint = tmp_path_factory.mktemp("learnt") / CHECKPOINT
-    result = train(recorded(demand), PARAMETERS, options(steps=STEPS), checkpoint)
+    result = train(
+        recorded(demand), PARAMETERS, options(budget=Budget(60.0, steps=STEPS)), checkpoint
+    )
     return result, checkpoint
 
 
@@ -162,35 +154,18 @@ def test_a_file_that_is_no_model_is_refused(learnt, artefact):
 
 
 @pytest.mark.parametrize("reward", ["asymmetric", "notebook"])
-def test_limits_above_the_action_factor_are_in_reach(ray_warm, reward):
+def test_limits_above_the_action_factor_are_in_reach(ray_running, reward):
     """max_servers 200 at an action_factor of 100: the policy may answer 2.0."""
     from shared.learning.training import train
 
     parameters = FleetParameters(max_servers=200.0, reward=reward)
     demand = np.tile(np.linspace(150.0, 190.0, 40), 5)
-    result = train(recorded(demand), parameters, options(seconds=1.0))
+    result = train(recorded(demand), parameters, options())
     actions = result.module.actions(np.full((1, 10), 180.0))
     assert 1.0 < float(actions[0, 0]) <= 2.0
 
 
-def test_the_same_seed_and_steps_give_the_same_policy(ray_warm, demand):
-    """A fixed number of updates and steps: no clock has a say in what is learnt."""
-    from shared.learning import training as learning
-
-    parameters = FleetParameters(observation="calendar")
-    states = [
-        learning.train(
-            recorded(demand), parameters, options(seed, steps=1, hindsight_updates=100)
-        ).module.get_state()
-        for seed in (3, 3, 4)
-    ]
-    first, again, other = states
-    for name, value in first.items():
-        np.testing.assert_array_equal(value, again[name], err_msg=name)
-    assert not np.array_equal(first["nets.first"], other["nets.first"])
-
-
-def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_warm, tmp_path):
+def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_running, tmp_path):
     """Two days of demand: last week is NaN. All forms agree, and the notebook's numbers do."""
     from shared.core.replay import observations_after
     from shared.learning import training as learning
@@ -201,7 +176,7 @@ def test_a_calendar_policy_is_exported_with_what_is_out_of_reach(ray_warm, tmp_p
     parameters = FleetParameters(observation="calendar")
     rows = np.arange(300)
     history = History(600.0 * rows, 50 + 30 * np.sin(2 * np.pi * rows / 144), 600.0)
-    policy = learning.train(Recorded.unbroken(history), parameters, options(seconds=3.0)).policy
+    policy = learning.train(Recorded.unbroken(history), parameters, options()).policy
     assert list(policy.experts) == ["nets", "rule:seasonal"]
     export(policy, tmp_path)
     rng = np.random.default_rng(0)

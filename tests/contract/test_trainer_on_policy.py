@@ -25,8 +25,6 @@ from shared.policies.runtime import RulePolicy, first_action, load_policy
 from shared.policies.store import CHECKPOINT, PolicyStore
 from shared.settings import Fleets, FleetSettings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-
 PARAMETERS = FleetParameters()
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WORKING = "default/.on_policy"
@@ -49,11 +47,14 @@ KILLED = """
 import os, pickle, signal, sys
 from shared.learning.extras import quiet_libraries
 quiet_libraries()
+import torch
 from shared.learning.on_policy.training import learn_on_policy
+from shared.learning.ppo.ray_session import TORCH_THREADS
 from shared.logs import configure_logs
 from shared.policies.store import PolicyStore
 
 transitions, job = pickle.loads(sys.stdin.buffer.read())
+torch.set_num_threads(TORCH_THREADS)
 formats = iter(["console", None])
 configure_logs("trainer", "json", "info")
 
@@ -92,24 +93,21 @@ def changed(transition, **fields):
 
 
 @pytest.fixture(scope="module")
-def trainer():
+def trainer(ray_running):
     """The trainer's modules, with Ray running."""
     from services.trainer import jobs
     from shared.learning.models import checkpoints
     from shared.learning.on_policy import checkpoint_store as working_folder
     from shared.learning.on_policy import episodes
     from shared.learning.on_policy import training as on_policy
-    from shared.learning.ppo import ray_session as warmth
 
-    warmth.start_ray()
-    yield SimpleNamespace(
+    return SimpleNamespace(
         checkpoints=checkpoints,
         episodes=episodes,
         jobs=jobs,
         on_policy=on_policy,
         working_folder=working_folder,
     )
-    warmth.stop_ray()
 
 
 @pytest.fixture
@@ -302,8 +300,7 @@ def test_no_batch_begins_after_time_total_s(trainer, store):
 # Crashes, and the figures in the log
 
 
-def test_a_killed_job_is_gone_on_with_and_its_log_has_the_notebooks_figures(trainer, any_store):
-    store = any_store
+def test_a_killed_job_is_gone_on_with_and_its_log_has_the_notebooks_figures(trainer, store):
     import pickle
 
     recorded = transitions_of(3 * 128)
@@ -460,14 +457,13 @@ def test_actions_of_another_factor_are_learnt_from_as_what_they_were_in_servers(
 # Jobs
 
 
-@pytest.mark.parametrize("save_model", [True, False])
-def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypatch, save_model):
+def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypatch):
     jobs = trainer.jobs
     context = jobs.Context(
         redis_url=redis_url,
         store=store,
         fleets=Fleets({"default": FleetSettings(learning="on_policy", time_total_s=30)}),
-        save_model=save_model,
+        save_model=True,
         seed=0,
         clock=utc_now,
         stop=Stop(),
@@ -490,17 +486,15 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
     assert policy.manifest.scores["batches"] == 1
     assert 0 < policy.exploration < 0.2
     assert np.isfinite(first_action(policy, (40.0,) * 10))
-    checkpoint = store.files.root.joinpath("default", first) / CHECKPOINT
-    assert checkpoint.exists() == save_model
-    if save_model:
-        saved = trainer.checkpoints.load_policy_module(checkpoint)
-        observation = (40.0,) * 10
-        assert first_action(saved, observation) == pytest.approx(first_action(policy, observation))
+    saved = trainer.checkpoints.load_policy_module(checkpoint_of(store, first))
+    observation = (40.0,) * 10
+    assert first_action(saved, observation) == pytest.approx(first_action(policy, observation))
 
     assert jobs.train(payload) is None
     outcome = asyncio.run(commit(commits(130, first=131)))
     assert "2 new live transitions are usable for training" in outcome.error
 
+    monkeypatch.setattr(jobs, "_contexts", [replace(context, save_model=False)])
     second = jobs.train(payload)
     told = asyncio.run(commit([]))
     assert (told.outcome, told.version, told.costs) == ("published", second, {})
@@ -508,3 +502,8 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
     assert store.champion("default").version == second
     assert store.manifest("default", second).trained_on_steps == 256
     assert store.manifest("default", second).scores["batches"] == 2
+    assert not checkpoint_of(store, second).exists(), "it was not asked for"
+
+
+def checkpoint_of(store, version):
+    return store.files.root.joinpath("default", version) / CHECKPOINT

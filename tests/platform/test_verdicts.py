@@ -13,8 +13,6 @@ from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import a_step
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-
 PAYLOAD = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1).model_dump_json()
 SETTINGS = FleetSettings(time_total_s=1, learning_freq=65)
 STEPS = 400
@@ -62,10 +60,9 @@ async def told(bus):
 
 
 @pytest.fixture
-def jobs(redis_url, tmp_path, monkeypatch):
+def jobs(redis_url, tmp_path, monkeypatch, ray_running):
     from services.trainer import jobs
     from services.trainer.context import Context, Stop
-    from shared.learning.ppo import ray_session as warmth
 
     context = Context(
         redis_url=redis_url,
@@ -77,9 +74,7 @@ def jobs(redis_url, tmp_path, monkeypatch):
         stop=Stop(),
     )
     monkeypatch.setattr(jobs, "_contexts", [context])
-    warmth.start_ray()
-    yield jobs
-    warmth.stop_ray()
+    return jobs
 
 
 @pytest.fixture

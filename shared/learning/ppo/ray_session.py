@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 
@@ -16,8 +18,23 @@ OBJECT_STORE_BYTES = 100_000_000
 """More than the weights and metrics of such small nets need; Ray's minimum is 75 MB."""
 
 
-def start_ray() -> None:
-    """Start Ray (or join the cluster that `RAY_ADDRESS` names) and build an algorithm once."""
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray runs in the block: started for it, or the cluster that `RAY_ADDRESS` names.
+
+    Within another session of this process it is that one, which goes on after the block.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        _start()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start() -> None:
     use_one_thread()
     # Ray's loggers have handlers of their own, and warn of deprecated APIs with every algorithm.
     for name in ("ray", "ray.rllib"):
@@ -46,8 +63,3 @@ def start_ray() -> None:
     # Ray's own handler prints a C++ stack trace and aborts.
     signal.signal(signal.SIGTERM, handler)
     build_once()
-
-
-def stop_ray() -> None:
-    """Stop the Ray that `start_ray` started."""
-    ray.shutdown()
