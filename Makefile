@@ -5,15 +5,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.gameserver-autopilot
+PYTEST = $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 ARGS ?=
 # What makes an engine and its images where none can be pulled; there on some machines only.
 PREPARE := ../shared/docker/prepare
 
 .DEFAULT_GOAL := help
-.PHONY: help install up check test e2e bench
+.PHONY: help install up check test test-slow e2e bench
 
 help: ## Show this help
-	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1|/' | \
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | \
 		while IFS='|' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
 
 install: $(INSTALLED) ## Install everything, with exact versions
@@ -34,8 +35,11 @@ check: install ## Format, lint, types, layers, CloudFormation templates and ever
 	$(BIN)/cfn-lint deploy/aws/template.yaml deploy/sagemaker/endpoint.yaml
 	$(BIN)/python -m deploy.checks
 
-test: install ## All tests that need no Docker, AWS or network (ARGS='-m "not slow"')
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: install ## The tests that need no Docker, AWS or network (ARGS='-k NAME')
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: install ## Those of them that take long: clusters, long runs of the whole platform
+	$(PYTEST) -m slow $(ARGS)
 
 e2e: install ## The platform in containers, built, checked and removed (needs Docker)
 	if [ -x $(PREPARE) ] && ! $(PREPARE) --check > /dev/null; then $(PREPARE); fi

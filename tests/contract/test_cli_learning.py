@@ -441,10 +441,22 @@ def test_forecasters_beat_nothing_on_a_clean_wave_and_do_not_see_the_future():
 def test_backtest_learns_and_draws(run, trace, tmp_path, ray_running):
     path = trace([40 + 30 * np.sin(row / 12) for row in range(190)])
     code, _, err = run(
-        "backtest", "--trace", path, "--steps", "1", "--json", "b.json", "--plot", "b.png"
+        "backtest",
+        "--trace",
+        path,
+        "--steps",
+        1,
+        "--seed",
+        7,
+        "--json",
+        "b.json",
+        "--plot",
+        "b.png",
     )
     assert code == 0, err
     policies = json.loads((tmp_path / "b.json").read_text())["policies"]
+    chosen = policies["autopilot"]["chosen"]
+    assert (chosen["steps"], chosen["seed"], chosen["environment_steps"]) == (1, 7, 16_384)
     assert policies["autopilot"]["cost_per_step"] < policies["buffer"]["cost_per_step"]
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))

@@ -75,10 +75,7 @@ def test_ctrl_c_in_mid_learning_ends_with_one_line(trace, tmp_path):
         time.sleep(0.2)
     _, told = command.communicate()
     assert command.returncode == 128 + signal.SIGINT, told
-    ours = [
-        line for line in told.splitlines() if "cudart_stub" not in line and "absl::" not in line
-    ]
-    assert ours == ["autopilot: stopped by SIGINT; nothing is left half-written"]
+    assert told == "autopilot: stopped by SIGINT; nothing is left half-written\n"
     assert sorted(tmp_path.rglob("*")) == before
     _, alive = psutil.wait_procs(of_ray, timeout=20)
     assert [child.name() for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
