@@ -15,6 +15,7 @@ from shared.learning.hindsight.synthetic import synthetic_history
 from shared.learning.models.network import ResidualModule, module_of
 from shared.learning.models.pretrained import NETS
 from shared.learning.progress import Stages
+from shared.learning.threads import use_one_thread
 from shared.learning.training import UPDATES_PER_ROUND, TrainingResult
 from shared.recorded_demand import Recorded, decision_rows
 
@@ -51,6 +52,7 @@ def pretrain(
     """
     parameters = pretraining_parameters(history_len)
     rng = np.random.default_rng(seed)
+    use_one_thread()
     stages = Stages()
     decisions = _decisions(parameters, rng, tell)
     stages.done("synthetic")

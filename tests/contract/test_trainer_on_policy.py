@@ -47,14 +47,13 @@ KILLED = """
 import os, pickle, signal, sys
 from shared.learning.extras import quiet_libraries
 quiet_libraries()
-import torch
 from shared.learning.on_policy.training import learn_on_policy
-from shared.learning.ppo.ray_session import TORCH_THREADS
+from shared.learning.threads import use_one_thread
 from shared.logs import configure_logs
 from shared.policies.store import PolicyStore
 
 transitions, job = pickle.loads(sys.stdin.buffer.read())
-torch.set_num_threads(TORCH_THREADS)
+use_one_thread()
 formats = iter(["console", None])
 configure_logs("trainer", "json", "info")
 
