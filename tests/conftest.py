@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from hypothesis import settings
 
 from services.cli.embedded_redis import redis_command
+from services.trainer.context import Context, Stop
 from shared import redaction
 from shared.bus import Bus, TrainingQueue, wait_for_redis
 from shared.core.guards import GuardEffect
@@ -36,6 +37,7 @@ from shared.messages import (
     utc_now,
 )
 from shared.policies.store import LITERT_MODEL, PolicyStore
+from shared.settings import Fleets, FleetSettings
 from tests.processes import run
 
 # A busy machine is no failure.
@@ -135,6 +137,20 @@ def ray_running() -> Iterator[None]:
 
     with ray_session():
         yield
+
+
+@pytest.fixture
+def trainer_context(redis_url: str, tmp_path: Path) -> Context:
+    """What training jobs in this process work with; `replace` what is to be otherwise."""
+    return Context(
+        redis_url=redis_url,
+        store=PolicyStore.at(tmp_path),
+        fleets=Fleets({"default": FleetSettings(time_total_s=1)}),
+        save_model=False,
+        seed=0,
+        clock=utc_now,
+        stop=Stop(),
+    )
 
 
 @pytest.fixture

@@ -34,23 +34,20 @@ def main(settings: Settings, fleets: Fleets) -> None:
     quiet_libraries()
     # Here and not above: they import ray, torch and tensorflow, which read the environment.
     from services.trainer.context import Context, Stop
-    from services.trainer.jobs import set_context
     from services.trainer.worker import TrainingWorker
     from shared.learning.ppo.ray_session import ray_session
 
     stop = Stop()
-    set_context(
-        Context(
-            redis_url=settings.redis_url,
-            store=store,
-            fleets=fleets,
-            save_model=settings.save_model,
-            seed=settings.seed,
-            clock=utc_now,
-            stop=stop,
-            num_env_runners=settings.num_env_runners,
-            num_learners=settings.num_learners,
-        )
+    context = Context(
+        redis_url=settings.redis_url,
+        store=store,
+        fleets=fleets,
+        save_model=settings.save_model,
+        seed=settings.seed,
+        clock=utc_now,
+        stop=stop,
+        num_env_runners=settings.num_env_runners,
+        num_learners=settings.num_learners,
     )
     with ray_session():
         _log.info("trainer_ready", fleets=len(fleets.names))
@@ -60,7 +57,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
             _wait_for_redis(settings.redis_url)
             try:
                 with queue.reaching():
-                    worker = TrainingWorker(queue, stop, settings.heartbeat)
+                    worker = TrainingWorker(queue, context, settings.heartbeat)
                     worker.work(logging_level="WARNING")
             except BusAway as error:
                 # It may answer a ping and refuse the rest: not as fast as it can.

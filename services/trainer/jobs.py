@@ -36,22 +36,15 @@ _EVENTS = {
 }
 
 _log = structlog.get_logger(__name__)
-_contexts: list[Context] = []
 
 
-def set_context(context: Context) -> None:
-    """Wire the jobs of this process: all that RQ hands `train` is the job's payload."""
-    _contexts[:] = [context]
-
-
-def train(payload: str) -> str | None:
+def train(context: Context, payload: str) -> str | None:
     """Run a training job, given as the JSON of a `TrainingJob`; the version published, or None.
 
     Too little history and an unknown fleet are told and not raised: RQ's next try would find the
     same. Any other error is told and raised, and RQ tries again. Whatever happens, the champion
     stays until a new version is complete.
     """
-    (context,) = _contexts
     job = TrainingJob.model_validate_json(payload)
     stages = Stages()
     _log.info("training_started", fleet=job.fleet, up_to_step=job.up_to_step)
@@ -65,10 +58,9 @@ def train(payload: str) -> str | None:
         raise
 
 
-def record_abandoned(job: Any, kind: type[BaseException], *_: Any) -> None:
-    """Make it visible that a job's worker has died; an exception handler of RQ."""
+def record_abandoned(context: Context, job: Any, kind: type[BaseException], *_: Any) -> None:
+    """Make it visible that a job's worker has died; with a context, an exception handler of RQ."""
     if issubclass(kind, AbandonedJobError):
-        (context,) = _contexts
         fleet = TrainingJob.model_validate_json(job.payload).fleet
         error = AutopilotError("the worker of the training job died; the job is tried again")
         _record_failure(context, fleet, error, 0.0)

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rq.utils import now
 from rq.worker import SimpleWorker
 from rq.worker_registration import clean_worker_registry
 
-from services.trainer.context import JobLost, Stop, TrainingStopped
+from services.trainer.context import Context, JobLost, TrainingStopped
 from services.trainer.jobs import record_abandoned, train
 from shared.bus import QueuedTraining, TrainingQueue
 from shared.errors import BusAway
@@ -38,8 +39,11 @@ _log = structlog.get_logger(__name__)
 class RunnableTraining(QueuedTraining):
     """A training job that runs `train`: the function is ours, whatever Redis says."""
 
+    context: Context
+    """Of the worker that runs it, which sets it."""
+
     def _execute(self) -> str | None:
-        return train(self.payload)
+        return train(self.context, self.payload)
 
 
 class StartedTrainings(StartedJobRegistry):  # type: ignore[misc]
@@ -64,17 +68,20 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
 
     max_connection_wait_time = LONGEST_RECONNECT_SECONDS
 
-    def __init__(self, queue: TrainingQueue, stop: Stop, heartbeat: Path | None = None) -> None:
+    def __init__(
+        self, queue: TrainingQueue, context: Context, heartbeat: Path | None = None
+    ) -> None:
         """`heartbeat` is a file to touch with every sign of life that Redis has taken."""
         self._training = queue
-        self._stop = stop
+        self._context = context
+        self._stop = context.stop
         self._heartbeat = heartbeat
         super().__init__(
             [queue.queue],
             connection=queue.connection,
             job_class=RunnableTraining,
             serializer=JSONSerializer,
-            exception_handlers=[record_abandoned],
+            exception_handlers=[partial(record_abandoned, context)],
             maintenance_interval=UPKEEP_SECONDS,
             worker_ttl=WORKER_TTL_SECONDS,
         )
@@ -84,6 +91,7 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
         # delete the job that has succeeded.
         self.connection.delete(ExecutionRegistry(job.id, self.connection).key)
         execution = self.prepare_execution(job)
+        job.context = self._context
         with self._beating(job, execution):
             self.perform_job(job, queue, execution)
         self.set_state("idle")

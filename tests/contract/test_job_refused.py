@@ -13,7 +13,6 @@ from rq.repeat import Repeat
 from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 
-from services.trainer.context import Stop
 from shared.bus import QueuedTraining
 from shared.messages import TrainingJob, utc_now
 
@@ -180,23 +179,23 @@ def ran(monkeypatch):
 
     ran = []
 
-    def train(payload):
+    def train(_context, payload):
         ran.append(TrainingJob.model_validate_json(payload).fleet)
 
     monkeypatch.setattr(module, "train", train)
     return ran
 
 
-def worker_of(queue):
+@pytest.fixture
+def worker(queue, trainer_context):
     from services.trainer.worker import TrainingWorker
 
-    return TrainingWorker(queue, Stop())
+    return TrainingWorker(queue, trainer_context)
 
 
-def test_the_worker_runs_nothing_but_ours_and_goes_on(queue, attacker, tmp_path, ran):
+def test_the_worker_runs_nothing_but_ours_and_goes_on(queue, worker, attacker, tmp_path, ran):
     """Every attack, each followed by a job of ours; what is not ours would have made a file."""
     everything = attacks(tmp_path / "made")
-    worker = worker_of(queue)
     for number, (attack, (put, _)) in enumerate(everything.items()):
         with structlog.testing.capture_logs() as logs:
             put(attacker)
@@ -210,18 +209,17 @@ def test_the_worker_runs_nothing_but_ours_and_goes_on(queue, attacker, tmp_path,
         assert queue.connection.keys("rq:job:*") == [], attack
 
 
-def test_no_name_out_of_redis_is_looked_up_for_what_runs(queue, ran, monkeypatch):
+def test_no_name_out_of_redis_is_looked_up_for_what_runs(queue, worker, ran, monkeypatch):
     queue.enqueue(a_job(), timeout_s=60)
     monkeypatch.setattr("rq.job.import_attribute", None)
-    worker_of(queue).work(burst=True, logging_level="WARNING")
+    worker.work(burst=True, logging_level="WARNING")
     assert ran == ["default"]
 
 
 def test_a_job_that_becomes_another_while_its_worker_is_dead_is_not_run(
-    queue, attacker, tmp_path, ran, monkeypatch
+    queue, worker, attacker, tmp_path, ran, monkeypatch
 ):
     """Abandoned, waiting for a retry, or stuck between queued and started."""
-    worker = worker_of(queue)
     made = tmp_path / "made"
     for place in ("wip", "scheduled", "intermediate"):
         attacker.enqueue(
@@ -245,7 +243,7 @@ def test_a_job_that_becomes_another_while_its_worker_is_dead_is_not_run(
     assert not made.exists()
 
 
-def test_what_depends_on_a_training_job_is_not_read(queue, attacker, tmp_path, ran):
+def test_what_depends_on_a_training_job_is_not_read(queue, worker, attacker, tmp_path, ran):
     """Not even where the job fails for good, when RQ would enqueue them."""
     queue.enqueue(a_job(), timeout_s=60)
     dependency = Dependency("train-default", allow_failure=True)
@@ -255,7 +253,6 @@ def test_what_depends_on_a_training_job_is_not_read(queue, attacker, tmp_path, r
     queue.connection.hset(KEY, mapping={"status": "started", "retries_left": 0})
     queue.connection.zadd("rq:wip:training", {"train-default:1": 1})
     queue.connection.delete("rq:queue:training")
-    worker = worker_of(queue)
     worker.pop_exc_handler()
     worker.run_maintenance_tasks()
     worker.work(burst=True, logging_level="WARNING")
@@ -264,8 +261,7 @@ def test_what_depends_on_a_training_job_is_not_read(queue, attacker, tmp_path, r
     assert ran == []
 
 
-def test_nobody_can_command_the_worker_by_redis(queue):
-    worker = worker_of(queue)
+def test_nobody_can_command_the_worker_by_redis(queue, worker):
     worker.bootstrap("WARNING")
     assert queue.connection.publish(worker.pubsub_channel_name, '{"command": "shutdown"}') == 0
     worker.teardown()

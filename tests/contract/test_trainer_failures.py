@@ -16,33 +16,23 @@ from shared.errors import PolicyDisagrees
 from shared.messages import RecordedStep, TrainingJob, utc_now
 from shared.policies.runtime import load_policy
 from shared.policies.store import CHECKPOINT, LITERT_MODEL, SAVED_MODEL, PolicyStore
-from shared.settings import Fleets, FleetSettings
+from shared.settings import FleetSettings
 
 
 @pytest.fixture
-def jobs(redis_url, tmp_path, monkeypatch):
-    """The jobs module, wired to a Redis and a store; learning itself is not in question here."""
+def jobs():
+    """The jobs module; learning itself is not in question here."""
     from services.trainer import jobs
 
-    context = jobs.Context(
-        redis_url=redis_url,
-        store=PolicyStore.at(tmp_path),
-        fleets=Fleets({"default": FleetSettings(time_total_s=1)}),
-        save_model=False,
-        seed=0,
-        clock=utc_now,
-        stop=Stop(),
-    )
-    monkeypatch.setattr(jobs, "_contexts", [context])
     return jobs
 
 
 @pytest.fixture
-def worker(redis_url, jobs):
+def worker(redis_url, trainer_context):
     from services.trainer.worker import TrainingWorker
 
     queue = TrainingQueue(redis_url)
-    yield TrainingWorker(queue, Stop())
+    yield TrainingWorker(queue, trainer_context)
     queue.connection.close()
 
 
@@ -70,10 +60,12 @@ def with_history(monkeypatch):
     monkeypatch.setattr(Bus, "recorded_steps", recorded_steps)
 
 
-def test_too_little_history_is_told_and_not_retried(jobs, redis_url, tmp_path, publish_policy):
+def test_too_little_history_is_told_and_not_retried(
+    jobs, trainer_context, redis_url, tmp_path, publish_policy
+):
     before = publish_policy(PolicyStore.at(tmp_path), "v1")
     with structlog.testing.capture_logs() as logs:
-        assert jobs.train(payload()) is None
+        assert jobs.train(trainer_context, payload()) is None
     told = outcome(redis_url)
     assert told.outcome == "failed"
     assert told.version is None
@@ -83,13 +75,13 @@ def test_too_little_history_is_told_and_not_retried(jobs, redis_url, tmp_path, p
     assert PolicyStore.at(tmp_path).champion("default") == before
 
 
-def test_an_unknown_fleet_is_told_and_not_retried(jobs, redis_url):
-    assert jobs.train(payload("nowhere")) is None
+def test_an_unknown_fleet_is_told_and_not_retried(jobs, trainer_context, redis_url):
+    assert jobs.train(trainer_context, payload("nowhere")) is None
     assert "there is no fleet 'nowhere'" in outcome(redis_url, "nowhere").error
 
 
 def test_forms_that_disagree_are_not_published(
-    jobs, redis_url, tmp_path, publish_policy, monkeypatch, ray_running
+    jobs, trainer_context, redis_url, tmp_path, publish_policy, monkeypatch, ray_running
 ):
     """The export writes a model that answers otherwise: real learning, real files."""
     from shared.learning.export import writer as export
@@ -104,7 +96,7 @@ def test_forms_that_disagree_are_not_published(
 
     monkeypatch.setattr(export, "ServedPolicy", Biased)
     with pytest.raises(PolicyDisagrees, match="not published"):
-        jobs.train(payload())
+        jobs.train(trainer_context, payload())
     store = PolicyStore.at(tmp_path)
     assert store.champion("default") == before
     assert store.versions("default") == ["v1"]
@@ -114,7 +106,7 @@ def test_forms_that_disagree_are_not_published(
 
 
 def test_a_job_that_raises_is_told_and_retried(
-    jobs, worker, redis_url, tmp_path, publish_policy, monkeypatch
+    worker, redis_url, tmp_path, publish_policy, monkeypatch
 ):
     before = publish_policy(PolicyStore.at(tmp_path), "v1")
     with_history(monkeypatch)
@@ -136,16 +128,15 @@ def test_a_job_that_raises_is_told_and_retried(
 
 
 def test_s3_goes_while_a_job_learns_and_comes_back(
-    jobs, worker, redis_url, bucket, moto, monkeypatch, ray_running
+    trainer_context, redis_url, bucket, moto, monkeypatch, ray_running
 ):
     """The job fails visibly and is tried again; nothing of the first try is ever seen."""
     from services.trainer import fleet_training
+    from services.trainer.worker import TrainingWorker
 
     location = f"s3://{bucket}/policies"
     store = PolicyStore.at(location)
-    monkeypatch.setattr(
-        jobs, "_contexts", [replace(jobs._contexts[0], store=store, save_model=True)]
-    )
+    context = replace(trainer_context, store=store, save_model=True)
     with_history(monkeypatch)
     learn = fleet_training.train
 
@@ -154,6 +145,7 @@ def test_s3_goes_while_a_job_learns_and_comes_back(
         return learn(*arguments)
 
     queue = TrainingQueue(redis_url)
+    worker = TrainingWorker(queue, context)
     job = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=100)
     assert queue.enqueue(job, timeout_s=60)
     with monkeypatch.context() as patch:
@@ -177,7 +169,7 @@ def test_s3_goes_while_a_job_learns_and_comes_back(
     queue.connection.close()
 
 
-def test_due_retries_are_put_back_once(jobs, worker, redis_url, monkeypatch):
+def test_due_retries_are_put_back_once(worker, redis_url, monkeypatch):
     """RQ's scheduler is not running; the worker's upkeep does its work."""
     with_history(monkeypatch)
     tries = []
@@ -201,14 +193,16 @@ def test_due_retries_are_put_back_once(jobs, worker, redis_url, monkeypatch):
     queue.connection.close()
 
 
-def test_an_abandoned_job_is_told_retried_and_done_with(jobs, worker, redis_url, monkeypatch):
+def test_an_abandoned_job_is_told_retried_and_done_with(
+    jobs, trainer_context, worker, redis_url, monkeypatch
+):
     """What a worker leaves that is killed in mid-job; here it just never goes on."""
     from services.trainer import worker as worker_module
 
     monkeypatch.setattr(jobs, "_train", lambda *_: "v1")
     queue = TrainingQueue(redis_url)
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
-    dead = worker_module.TrainingWorker(queue, Stop())
+    dead = worker_module.TrainingWorker(queue, trainer_context)
     dead.register_birth()
     job, _ = dead.dequeue_job_and_maintain_ttl(None)
     dead.prepare_execution(job)
@@ -230,7 +224,7 @@ def test_an_abandoned_job_is_told_retried_and_done_with(jobs, worker, redis_url,
 
 @pytest.mark.parametrize("meanwhile", ["another has it", "it waits for another", "it is done with"])
 def test_a_worker_that_wakes_up_leaves_its_job_to_another(
-    jobs, worker, redis_url, tmp_path, monkeypatch, publish_policy, meanwhile
+    worker, redis_url, tmp_path, monkeypatch, publish_policy, meanwhile
 ):
     """It was paused while it learnt; the job was taken from it, as RQ records that."""
     from shared.learning.models.network import module_of
@@ -265,27 +259,28 @@ def test_a_worker_that_wakes_up_leaves_its_job_to_another(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_an_idle_worker(jobs, redis_url, monkeypatch, number):
+def test_a_signal_ends_an_idle_worker(trainer_context, redis_url, monkeypatch, number):
     from services.trainer import worker as worker_module
 
     # Without the signal it would wait for a job for longer than a test may take.
     monkeypatch.setattr(worker_module, "WORKER_TTL_SECONDS", 1_000)
-    stop = Stop()
     queue = TrainingQueue(redis_url)
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     timer = threading.Timer(0.5, os.kill, (os.getpid(), number))
     timer.start()
     try:
-        worker_module.TrainingWorker(queue, stop).work(logging_level="WARNING")
+        worker_module.TrainingWorker(queue, trainer_context).work(logging_level="WARNING")
     finally:
         timer.join()
         for each, handler in before.items():
             signal.signal(each, handler)
-    assert stop.requested
+    assert trainer_context.stop.requested
     queue.connection.close()
 
 
-def test_a_stop_in_mid_job_puts_it_back_with_all_its_retries(jobs, redis_url, monkeypatch):
+def test_a_stop_in_mid_job_puts_it_back_with_all_its_retries(
+    trainer_context, redis_url, monkeypatch
+):
     from services.trainer.worker import TrainingWorker
 
     with_history(monkeypatch)
@@ -299,19 +294,19 @@ def test_a_stop_in_mid_job_puts_it_back_with_all_its_retries(jobs, redis_url, mo
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        TrainingWorker(queue, jobs._contexts[0].stop).work(logging_level="WARNING")
+        TrainingWorker(queue, trainer_context).work(logging_level="WARNING")
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
     assert queue.status("default") == "scheduled"
     assert queue.queue.fetch_job("train-default").retries_left == TRAINING_RETRIES
-    assert list(jobs._contexts[0].store.files.root.glob("default/.*.partial")) == []
+    assert list(trainer_context.store.files.root.glob("default/.*.partial")) == []
     queue.connection.close()
 
 
 @pytest.mark.parametrize("step", ["export", "check_agreement", "publish"])
 def test_a_stop_reaches_writing_and_spares_publishing(
-    jobs, redis_url, tmp_path, monkeypatch, ray_running, step
+    jobs, trainer_context, redis_url, tmp_path, monkeypatch, ray_running, step
 ):
     """Real learning and files; SIGTERM as the step begins."""
     from services.trainer.worker import TrainingWorker
@@ -330,11 +325,11 @@ def test_a_stop_reaches_writing_and_spares_publishing(
     queue.enqueue(TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1), timeout_s=60)
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        TrainingWorker(queue, jobs._contexts[0].stop).work(logging_level="WARNING")
+        TrainingWorker(queue, trainer_context).work(logging_level="WARNING")
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-    store = jobs._contexts[0].store
+    store = trainer_context.store
     published = step == "publish"
     assert len(store.versions("default")) == published
     assert (store.champion("default") is not None) == published

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from services.environment.step import Due, StepInput, step_fleet
-from services.trainer.context import Stop
 from shared.bus import TRAININGS, Bus
 from shared.core.curves import sine1h
 from shared.core.parameters import EPISODE_STEPS, FleetParameters
@@ -456,18 +455,10 @@ def test_actions_of_another_factor_are_learnt_from_as_what_they_were_in_servers(
 # Jobs
 
 
-def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypatch):
+def test_jobs_publish_what_the_services_load(trainer, trainer_context, redis_url, store):
     jobs = trainer.jobs
-    context = jobs.Context(
-        redis_url=redis_url,
-        store=store,
-        fleets=Fleets({"default": FleetSettings(learning="on_policy", time_total_s=30)}),
-        save_model=True,
-        seed=0,
-        clock=utc_now,
-        stop=Stop(),
-    )
-    monkeypatch.setattr(jobs, "_contexts", [context])
+    fleets = Fleets({"default": FleetSettings(learning="on_policy", time_total_s=30)})
+    context = replace(trainer_context, store=store, fleets=fleets, save_model=True)
     payload = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=1).model_dump_json()
 
     async def commit(made):
@@ -479,7 +470,7 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
         return outcome
 
     asyncio.run(commit(commits(130)))
-    first = jobs.train(payload)
+    first = jobs.train(context, payload)
     policy = load_policy(store, "default", first, PARAMETERS)
     assert policy.manifest.trained_on_steps == 128
     assert policy.manifest.scores["batches"] == 1
@@ -489,12 +480,11 @@ def test_jobs_publish_what_the_services_load(trainer, redis_url, store, monkeypa
     observation = (40.0,) * 10
     assert first_action(saved, observation) == pytest.approx(first_action(policy, observation))
 
-    assert jobs.train(payload) is None
+    assert jobs.train(context, payload) is None
     outcome = asyncio.run(commit(commits(130, first=131)))
     assert "2 new live transitions are usable for training" in outcome.error
 
-    monkeypatch.setattr(jobs, "_contexts", [replace(context, save_model=False)])
-    second = jobs.train(payload)
+    second = jobs.train(replace(context, save_model=False), payload)
     told = asyncio.run(commit([]))
     assert (told.outcome, told.version, told.costs) == ("published", second, {})
     assert "not gated" in told.reason

@@ -1,6 +1,7 @@
 """Who serves when nothing learnt pays, and who stops serving: verdicts of whole training jobs."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -60,21 +61,15 @@ async def told(bus):
 
 
 @pytest.fixture
-def jobs(redis_url, tmp_path, monkeypatch, ray_running):
+def jobs():
     from services.trainer import jobs
-    from services.trainer.context import Context, Stop
 
-    context = Context(
-        redis_url=redis_url,
-        store=PolicyStore.at(str(tmp_path)),
-        fleets=Fleets({"default": SETTINGS}),
-        save_model=False,
-        seed=0,
-        clock=utc_now,
-        stop=Stop(),
-    )
-    monkeypatch.setattr(jobs, "_contexts", [context])
     return jobs
+
+
+@pytest.fixture
+def context(trainer_context, ray_running):
+    return replace(trainer_context, fleets=Fleets({"default": SETTINGS}))
 
 
 @pytest.fixture
@@ -92,7 +87,9 @@ def on_bus(redis_url):
     return use_it
 
 
-def test_fleets_share_the_general_policy_until_their_own_pays(jobs, on_bus, tmp_path, monkeypatch):
+def test_fleets_share_the_general_policy_until_their_own_pays(
+    jobs, context, on_bus, tmp_path, monkeypatch
+):
     """What is learnt here is to ask for the last demand, and no rule is in the contest."""
     from services.trainer import fleet_training
     from shared.learning.models.network import module_of
@@ -107,7 +104,7 @@ def test_fleets_share_the_general_policy_until_their_own_pays(jobs, on_bus, tmp_
     general = initial_policy(SETTINGS.parameters).version
     store = PolicyStore.at(str(tmp_path))
     on_bus(lambda bus: commit(bus, 1, NOISE, general, allocation=50.0))
-    assert jobs.train(PAYLOAD) is None
+    assert jobs.train(context, PAYLOAD) is None
     outcome = on_bus(lambda bus: bus.latest(TRAININGS))["default"]
     assert outcome.costs["general"] < outcome.costs["candidate"]
     assert (outcome.outcome, outcome.winner) == ("kept", "general")
@@ -116,7 +113,7 @@ def test_fleets_share_the_general_policy_until_their_own_pays(jobs, on_bus, tmp_
     assert store.versions("default") == []
 
 
-def test_a_rollback_while_the_gate_decides_stays(jobs, on_bus, tmp_path, monkeypatch):
+def test_a_rollback_while_the_gate_decides_stays(jobs, context, on_bus, tmp_path, monkeypatch):
     """The gate would keep `v2`, which does best; an operator goes back to `v1` meanwhile."""
     from services.trainer import fleet_training
     from shared.learning.models.network import module_of
@@ -139,19 +136,21 @@ def test_a_rollback_while_the_gate_decides_stays(jobs, on_bus, tmp_path, monkeyp
         return found
 
     monkeypatch.setattr(jobs, "incumbents_of", incumbents_of)
-    assert jobs.train(PAYLOAD) == "v1"
+    assert jobs.train(context, PAYLOAD) == "v1"
     outcome, announced = on_bus(told)
     assert (outcome.outcome, outcome.winner, outcome.version) == ("kept", "v2", "v1")
     assert announced == store.champion("default")
     assert (announced.version, announced.runner_up) == ("v1", "v2")
 
 
-def test_a_champion_that_loses_live_is_demoted_and_does_not_come_back(jobs, on_bus, tmp_path):
+def test_a_champion_that_loses_live_is_demoted_and_does_not_come_back(
+    jobs, context, on_bus, tmp_path
+):
     store = PolicyStore.at(str(tmp_path))
     publish_constant(store, "v1", BEST, BEGAN - timedelta(days=1))
     before = publish_constant(store, "v2", BEST + 0.05, BEGAN)
     on_bus(lambda bus: commit(bus, 1, NOISE, "v2", allocation=20.0))
-    served = jobs.train(PAYLOAD)
+    served = jobs.train(context, PAYLOAD)
     outcome, champion = on_bus(told)
     assert outcome.costs["v2"] < 0.99 * outcome.costs["candidate"], "the candidate does not win"
     assert (outcome.outcome, outcome.champion, outcome.runner_up) == ("demoted", "v2", "v1")
@@ -165,7 +164,7 @@ def test_a_champion_that_loses_live_is_demoted_and_does_not_come_back(jobs, on_b
     assert store.versions("default") == ["v1", "v2"], "nothing new was published"
 
     on_bus(lambda bus: commit(bus, STEPS + 1, NOISE, "v1", allocation=BEST))
-    jobs.train(PAYLOAD)
+    jobs.train(context, PAYLOAD)
     outcome, champion = on_bus(told)
     assert champion.version != "v2"
     assert (outcome.champion, outcome.runner_up) == ("v1", "v2")
