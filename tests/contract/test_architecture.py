@@ -1,16 +1,20 @@
 """The lists in ARCHITECTURE.md, held against what really runs."""
 
 import asyncio
+import itertools
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -19,9 +23,9 @@ from services.environment.fleet_loop import FleetLoop
 from services.environment.step import Due
 from services.matchmaking.app import create_app as create_matchmaking
 from services.prediction.app import create_app as create_prediction
-from shared.bus import Bus
+from shared.bus import Bus, keys
 from shared.core.fields import notebook_fields
-from shared.messages import utc_now
+from shared.messages import RecordedStep, TrainingJob, utc_now
 from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.policies import OneByOne
@@ -71,16 +75,22 @@ def has_demand(value: Any, depth: int = 3) -> bool:
     return depth > 0 and any(has_demand(part, depth - 1) for part in parts)
 
 
+@cache
+def file_of(path: str) -> str | None:
+    """A file of ours within the repository; None for a library's."""
+    within = path.removeprefix(f"{ROOT}/")
+    return within if within.startswith(FOLDERS) else None
+
+
 @contextmanager
-def traced(look: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
+def traced(
+    look: Callable[[FrameType, str, Any], None], events: tuple[str, ...] = ("call", "return")
+) -> Iterator[None]:
     """Shows each call of a function of ours, and each return with what is returned, by file."""
 
     def profile(frame: FrameType, event: str, returned: Any) -> None:
-        path = Path(frame.f_code.co_filename)
-        if event in ("call", "return") and path.is_relative_to(ROOT):
-            file = path.relative_to(ROOT).as_posix()
-            if file.startswith(FOLDERS):
-                look(frame, file, returned)
+        if event in events and (file := file_of(frame.f_code.co_filename)) is not None:
+            look(frame, file, returned)
 
     sys.setprofile(profile)
     try:
@@ -166,3 +176,63 @@ async def test_demand_goes_from_post_to_get_through_the_files_that_are_listed(
     }
     assert found == {process: listed(process) for process in found}
     assert max(map(len, found.values())) <= MOST_FILES
+
+
+JOB_FOLDERS_NOT_COUNTED = {
+    "shared": "recorded demand, the tree of errors",
+    "shared/bus": "where the job comes from",
+    "shared/core": "formulas",
+    "shared/learning/models": "what the others hand around",
+    "shared/messages": "the values themselves",
+    "shared/policies": "where the champion goes",
+    "shared/settings": "the fleet's numbers",
+}
+MOST_FOLDERS = 6
+
+
+def listed_folders() -> list[str]:
+    """The folders of a training job in ARCHITECTURE.md, in their order."""
+    rows = (ROOT / "ARCHITECTURE.md").read_text().partition("| folder | what happens there |")[2]
+    return re.findall(r"^\| `([\w/]+)`", rows.partition("\n\n")[0], re.MULTILINE)
+
+
+@contextmanager
+def folders_entered() -> Iterator[list[str]]:
+    """The folder of each call, in order, once where several in succession are in one."""
+    entered: list[str] = []
+
+    def look(_frame: FrameType, file: str, _returned: Any) -> None:
+        folder = file.rpartition("/")[0]
+        if folder not in JOB_FOLDERS_NOT_COUNTED and entered[-1:] != [folder]:
+            entered.append(folder)
+
+    with traced(look, events=("call",)):
+        yield entered
+
+
+@pytest.mark.slow
+def test_a_training_job_goes_through_the_folders_that_are_listed(trainer_context, raw, ray_running):
+    """Each is left for good when the next begins, but for hindsight, which refits within PPO."""
+    from services.trainer.jobs import train
+
+    rows = [RecordedStep(step, 65.0 * step, 10.0 + step % 7, True, 0) for step in range(1, 101)]
+    raw.rpush(keys.RECORDED.format(fleet="default"), *map(json.dumps, rows))
+    job = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=100)
+    with folders_entered() as entered:
+        version = train(trainer_context, job.model_dump_json())
+    champion = trainer_context.store.champion("default")
+    assert champion is not None
+    assert champion.version == version
+    listed = listed_folders()
+    assert list(dict.fromkeys(entered)) == listed
+    assert len(listed) <= MOST_FOLDERS
+    _caller, _library, hindsight, ppo, selection, export = listed
+    stages = [folder for folder in entered if folder in (hindsight, ppo, selection, export)]
+    assert [folder for folder, _ in itertools.groupby(stages)] == [
+        hindsight,
+        ppo,
+        hindsight,
+        ppo,
+        selection,
+        export,
+    ]
