@@ -13,7 +13,7 @@ from shared.core.curves import sine1h
 from shared.messages import TrainingJob, utc_now
 from shared.policies.runtime import load_policy
 from shared.policies.store import PolicyStore
-from shared.settings import FleetSettings
+from shared.settings import Fleets, FleetSettings
 from tests.conftest import a_step
 from tests.eventually import eventually
 from tests.processes import Process, run
@@ -21,6 +21,7 @@ from tests.processes import Process, run
 START_SECONDS = 120.0
 """Patience with importing ray, torch and tensorflow and starting Ray, on a busy machine."""
 STEPS = 200
+JOB = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=STEPS)
 
 
 async def record(url, demands, fleet="default"):
@@ -94,53 +95,59 @@ def partials(store):
     return [path.name for path in (store.files.root / "default").glob(".*.partial")]
 
 
-@pytest.mark.timeout(300)
-def test_killed_half_way_taken_over_by_another_and_stopped(
-    own_redis, tmp_path, trainers, publish_policy
-):
-    """One story, since each trainer takes long to start.
+@pytest.fixture
+def store(tmp_path):
+    return PolicyStore.at(tmp_path / "policies")
 
-    A worker starts while Redis is away and is killed in mid-job; one that was idle till then
-    retries the job and publishes; SIGTERM in mid-job puts the job back.
-    """
-    url = own_redis.url
-    store = PolicyStore.at(tmp_path / "policies")
-    before = publish_policy(store, "20260101T000000Z-000000")
 
+@pytest.fixture
+def before(store, publish_policy):
+    """The champion that the job finds."""
+    return publish_policy(store, "20260101T000000Z-000000")
+
+
+@pytest.fixture
+def queue(own_redis):
+    queue = TrainingQueue(own_redis.url)
+    yield queue
+    queue.connection.close()
+
+
+@pytest.fixture
+def in_mid_job(own_redis, queue, trainers):
+    """A trainer that started while Redis was away, and learns for longer than a test may take."""
     own_redis.stop()
-    first = trainers(url, AUTOPILOT_TIME_TOTAL_S="600")
-    first.wait_for("redis_is_away")
+    trainer = trainers(own_redis.url, AUTOPILOT_TIME_TOTAL_S="600")
+    trainer.wait_for("redis_is_away")
     own_redis.start()
-    first.wait_for("redis_is_back")
-    queue = TrainingQueue(url)
-    job = TrainingJob(fleet="default", queued_at=utc_now(), up_to_step=STEPS)
-    asyncio.run(record(url, [sine1h(k, 90.0) for k in range(STEPS)]))
-    assert queue.enqueue(job, timeout_s=600)
-    first.wait_for("training_progress")
+    trainer.wait_for("redis_is_back")
+    asyncio.run(record(own_redis.url, [sine1h(k, 90.0) for k in range(STEPS)]))
+    assert queue.enqueue(JOB, timeout_s=600)
+    trainer.wait_for("training_progress")
+    return trainer
 
-    second = trainers(url, AUTOPILOT_TIME_TOTAL_S="2")
-    second.wait_for("trainer_ready")
-    assert not queue.enqueue(job, timeout_s=600), "a fleet has one job at a time"
-    assert second.events("training_started") == []
+
+def killed(trainer, store, before, queue):
+    """Kill it in mid-job; the processes of its Ray."""
+    assert not queue.enqueue(JOB, timeout_s=600), "a fleet has one job at a time"
     # Ray's agents take a minute to see that their raylet is gone; the rest ends at once.
-    ray_of_first = [child for child in first.children() if not child.name().startswith("ray::")]
-    assert {"raylet", "gcs_server"} <= {child.name() for child in ray_of_first}
-    first.process.kill()
-    first.process.wait()
-    assert "Traceback" not in first.log.read_text()
+    ray = [child for child in trainer.children() if not child.name().startswith("ray::")]
+    assert {"raylet", "gcs_server"} <= {child.name() for child in ray}
+    trainer.process.kill()
+    trainer.process.wait()
+    assert "Traceback" not in trainer.log.read_text()
     assert store.champion("default") == before
     assert store.versions("default") == [before.version]
     assert len(partials(store)) == 1
-    assert not queue.enqueue(job, timeout_s=600), "its job is still there"
+    assert not queue.enqueue(JOB, timeout_s=600), "its job is still there"
     # As if its last sign of life were so long ago.
     (execution,) = queue.connection.zrange("rq:wip:training", 0, -1)
     queue.connection.zadd("rq:wip:training", {execution: 1})
+    return ray
 
-    published = second.wait_for("policy_published")
-    (abandoned,) = second.events("training_failed")
-    assert "the worker of the training job died" in abandoned["error"]
+
+def is_published(store, before, url):
     champion = store.champion("default")
-    assert champion.version == published["version"]
     assert store.versions("default") == [before.version, champion.version]
     assert partials(store) == []
     assert asyncio.run(latest(url, CHAMPIONS)) == champion
@@ -152,11 +159,63 @@ def test_killed_half_way_taken_over_by_another_and_stopped(
     assert {"candidate", "rule:buffer"} <= outcome.costs.keys()
     assert champion.runner_up == before.version
     assert policy.manifest.scores["held_out_cost"] > 0
+
+
+@pytest.mark.timeout(300)
+def test_the_job_of_a_killed_trainer_is_done_by_another(
+    own_redis, queue, store, before, ray_running, in_mid_job, monkeypatch
+):
+    """The other one is a worker in this process; retries are due when they are put back."""
+    from services.trainer import jobs
+    from services.trainer.context import Context, Stop
+    from services.trainer.worker import TrainingWorker
+
+    context = Context(
+        redis_url=own_redis.url,
+        store=store,
+        fleets=Fleets({"default": FleetSettings(time_total_s=1)}),
+        save_model=True,
+        seed=0,
+        clock=utc_now,
+        stop=Stop(),
+    )
+    monkeypatch.setattr(jobs, "_contexts", [context])
+    worker = TrainingWorker(queue, context.stop)
+    ray = killed(in_mid_job, store, before, queue)
+    worker.run_maintenance_tasks()
+    outcome = asyncio.run(latest(own_redis.url, TRAININGS))
+    assert "the worker of the training job died" in outcome.error
+    queue.connection.zadd("rq:scheduled:training", {"train-default": 1})
+    worker.run_maintenance_tasks()
+    worker.work(burst=True, logging_level="WARNING")
+    is_published(store, before, own_redis.url)
+    assert queue.status("default") is None
+    assert left_running(ray) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_half_way_taken_over_by_another_and_stopped(
+    own_redis, queue, store, before, in_mid_job, trainers
+):
+    """An idle trainer retries the job and publishes; SIGTERM in mid-job puts the job back."""
+    url = own_redis.url
+    second = trainers(url, AUTOPILOT_TIME_TOTAL_S="2")
+    second.wait_for("trainer_ready")
+    assert second.events("training_started") == []
+    ray_of_first = killed(in_mid_job, store, before, queue)
+
+    published = second.wait_for("policy_published")
+    (abandoned,) = second.events("training_failed")
+    assert "the worker of the training job died" in abandoned["error"]
+    champion = store.champion("default")
+    assert champion.version == published["version"]
+    is_published(store, before, url)
     assert left_running(ray_of_first) == []
 
     # RQ has done with it after the last line of the log.
     eventually(lambda: queue.status("default") is None, "RQ has done with the job")
-    assert queue.enqueue(job, timeout_s=600)
+    assert queue.enqueue(JOB, timeout_s=600)
     second.wait_for("training_started", times=2)
     ray_of_second = second.children()
     second.process.terminate()
@@ -169,7 +228,6 @@ def test_killed_half_way_taken_over_by_another_and_stopped(
     assert partials(store) == []
     assert queue.connection.hget("rq:job:train-default", "status") == b"scheduled"
     assert queue.connection.hget("rq:job:train-default", "retries_left") == b"3"
-    queue.connection.close()
 
 
 def test_a_bad_setting_is_one_line():
