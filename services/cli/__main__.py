@@ -18,7 +18,7 @@ from services.cli.play import Matchmaker, sine_demands, trace_demands
 from services.cli.policies import list_policies, promote, retire, rollback, show_policy, sign
 from services.cli.up import DEMO_STEPS_PER_SECOND, Platform, Playing
 from shared.bus import DEAD_LETTERS_LENGTH, RECORDED_STEPS
-from shared.entry import EXIT_BAD_INPUT
+from shared.entry import EXIT_BAD_INPUT, ending_at_once
 from shared.errors import AutopilotError, BadInput, PolicyMissing, PolicyUnfit, UnknownFleet
 from shared.http.access import tokens_of
 from shared.logs import configure_logs, tell_uncaught_errors
@@ -237,6 +237,11 @@ def fleets_shadow(fleet: str) -> None:
 
 def main() -> None:
     """Run a command; a mistake of the user is one line on standard error, and exit code 2."""
+    with ending_at_once():
+        _run()
+
+
+def _run() -> None:
     tell_uncaught_errors()
     try:
         sys.exit(app(standalone_mode=False) or 0)

@@ -128,7 +128,7 @@ class Platform:
     def _programs(self) -> Iterator[Program]:
         if self._embeds_redis:
             url = keep_url("127.0.0.1", self._settings.redis_port)
-            yield Program("redis", redis_command(url, self._folder / "redis"))
+            yield Program("redis", redis_command(url, self._folder / "redis"), stops_last=True)
         for name in ("matchmaking", "prediction", "environment"):
             yield Program(name, service_command(f"services.{name}"))
         if self._playing is not None:

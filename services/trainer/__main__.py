@@ -9,7 +9,7 @@ from types import FrameType
 import structlog
 
 from shared.bus import TrainingQueue, wait_for_redis
-from shared.entry import run_service
+from shared.entry import ending_at_once, run_service
 from shared.errors import BusAway
 from shared.learning.extras import quiet_libraries
 from shared.messages import utc_now
@@ -88,4 +88,5 @@ def _exit_on_signals() -> None:
 
 
 if __name__ == "__main__":
-    run_service("trainer", main)
+    with ending_at_once():
+        run_service("trainer", main)
