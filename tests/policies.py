@@ -28,3 +28,20 @@ class OneByOne:
 
     def actions(self, observations: np.ndarray) -> np.ndarray:
         return np.array([self.answers(observation.tolist()) for observation in observations])
+
+
+class TenMore(OneByOne):
+    """Asks for ten servers above the last demand."""
+
+    def answers(self, observation: Sequence[float]) -> tuple[float, ...]:
+        return ((observation[4] + 10) / 100,)
+
+
+class Everyone:
+    """Champions that are one policy, of every fleet."""
+
+    def __init__(self, policy: OneByOne) -> None:
+        self._policy = policy
+
+    def policy(self, _fleet: str) -> OneByOne:
+        return self._policy

@@ -24,11 +24,10 @@ from services.environment.step import Due
 from services.matchmaking.app import create_app as create_matchmaking
 from services.prediction.app import create_app as create_prediction
 from shared.bus import Bus, keys
-from shared.core.fields import notebook_fields
 from shared.messages import RecordedStep, TrainingJob, utc_now
 from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
-from tests.policies import OneByOne
+from tests.policies import Everyone, TenMore
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("services/", "shared/")
@@ -114,23 +113,6 @@ def files_with_the_demand() -> Iterator[set[str]]:
         yield found
 
 
-class TenMore(OneByOne):
-    """Asks for ten servers above the last demand, so that no target is the demand."""
-
-    learnt = True
-    exploration = 0.0
-    version = "v1"
-    fields = notebook_fields(5)
-
-    def answers(self, observation):
-        return ((observation[4] + 10) / 100,)
-
-
-class Everyone:
-    def policy(self, _fleet):
-        return TenMore()
-
-
 async def test_demand_goes_from_post_to_get_through_the_files_that_are_listed(
     redis_url, bus, queue, tmp_path, client_of
 ):
@@ -152,7 +134,7 @@ async def test_demand_goes_from_post_to_get_through_the_files_that_are_listed(
     assert newest.json()["Prediction"]["num_of_gameservers"] == DEMAND
 
     answers = httpx.MockTransport(lambda _: httpx.Response(200, content=newest.content))
-    champions: Any = Everyone()
+    champions: Any = Everyone(TenMore())  # no target is the demand
     async with httpx.AsyncClient(transport=answers) as client:
         source = HttpDemand(client, asyncio.Semaphore(1), "http://demand", "default", 65.0)
         loop = FleetLoop("default", FLEETS["default"], 0.0, source, champions, bus, queue, utc_now)

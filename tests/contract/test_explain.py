@@ -27,7 +27,7 @@ from shared.policies.store import PolicyStore
 from shared.settings import Fleets, FleetSettings
 from tests.conftest import NOW
 from tests.eventually import eventually_async
-from tests.policies import OneByOne
+from tests.policies import Everyone, OneByOne, TenMore
 
 # With the notebook's reward nothing is learnt while it serves: the asks are the policy's own.
 SETTINGS = FleetSettings(
@@ -37,23 +37,6 @@ FLEETS = Fleets(
     {"default": SETTINGS, "new": SETTINGS.model_copy(update={"shadow": True})},
 )
 STEPS = 30
-
-
-class Policy(OneByOne):
-    """Asks for ten servers above the last demand."""
-
-    learnt = True
-    exploration = 0.0
-    version = "v1"
-    fields = notebook_fields(5)
-
-    def answers(self, observation):
-        return ((observation[4] + 10) / 100,)
-
-
-class Everyone:
-    def policy(self, _fleet):
-        return Policy()
 
 
 class Series:
@@ -68,7 +51,7 @@ class Series:
 
 def stepper_of(bus: Bus, fleet: str, *demands: float) -> FleetLoop:
     queue: Any = TrainingQueue("redis://127.0.0.1:1/0")
-    champions: Any = Everyone()
+    champions: Any = Everyone(TenMore())
     series = Series(*demands)
     return FleetLoop(fleet, FLEETS[fleet], 0.0, series, champions, bus, queue, clock=lambda: NOW)
 
@@ -167,7 +150,7 @@ def is_news(log: dict[str, Any]) -> bool:
     return log["event"] == "decision_explained" and log["log_level"] == "info"
 
 
-class TwoExperts(Policy):
+class TwoExperts(OneByOne):
     """The last demand, and twenty more; at first the former counts for more."""
 
     experts: ClassVar = {"one": 0.75, "other": 0.25}

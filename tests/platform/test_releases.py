@@ -75,7 +75,10 @@ def last_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def steps_on(platform: Platform, bus: Bus) -> None:
-    """Every fleet takes a further step, what it decides is told, and the step is counted."""
+    """Every fleet takes a further step on fresh demand, its decision is told, and it is counted.
+
+    A starved machine may answer too late for a step, which is then marked: the next one counts.
+    """
 
     async def counted(fleet: str) -> float:
         shown = await platform.metrics("metrics")
@@ -87,7 +90,7 @@ async def steps_on(platform: Platform, bus: Bus) -> None:
         return 0 if record is None else record.step
 
     async def newest() -> dict[str, str]:
-        return {one["fleet"]: one["decided_at"] for one in platform.told}
+        return {one["fleet"]: one["decided_at"] for one in platform.told if not one["fallback"]}
 
     before = {fleet: (await step(fleet), await counted(fleet)) for fleet in FLEETS}
     told_before = await newest()
@@ -142,12 +145,13 @@ async def test_a_release_is_rolled_back_and_upgraded_again_and_nothing_is_lost(
             await steps_on(platform, bus)
 
     assert platform.not_told == []
-    assert {(one["policy_version"], one["fallback"]) for one in platform.told} == {(VERSION, None)}
+    assert {one["policy_version"] for one in platform.told} == {VERSION}
+    assert {one["fallback"] for one in platform.told} <= {None, "stale_demand"}
     assert [store.champion(fleet) for fleet in FLEETS] == champions
     for fleet in FLEETS:
         recorded = await bus.recorded_steps(fleet)
         assert [one.step for one in recorded] == list(range(1, len(recorded) + 1))
-        assert {(one.demand, one.usable, one.gap_steps) for one in recorded} == {(DEMAND, True, 0)}
+        assert {(one.demand, one.gap_steps) for one in recorded} == {(DEMAND, 0)}
         transitions = await bus.newest_transitions(fleet, 1_000)
         assert [one.step for one in transitions] == [one.step for one in recorded]
         assert {one.policy_version for one in transitions} == {VERSION}
