@@ -5,6 +5,7 @@ from pathlib import Path
 
 from services.cli.artefacts import check_history_len, load_artefact
 from services.cli.demand import Source
+from shared.core.arrays import FloatArray
 from shared.core.replay import decide
 from shared.errors import BadInput
 from shared.learning.backtest import Case, Outcome, parameters_for
@@ -48,8 +49,16 @@ def replayed(
     case: Case, folder: Path, history_len: int | None, settings: Settings
 ) -> tuple[Case, Outcome]:
     """A policy artefact over the whole series, and the case as the policy needs it."""
+    case, version, decisions = decisions_of(case, folder, history_len, settings)
+    return case, case.outcome(decisions, version=version)
+
+
+def decisions_of(
+    case: Case, folder: Path, history_len: int | None, settings: Settings
+) -> tuple[Case, str, FloatArray]:
+    """The case as a policy artefact needs it, its version, and its decisions after each row."""
     policy = load_artefact(folder, settings)
     case = for_policy(case, policy.manifest, history_len)
     served = FleetPolicy(policy.manifest, case.parameters, lambda: policy)
     decisions = decide(served, case.history, case.parameters, since=case.first_decision)
-    return case, case.outcome(decisions, version=policy.version)
+    return case, policy.version, decisions

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -123,6 +123,18 @@ def write_pretrained(
             "trained_on_steps": pretraining.SERIES * pretraining.OF_EACH,
         }
         return seal(draft.model_copy(update=synthetic), hidden, folder, key)
+
+
+def write_pretrained_nets(folder: Path, history_len: int, seed: int, tell: Told) -> None:
+    """Train the lobby's forecasts on synthetic demand, and put their weights into `folder`."""
+    check_trainer()
+    quiet_libraries()
+    from shared.learning.lobby.pretrained import NETS, pretrain_nets
+
+    with hidden_folder(folder) as hidden:
+        weights: dict[str, Any] = dict(pretrain_nets(history_len, seed, tell))
+        np.savez(hidden / NETS, **weights)
+        hidden.rename(folder)
 
 
 def _draft(

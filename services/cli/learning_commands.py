@@ -1,6 +1,7 @@
 """The commands that train on recorded demand, or replay it: `train`, `backtest`, `evaluate`."""
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,15 +13,19 @@ from services.cli.artefacts import find_artefact
 from services.cli.backtest import prepare, replayed
 from services.cli.demand import Source, fleet_settings
 from services.cli.evaluate import episode_rewards, find_checkpoint, print_rewards, trained_for
-from services.cli.files import check_can_write, check_new_folder
+from services.cli.files import check_new_folder
 from services.cli.interrupts import interruptible
+from services.cli.lobby import backtest_lobby, check_lobby
+from services.cli.lobby_report import draw_lobby, print_lobby, write_lobby_decisions
 from services.cli.output import print_table, print_text
-from services.cli.plots import check_can_plot, write_plot
-from services.cli.report import print_report, write_decisions, write_json
+from services.cli.plots import draw
+from services.cli.report import print_report, write_decisions
+from services.cli.report_files import Output
 from shared.core.replay import BatchPolicy
 from shared.errors import BadInput, BadSetting
 from shared.learning.backtest import (
     AUTOPILOT,
+    Case,
     Report,
     baselines,
     parameters_for,
@@ -45,6 +50,8 @@ class Dynamics(StrEnum):
 
     NOTEBOOK = "notebook"
     """A target is up `history_len` steps later, up and down alike."""
+    LOBBY = "lobby"
+    """Players wait, busy servers stay, and servers take a varying time to start."""
 
 
 SYNTHETIC = "synthetic"
@@ -93,8 +100,18 @@ def backtest(
     train_fraction: Annotated[float, typer.Option(help="Fraction of the rows to train on.")] = 0.7,
     dynamics: Annotated[
         Dynamics,
-        typer.Option(help="How servers come up and go: as in the notebook, so far the only one."),
+        typer.Option(
+            help="How servers come up and go: as in the notebook, or in a lobby where players "
+            "wait, busy servers stay and start-up times vary."
+        ),
     ] = Dynamics.NOTEBOOK,
+    lead_times: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --dynamics lobby: a CSV with a column lead_steps, a row for each scored "
+            "step, instead of 16 drawn lead paths."
+        ),
+    ] = None,
     seconds: Seconds = None,
     steps: Steps = None,
     policy: Annotated[
@@ -107,22 +124,47 @@ def backtest(
         Path | None,
         typer.Option(
             help="File for the policy's decisions, as CSV: step, timestamp, demand, target, "
-            "allocation. The first history_len allocations come from targets before them."
+            "allocation; the first history_len allocations come from targets before them. With "
+            "--dynamics lobby: all that a step did, on the first lead path."
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="File for a plot, such as b.png.")] = None,
 ) -> None:
     """Train on the first part of recorded demand, compare all policies on the rest."""
     settings, fleet = _settings("backtest")
-    for path, option in ((json, "--json"), (decisions, "--decisions"), (plot, "--plot")):
-        check_can_write(path, option)
-    if plot is not None:
-        check_can_plot(plot)
+    output = Output(json, decisions, plot)
+    output.check()
     options = _options(settings, fleet, seconds, steps, seed)
+    if dynamics is Dynamics.LOBBY:
+        check_lobby(fleet)
+    elif lead_times is not None:
+        raise BadInput("--lead-times goes with --dynamics lobby: leave it out, or give both")
     if policy is None:
         _check_replays(fleet)
     source = Source(trace, demand, players_per_server, peak_servers)
     case = prepare(source, fleet, train_fraction, history_len)
+    if dynamics is Dynamics.LOBBY:
+        in_lobby = backtest_lobby(case, fleet, options, lead_times, policy, history_len, settings)
+        print_lobby(in_lobby, Console())
+        output.write(
+            in_lobby.document,
+            partial(write_lobby_decisions, in_lobby),
+            partial(draw_lobby, in_lobby),
+        )
+        return
+    report = _in_notebook(case, options, policy, history_len, settings)
+    print_report(report, Console())
+    output.write(report.document, partial(write_decisions, report), partial(draw, report))
+
+
+def _in_notebook(
+    case: Case,
+    options: TrainingOptions,
+    policy: Path | None,
+    history_len: int | None,
+    settings: Settings,
+) -> Report:
+    """The backtest in the notebook's dynamics, of a trained policy or of one in a folder."""
     if policy is not None:
         case, outcome = replayed(case, policy, history_len, settings)
     else:
@@ -130,14 +172,7 @@ def backtest(
             outcome = trained(case, options, learner.telling(options, tell))
     others, notes = baselines(case)
     notes = [*selection_notes(outcome), *notes]
-    report = Report(case, {AUTOPILOT: outcome, **others}, notes, dynamics.value)
-    print_report(report, Console())
-    if json is not None:
-        write_json(report, json)
-    if decisions is not None:
-        write_decisions(report, decisions)
-    if plot is not None:
-        write_plot(report, plot)
+    return Report(case, {AUTOPILOT: outcome, **others}, notes)
 
 
 @interruptible()
@@ -147,6 +182,10 @@ def train(
     demand: Curve = None,
     players_per_server: PlayersPerServer = None,
     peak_servers: PeakServers = None,
+    dynamics: Annotated[
+        Dynamics,
+        typer.Option(help="With --demand synthetic: what the pretrained policy or nets are for."),
+    ] = Dynamics.NOTEBOOK,
     seconds: Seconds = None,
     steps: Steps = None,
     history_len: HistoryLen = None,
@@ -154,7 +193,8 @@ def train(
 ) -> None:
     """Train a policy on all of the recorded demand, and write it to a folder.
 
-    `--demand synthetic` makes the pretrained policy, which serves fleets without a history.
+    `--demand synthetic` makes the pretrained policy, which serves fleets without a history, or
+    with `--dynamics lobby` the nets that its training starts from.
     """
     settings, fleet = _settings("train")
     check_new_folder(out, "--out")
@@ -162,18 +202,23 @@ def train(
     if demand == SYNTHETIC:
         others = (trace, players_per_server, peak_servers, seconds, steps)
         if any(option is not None for option in others):
-            raise BadInput("--demand synthetic takes --out, --history-len and --seed, no others")
-        with learner.progress_bar() as tell:
-            manifest = learner.write_pretrained(
-                out,
-                fleet.history_len if history_len is None else history_len,
-                settings.seed if seed is None else seed,
-                utc_now(),
-                tell,
-                key,
+            raise BadInput(
+                "--demand synthetic takes --out, --dynamics, --history-len and --seed, no others"
             )
+        length = fleet.history_len if history_len is None else history_len
+        chosen = settings.seed if seed is None else seed
+        with learner.progress_bar() as tell:
+            if dynamics is Dynamics.LOBBY:
+                learner.write_pretrained_nets(out, length, chosen, tell)
+                return
+            manifest = learner.write_pretrained(out, length, chosen, utc_now(), tell, key)
         _print_scores(manifest, out)
         return
+    if dynamics is Dynamics.LOBBY:
+        raise BadInput(
+            "--dynamics lobby writes no policy yet, only --demand synthetic its nets: score one by "
+            "`autopilot backtest --dynamics lobby`"
+        )
     options = _options(settings, fleet, seconds, steps, seed)
     _check_replays(fleet)
     recorded = Source(trace, demand, players_per_server, peak_servers).read(fleet)

@@ -32,9 +32,8 @@ def check_can_plot(path: Path) -> None:
         raise BadInput("--plot needs matplotlib: pip install 'gameserver-autopilot[trainer]'")
 
 
-def write_plot(report: Report, path: Path) -> None:
-    """Draw the report into a PNG (or what the suffix names)."""
-    figure = draw(report)
+def write_plot(figure: "Figure", path: Path) -> None:
+    """Save a figure as a PNG, or as what the suffix names."""
     try:
         write_whole(path, lambda partial: figure.savefig(partial, dpi=150))
     except ValueError as error:
@@ -88,14 +87,24 @@ def _draw_series(axes: "Axes", report: Report) -> None:
 def _draw_costs(axes: "Axes", report: Report) -> bool:
     """Draw a bar for each policy, the cheapest on top. Returns whether any is cut."""
     names = [name for name in reversed(by_cost(report)) if name != ORACLE]
-    costs = [report.outcomes[name].score.cost_per_step for name in names]
-    own = report.outcomes[AUTOPILOT].score.cost_per_step
-    end = DEARER_THAN_SHOWN * max(own, min(costs), 1e-9)
-    drawn = axes.barh(
+    weight = report.case.parameters.over_prov_factor
+    axes.set_title(f"cost per step: idle + {weight:g} x missing servers")
+    return draw_bars(
+        axes,
         [_title(name, report) for name in names],
+        [report.outcomes[name].score.cost_per_step for name in names],
+        names.index(AUTOPILOT),
+    )
+
+
+def draw_bars(axes: "Axes", titles: list[str], costs: list[float], own: int) -> bool:
+    """A bar for each cost, from the bottom up; `own` is coloured. Returns whether any is cut."""
+    end = DEARER_THAN_SHOWN * max(costs[own], min(costs), 1e-9)
+    drawn = axes.barh(
+        titles,
         [min(cost, end) for cost in costs],
         height=BAR_HEIGHT,
-        color=[ALLOCATION if name == AUTOPILOT else "#bbbbbb" for name in names],
+        color=[ALLOCATION if row == own else "#bbbbbb" for row in range(len(costs))],
     )
     axes.bar_label(drawn, [f"{cost:.2f}" for cost in costs], padding=4)
     for row, cost in enumerate(costs):
@@ -103,8 +112,6 @@ def _draw_costs(axes: "Axes", report: Report) -> bool:
             _mark_cut(axes, row, end)
     axes.set_xlim(0, 1.18 * min(end, max(*costs, 1e-9)))
     axes.set_xticks([])
-    weight = report.case.parameters.over_prov_factor
-    axes.set_title(f"cost per step: idle + {weight:g} x missing servers")
     return max(costs) > end
 
 

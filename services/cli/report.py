@@ -1,7 +1,6 @@
-"""The output of a backtest: a table, JSON, a CSV of decisions."""
+"""The output of a backtest: a table, a CSV of decisions."""
 
 import csv
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -58,12 +57,6 @@ def print_report(report: Report, console: Console) -> None:
     print_table(console, headings, rows, right=headings[1:], bold={names.index(AUTOPILOT)})
     for note in report.notes:
         print_text(console, note)
-
-
-def write_json(report: Report, path: Path) -> None:
-    """The report as JSON."""
-    text = json.dumps(report.document, indent=2) + "\n"
-    write_whole(path, lambda partial: partial.write_text(text))
 
 
 def write_decisions(report: Report, path: Path) -> None:

@@ -1,6 +1,6 @@
 """The state-feedback rule: a band from forecasts, the state of the fleet and the lead time seen.
 
-Sixteen numbers, found by search in the simulator (`shared.learning.policy_search`). The first five
+Sixteen numbers, found by search in the simulator (`shared.learning.lobby.search`). The first five
 alone are a plain rule with a fixed horizon; the others shift it with the lead time that is seen.
 """
 
@@ -12,6 +12,7 @@ import numpy as np
 from shared.core.arrays import FloatArray, IntArray
 from shared.core.forecasts import Forecasts, logit
 from shared.core.lead_evidence import PRIOR_STEPS, LeadEvidence, no_evidence, seen
+from shared.core.lead_process import USUAL_LEAD
 from shared.core.lobby import Band, Ended, Met
 
 
@@ -49,8 +50,6 @@ NUMBERS = (
 NAMES = tuple(number.name for number in NUMBERS)
 PLAIN = 5
 """The plain rule's numbers, the first."""
-USUAL_LEAD = 3.5
-"""Steps that a plain rule's horizon loses where the horizon follows the lead time from then on."""
 
 
 def numbers_of(**named: float) -> FloatArray:
@@ -73,16 +72,19 @@ class Memory(NamedTuple):
 class BandRule:
     """The rule with numbers of its own for each lane."""
 
-    def __init__(self, numbers: FloatArray, forecasts: Forecasts) -> None:
-        """`numbers`: ``(lanes, 16)``, in the order of `NUMBERS`."""
+    def __init__(
+        self, numbers: FloatArray, forecasts: Forecasts, usual_lead: float = USUAL_LEAD
+    ) -> None:
+        """`numbers`: ``(lanes, 16)``, in the order of `NUMBERS`; `usual_lead`: steps, a prior."""
         columns = dict(zip(NAMES, np.ascontiguousarray(numbers.T), strict=True))
         self._numbers = columns
         self._forecasts = forecasts
         self._lanes = len(numbers)
+        self._usual_lead = usual_lead
 
     def begin(self) -> Memory:
         """Before the first step."""
-        return Memory(np.zeros(self._lanes), no_evidence(self._lanes))
+        return Memory(np.zeros(self._lanes), no_evidence(self._lanes, self._usual_lead))
 
     def decide(self, before: Memory, met: Met, ended: Ended, rows: IntArray) -> tuple[Memory, Band]:
         """The band after a step; `rows` are those of the forecasts that were made then."""
@@ -118,14 +120,18 @@ class BandRule:
 class TargetRule:
     """Raise and lower to a number that depends on demand alone: an autoscaler's rule."""
 
-    def __init__(self, targets: FloatArray) -> None:
-        """`targets`: servers after each row, ``(rows,)``."""
+    def __init__(
+        self, targets: FloatArray, times: FloatArray | float = 1.0, added: FloatArray | float = 0.0
+    ) -> None:
+        """`targets`: servers after each row, ``(rows,)``; times and plus a lane's own numbers."""
         self._targets = targets
+        self._times = times
+        self._added = added
 
     def begin(self) -> None:
         """It remembers nothing."""
 
     def decide(self, before: None, met: Met, ended: Ended, rows: IntArray) -> tuple[None, Band]:  # noqa: ARG002
         """The same number as both levels."""
-        target = self._targets[rows]
+        target = self._targets[rows] * self._times + self._added
         return None, Band(target, target)

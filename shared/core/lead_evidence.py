@@ -5,10 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from shared.core.arrays import FloatArray
+from shared.core.lead_process import USUAL_LEAD
 from shared.core.lobby import Ended
 
 PRIOR_STEPS = 6.0
-"""Lead that is assumed before a start was seen."""
+"""Lead that is assumed before a start was seen, where servers usually take `USUAL_LEAD`."""
 FAST, MOST_FAST = 0.12, 0.6
 """Weight of each ended start in the fast average, and at most of a step's."""
 SLOW, MOST_SLOW = 0.02, 0.2
@@ -27,9 +28,9 @@ class LeadEvidence(NamedTuple):
     """Age of the oldest server that is still starting; 0 where none is."""
 
 
-def no_evidence(lanes: int) -> LeadEvidence:
-    """Before a start was seen."""
-    prior = np.full(lanes, PRIOR_STEPS)
+def no_evidence(lanes: int, usual: float = USUAL_LEAD) -> LeadEvidence:
+    """Before a start was seen, where servers usually take `usual` steps."""
+    prior = np.full(lanes, PRIOR_STEPS * usual / USUAL_LEAD)
     return LeadEvidence(prior, prior, prior, np.zeros(lanes))
 
 

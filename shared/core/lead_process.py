@@ -20,6 +20,8 @@ FAILING = 0.015
 """Part of the starts that fail, at their end."""
 SHORTEST_LEAD = 0.5
 """Steps."""
+USUAL_LEAD = 5.0
+"""Middle of the normal regime, in steps: the notebook's constant."""
 
 Kind = Literal["regimes", "lognormal", "slowdown", "constant"]
 KINDS: tuple[Kind, ...] = ("regimes", "lognormal", "slowdown", "constant")
@@ -35,15 +37,17 @@ _NOISE = 0.1
 """From step to step, relative."""
 
 
-def lead_paths(kind: Kind, paths: int, steps: int, rng: np.random.Generator) -> FloatArray:
-    """Leads in steps, ``(paths, steps)``.
+def lead_paths(
+    kind: Kind, paths: int, steps: int, rng: np.random.Generator, usual: float = USUAL_LEAD
+) -> FloatArray:
+    """Leads in steps, ``(paths, steps)``; longer or shorter in proportion to `usual`.
 
     `regimes`: spells that persist; `lognormal`: median 6 to 8, sigma 0.55, a memory of 25 steps;
     `slowdown`: a lead of 4 to 6 steps that becomes 2.5 to 4 times as long for good, in the middle
     third; `constant`: 5 steps.
     """
     if kind == "constant":
-        return np.full((paths, steps), 5.0)
+        return np.full((paths, steps), usual)
     if kind == "regimes":
         leads = _regimes(paths, steps, rng)
     elif kind == "lognormal":
@@ -52,7 +56,7 @@ def lead_paths(kind: Kind, paths: int, steps: int, rng: np.random.Generator) -> 
         at = rng.uniform(1 / 3, 2 / 3, (paths, 1)) * steps
         slower = np.where(np.arange(steps) < at, 1.0, rng.uniform(2.5, 4.0, (paths, 1)))
         leads = rng.uniform(4.0, 6.0, (paths, 1)) * slower * _noise(rng, (paths, steps))
-    return np.maximum(leads, SHORTEST_LEAD)
+    return np.maximum(leads * (usual / USUAL_LEAD), SHORTEST_LEAD)
 
 
 class Starts:

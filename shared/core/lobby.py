@@ -23,6 +23,8 @@ import numpy as np
 
 from shared.core.arrays import FloatArray
 
+LOST_IN_WAITS = 6.0
+"""What a match that leaves unserved costs, in steps of waiting."""
 ROUNDING = 1e-9
 """Servers: matches add up to whole numbers but for so much."""
 AGES = 64

@@ -54,7 +54,7 @@ def pretrain(
     rng = np.random.default_rng(seed)
     use_one_thread()
     stages = Stages()
-    decisions = _decisions(parameters, rng, tell)
+    decisions = synthetic_decisions(Sight.of(parameters), parameters, rng, tell)
     stages.done("synthetic")
     module = module_of(parameters, seed)
     heads = Heads((parameters.over_prov_factor,))
@@ -73,14 +73,18 @@ def write_nets(module: ResidualModule, folder: Path) -> None:
     np.savez(folder / NETS, **weights)
 
 
-def _decisions(
-    parameters: FleetParameters, rng: np.random.Generator, tell: Callable[[float, str], None]
+def synthetic_decisions(
+    sight: Sight,
+    parameters: FleetParameters,
+    rng: np.random.Generator,
+    tell: Callable[[float, str], None],
 ) -> Samples:
+    """Samples of `SERIES` synthetic fleets; `tell` is called after each."""
     seen, met = [], []
     for number in range(SERIES):
         history = synthetic_history(rng)
         parts = ((len(history.demands), OF_EACH), *BEGINNINGS)
-        one_seen, one_met = drawn_samples(history, Sight.of(parameters), parameters, rng, parts)
+        one_seen, one_met = drawn_samples(history, sight, parameters, rng, parts)
         seen.append(one_seen)
         met.append(one_met)
         tell(0.0, f"{number + 1} of {SERIES} synthetic fleets")

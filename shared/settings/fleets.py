@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.core.guards import Guards
+from shared.core.lobby import LOST_IN_WAITS, CostWeights, Lobby
 from shared.core.parameters import FleetParameters, ObservationName, RewardName
 from shared.core.schedule import ScheduledFloor
 from shared.errors import BadSetting, UnknownFleet
@@ -32,6 +33,7 @@ MOST_BATCH = 1_000_000
 """Transitions of one job: two years of a fleet at 65 s, far more than are stored."""
 
 TtlSeconds = Annotated[float, Field(gt=0, le=LONGEST_TTL_SECONDS, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_STEP_SECONDS, allow_inf_nan=False)]
 RateLimit = Annotated[int, Field(ge=0, le=MAX_SERVERS_EVER)]
 """Servers per step."""
 
@@ -75,6 +77,12 @@ class FleetSettings(BaseSettings):
     history_len: Annotated[int, Field(ge=2, le=100)] = 5
     observation: ObservationName = "calendar"
     """The observation of new policies: `calendar`, or only the `notebook`'s numbers."""
+
+    # How players behave, in the lobby's dynamics.
+    session_seconds: Seconds = 780
+    """How long a match takes, on average."""
+    patience_seconds: Seconds = 1300
+    """How long players wait for a match before they leave, on average."""
 
     # The clock, and where demand comes from; `{fleet}` in the URL becomes the fleet's name.
     learning_freq: Annotated[
@@ -132,6 +140,17 @@ class FleetSettings(BaseSettings):
             history_len=self.history_len,
             reward=self.reward,
             observation=self.observation,
+        )
+
+    def lobby(self, step_seconds: float) -> Lobby:
+        """The numbers of the lobby's dynamics, at so many seconds of game time a step."""
+        return Lobby(
+            step_seconds=step_seconds,
+            session_seconds=self.session_seconds,
+            patience_seconds=self.patience_seconds,
+            weights=CostWeights(
+                waiting=self.over_prov_factor, lost=LOST_IN_WAITS * self.over_prov_factor
+            ),
         )
 
     @property

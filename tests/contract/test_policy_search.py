@@ -10,9 +10,9 @@ from shared.core.lead_process import Starts, lead_paths
 from shared.core.lobby import Lobby
 from shared.core.parameters import FleetParameters
 from shared.core.rollout import roll_out, scored
-from shared.learning.forecasting import fit
+from shared.learning.lobby.forecasting import fit
+from shared.learning.lobby.search import SearchBudget, Simulator, search, search_plain
 from shared.learning.models.quantile_nets import SIGHT
-from shared.learning.policy_search import Simulator, search, search_plain
 from shared.learning.threads import use_one_thread
 from shared.recorded_demand import Recorded
 
@@ -96,9 +96,9 @@ def cost_of(
 def test_search_beats_the_quantile_and_following_the_lead_beats_a_fixed_horizon(
     history: History, forecasts: Forecasts
 ) -> None:
-    simulator = Simulator(history.demands[:LEARNT], forecasts, ("regimes",), Lobby(), LIMITS)
-    plain = search_plain(simulator, seed=0, rounds=8)
-    adaptive = search(simulator, plain, seed=0, rounds=10)
+    simulator = Simulator(history.demands[:LEARNT], ("regimes",), Lobby(), LIMITS)
+    plain = search_plain(simulator, forecasts, 0, SearchBudget(plain_rounds=8))
+    adaptive = search(simulator, forecasts, plain, 0, SearchBudget(rounds=10))
     leads = lead_paths("regimes", 16, ROWS - LEARNT - 1, np.random.default_rng(77))
     quantile, fixed, follows = (
         cost_of(numbers, history, forecasts, leads) for numbers in (QUANTILE, plain, adaptive)
@@ -110,9 +110,18 @@ def test_search_beats_the_quantile_and_following_the_lead_beats_a_fixed_horizon(
 def test_search_is_the_same_from_the_same_seed_and_bounded(
     history: History, forecasts: Forecasts
 ) -> None:
-    simulator = Simulator(history.demands[:LEARNT], forecasts, ("constant",), Lobby(), LIMITS)
+    simulator = Simulator(history.demands[:LEARNT], ("constant",), Lobby(), LIMITS)
     told: list[float] = []
-    first = search(simulator, numbers_of(level=2.0, horizon=8.0), 3, rounds=2, tell=told.append)
-    again = search(simulator, numbers_of(level=2.0, horizon=8.0), 3, rounds=2)
+    first = search(
+        simulator,
+        forecasts,
+        numbers_of(level=2.0, horizon=8.0),
+        3,
+        SearchBudget(rounds=2),
+        told.append,
+    )
+    again = search(
+        simulator, forecasts, numbers_of(level=2.0, horizon=8.0), 3, SearchBudget(rounds=2)
+    )
     assert np.array_equal(first, again)
     assert told == [0.5, 1.0]

@@ -68,6 +68,8 @@ def test_the_notebooks_defaults():
         ("FLOOR_AT_ALLOCATED", "1", "floor_at_allocated", True),
         ("SERVERS_PER_TICKET", "0.1", "servers_per_ticket", 0.1),
         ("SHADOW", "1", "shadow", True),
+        ("SESSION_SECONDS", "1200", "session_seconds", 1200),
+        ("PATIENCE_SECONDS", "300", "patience_seconds", 300),
         ("TIME_TOTAL_S", "9", "time_total_s", 9),
         ("TRAIN_BATCH_SIZE", "64", "train_batch_size", 64),
     ],

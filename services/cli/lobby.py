@@ -1,0 +1,108 @@
+"""`autopilot backtest --dynamics lobby`: options in, a report out."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+
+from services.cli import learner
+from services.cli.backtest import decisions_of
+from shared.core.arrays import FloatArray
+from shared.core.lead_process import SHORTEST_LEAD
+from shared.errors import BadInput, BadSetting, quoted
+from shared.learning.backtest import Case
+from shared.learning.budget import TrainingOptions
+from shared.learning.extras import check_trainer, quiet_libraries
+from shared.learning.lobby.backtest import (
+    LobbyCase,
+    LobbyReport,
+    backtest_targets,
+    backtest_trained,
+)
+from shared.settings import FleetSettings, Settings
+
+STEP_SECONDS = 65.0
+"""Of game time, whatever the rows of a trace are apart: a row is a step."""
+LONGEST_LEAD = 1e6
+"""Steps."""
+
+
+def check_lobby(fleet: FleetSettings) -> None:
+    """Raise `BadSetting` where a setting wants the notebook's dynamics."""
+    if fleet.reward == "notebook":
+        raise BadSetting(
+            "AUTOPILOT_REWARD=notebook is of the notebook's dynamics: leave it out, or give "
+            "--dynamics notebook"
+        )
+
+
+def backtest_lobby(
+    case: Case,
+    fleet: FleetSettings,
+    options: TrainingOptions,
+    lead_times: Path | None,
+    policy: Path | None,
+    history_len: int | None,
+    settings: Settings,
+) -> LobbyReport:
+    """Train, or take a policy's folder, and roll it out beside rules. Raises `BadInput`."""
+    scored = len(case.history.demands) - case.start
+    leads = None if lead_times is None else read_lead_times(lead_times, scored)
+    lobby = fleet.lobby(STEP_SECONDS)
+    if policy is not None:
+        case, version, targets = decisions_of(case, policy, history_len, settings)
+        of_policy = LobbyCase.of(case, lobby, options.seed, leads)
+        return backtest_targets(of_policy, targets, version=version)
+    check_trainer()
+    quiet_libraries()
+    from shared.learning.lobby.pretrained import pretrained_weights
+    from shared.learning.lobby.training import train_lobby
+
+    with learner.progress_bar() as tell:
+        made = train_lobby(
+            case.training,
+            case.parameters,
+            lobby,
+            options.budget,
+            options.seed,
+            pretrained_weights(),
+            tell,
+        )
+    return backtest_trained(LobbyCase.of(case, lobby, options.seed, leads), made)
+
+
+def read_lead_times(path: Path, scored: int) -> FloatArray:
+    """Lead in steps of each scored row; surplus rows are ignored. Raises `BadInput`."""
+    leads: list[float] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if "lead_steps" not in (rows.fieldnames or ()):
+                raise BadInput(f"{path}: the first line must name the column lead_steps")
+            for row in rows:
+                leads.append(_lead(row["lead_steps"], f"{path}, line {rows.line_num}"))
+                if len(leads) == scored:
+                    break
+    except OSError as error:
+        raise BadInput(f"can't read the lead times {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path} is not a CSV file in UTF-8: {error}") from error
+    if len(leads) < scored:
+        raise BadInput(
+            f"{path} has {len(leads)} rows, and {scored} steps are scored: give a row for each"
+        )
+    return np.array(leads)
+
+
+def _lead(text: str | None, where: str) -> float:
+    try:
+        lead = float(text or "")
+    except ValueError:
+        raise BadInput(f"{where}: lead_steps {quoted(text)} is no number") from None
+    if not (math.isfinite(lead) and SHORTEST_LEAD <= lead <= LONGEST_LEAD):
+        raise BadInput(
+            f"{where}: lead_steps {quoted(text)} can't be: give {SHORTEST_LEAD:g} to "
+            f"{LONGEST_LEAD:g} steps"
+        )
+    return lead

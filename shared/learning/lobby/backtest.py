@@ -1,0 +1,214 @@
+"""A backtest in the lobby's dynamics: train on the first part, roll all out on the rest.
+
+All contenders meet the same demand and the same lead paths, and where they forecast, the same
+forecasts. Everything, limits and tuning included, comes from the rows before the scored ones.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from shared.core.arrays import FloatArray
+from shared.core.band_rule import NAMES, BandRule, TargetRule
+from shared.core.forecasts import Forecasts
+from shared.core.history import History
+from shared.core.lead_process import Kind, Starts
+from shared.core.lobby import Lobby
+from shared.core.rollout import BandPolicy, LobbyScore, M, Step, roll_out, scored
+from shared.core.tuning import BUFFER, CONSTANT, RULES, SEASONAL, TREND_BUFFER, tune
+from shared.learning.backtest import AUTOPILOT, Case
+from shared.learning.lobby.search import CANDIDATES, Simulator
+from shared.learning.lobby.training import (
+    PRIOR,
+    LobbyTraining,
+    drawn_paths,
+    forecasts_of,
+    usual_lead,
+)
+
+SCORED: tuple[Kind, ...] = ("regimes",)
+"""Lead process of the scored paths, unless lead times are given."""
+TARGET_RULES = tuple(
+    rule
+    for rule in RULES
+    if rule in (CONSTANT, BUFFER, TREND_BUFFER, SEASONAL) or rule.name == "target_tracking"
+)
+"""Autoscalers' rules: each raises and lowers to one number."""
+_PATHS, _STARTS, _TUNED = 3, 4, 5
+"""Of a seed: no two draw the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class LobbyCase:
+    """What contenders are rolled out on."""
+
+    case: Case
+    lobby: Lobby
+    leads: FloatArray
+    """Lead in steps of each path and scored step, ``(paths, steps)``."""
+    seed: int
+
+    @classmethod
+    def of(
+        cls, case: Case, lobby: Lobby, seed: int, lead_steps: FloatArray | None = None
+    ) -> "LobbyCase":
+        """On drawn lead paths, or on the one that is given, for each scored row."""
+        steps = len(case.history.demands) - case.start
+        if lead_steps is None:
+            usual = usual_lead(case.parameters)
+            return cls(case, lobby, drawn_paths(SCORED, steps, seed + _PATHS, usual), seed)
+        return cls(case, lobby, lead_steps[np.newaxis, :steps], seed)
+
+    @property
+    def demands(self) -> FloatArray:
+        """Of the whole series, in servers."""
+        return self.case.history.demands
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Least and most servers."""
+        return self.case.parameters.min_servers, self.case.parameters.max_servers
+
+    def rolled(self, policy: BandPolicy[M]) -> Iterator[Step]:
+        """Roll a policy out over the scored part, a lane for each path."""
+        paths, steps = self.leads.shape
+        return roll_out(
+            policy,
+            self.demands,
+            Starts(self.leads, np.arange(paths), self.seed + _STARTS),
+            np.full(paths, self.case.start),
+            steps,
+            self.lobby,
+            self.limits,
+        )
+
+    def rule(self, numbers: FloatArray, forecasts: Forecasts) -> BandRule:
+        """The state-feedback rule, on every path."""
+        lanes = np.tile(numbers, (len(self.leads), 1))
+        return BandRule(lanes, forecasts, usual_lead(self.case.parameters))
+
+    @property
+    def simulator(self) -> Simulator:
+        """To tune on the training part."""
+        return Simulator(
+            self.demands[: self.case.start],
+            PRIOR,
+            self.lobby,
+            self.limits,
+            usual_lead(self.case.parameters),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LobbyOutcome:
+    """What one contender did."""
+
+    score: LobbyScore
+    chosen: Mapping[str, Any]
+    """Its numbers, or the figures of its training."""
+
+
+@dataclass(frozen=True, slots=True)
+class LobbyReport:
+    """The result: the case, every contender's outcome, the autopilot's steps on the first path."""
+
+    case: LobbyCase
+    outcomes: Mapping[str, LobbyOutcome]
+    steps: list[Step]
+    """Of the autopilot."""
+    notes: list[str]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON of `--json`."""
+        case = self.case.case
+        return {
+            "trace": case.demand.name,
+            "dynamics": "lobby",
+            "steps": len(self.steps),
+            "training_steps": case.start,
+            "paths": len(self.case.leads),
+            "cost_weights": asdict(self.case.lobby.weights),
+            "parameters": asdict(case.parameters),
+            "policies": {
+                name: {
+                    "cost_per_step": outcome.score.cost_per_step,
+                    "standard_error": outcome.score.standard_error,
+                    "waiting_mean": outcome.score.waiting_mean,
+                    "waiting_p95": outcome.score.waiting_p95,
+                    "matches_that_wait_pct": outcome.score.matches_that_wait_pct,
+                    "idle_server_steps": outcome.score.idle_server_steps,
+                    "launches": outcome.score.launches,
+                    "lost": outcome.score.lost,
+                    "chosen": dict(outcome.chosen),
+                }
+                for name, outcome in self.outcomes.items()
+            },
+            "notes": self.notes,
+        }
+
+
+def backtest_trained(case: LobbyCase, made: LobbyTraining) -> LobbyReport:
+    """What serves after training, beside its own parts and autoscalers' rules."""
+    forecasts = forecasts_of(made.forecaster, case.case.history, case.case.parameters)
+    outcomes = {
+        name: LobbyOutcome(scored(case.rolled(case.rule(numbers, forecasts))), _named(numbers))
+        for name, numbers in made.numbers.items()
+    }
+    steps = list(case.rolled(case.rule(made.numbers[made.winner], forecasts)))
+    serving = LobbyOutcome(
+        outcomes[made.winner].score,
+        {
+            "kind": made.winner,
+            "rule": made.named_numbers,
+            "held_out_costs": dict(made.costs),
+            "stage_seconds": dict(made.stage_seconds),
+            "seed": case.seed,
+        },
+    )
+    rules = target_rules(case)
+    return LobbyReport(case, {AUTOPILOT: serving, **outcomes, **rules}, steps, [])
+
+
+def backtest_targets(case: LobbyCase, targets: FloatArray, **chosen: Any) -> LobbyReport:
+    """A policy that answers with one number, targets after each row, beside autoscalers' rules."""
+    policy = TargetRule(targets)
+    serving = LobbyOutcome(scored(case.rolled(policy)), chosen)
+    steps = list(case.rolled(policy))
+    return LobbyReport(case, {AUTOPILOT: serving, **target_rules(case)}, steps, [])
+
+
+def target_rules(case: LobbyCase) -> dict[str, LobbyOutcome]:
+    """Autoscalers' rules, each with the margin that costs least in the simulator."""
+    parameters, history = case.case.parameters, case.case.history
+    simulator = case.simulator
+    outcomes = {}
+    for rule in TARGET_RULES:
+        tuned = tune(rule, case.case.training, parameters)
+        targets = rule.forecast(history, parameters, **tuned.setting)
+        times, added = _margins(rule.margin, case.case.training)
+        costs = simulator.target_costs(
+            targets, times, added, np.random.default_rng(case.seed + _TUNED)
+        )
+        best = int(np.argmin(costs))
+        policy = TargetRule(targets, float(times[best]), float(added[best]))
+        outcomes[rule.name] = LobbyOutcome(
+            scored(case.rolled(policy)),
+            {**tuned.setting, "times": float(times[best]), "added": float(added[best])},
+        )
+    return outcomes
+
+
+def _margins(margin: str, training: History) -> tuple[FloatArray, FloatArray]:
+    """``(times, added)`` to choose from; `added` goes up to the highest demand there was."""
+    ones, nothing = np.ones(CANDIDATES), np.zeros(CANDIDATES)
+    if margin == "times":
+        return np.linspace(0.9, 2.5, CANDIDATES), nothing
+    # Denser where most fleets' margins are.
+    return ones, float(training.demands.max()) * np.linspace(0.0, 1.1, CANDIDATES) ** 2
+
+
+def _named(numbers: FloatArray) -> dict[str, float]:
+    return dict(zip(NAMES, numbers.tolist(), strict=True))

@@ -1,0 +1,45 @@
+"""The pretrained nets, which come with the package: half of every fleet's training starts there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from shared.learning.hindsight.optimizer import Hindsight
+from shared.learning.lobby.forecasting import UPDATES_PER_ROUND, Weights
+from shared.learning.models.quantile_nets import HEADS, SIGHT, QuantileNets
+from shared.learning.pretraining import (
+    UPDATES,
+    WEIGHT_DECAY,
+    pretraining_parameters,
+    synthetic_decisions,
+)
+from shared.learning.threads import use_one_thread
+
+NETS = "pretrained_nets.npz"
+"""In this folder; `autopilot train --demand synthetic --dynamics lobby` makes it again."""
+
+
+def pretrained_weights() -> Weights:
+    """By name, as `QuantileNets.get_state` gives them."""
+    with np.load(Path(__file__).with_name(NETS)) as weights:
+        return dict(weights)
+
+
+def pretrain_nets(
+    history_len: int, seed: int, tell: Callable[[float, str], None] = lambda _, __: None
+) -> Weights:
+    """Train on synthetic demand alone; the same seed makes the same nets.
+
+    `tell` is called with the completed fraction and a text.
+    """
+    use_one_thread()
+    rng = np.random.default_rng(seed)
+    samples = synthetic_decisions(SIGHT, pretraining_parameters(history_len), rng, tell)
+    nets = QuantileNets(seed)
+    hindsight = Hindsight(nets, samples, HEADS, seed, WEIGHT_DECAY)
+    state = nets.get_state()
+    for done in range(0, UPDATES, UPDATES_PER_ROUND):
+        state = hindsight.round(UPDATES_PER_ROUND, done / UPDATES)
+        tell(done / UPDATES, f"{done:,} of {UPDATES:,} updates")
+    return state

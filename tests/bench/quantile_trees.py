@@ -1,0 +1,74 @@
+"""Quantile trees of LightGBM as forecasts for the lobby's rule: a yardstick, not the product."""
+
+import numpy as np
+
+from shared.core.arrays import FloatArray
+from shared.core.forecasts import HORIZONS, LEVELS, Forecasts, logit
+from shared.core.observation import Encoder
+from shared.learning.backtest import Case
+from shared.learning.forecasters import SETTINGS
+from shared.learning.models.quantile_nets import SIGHT
+
+FITTED_HORIZONS = (2, 6, 13, 30)
+FITTED_LEVELS = (0.5, 5 / 6, 0.97)
+"""The others are interpolated: each is a model of its own."""
+TREES = 150
+FOLDS = 2
+"""Halves of the training part, each forecast by the trees of the other."""
+
+
+def trees_of(case: Case) -> Forecasts:
+    """After each row: out of fold on the training part, by all of it in the scored part.
+
+    Raises `ImportError` without lightgbm.
+    """
+    history, start = case.history, case.start
+    rows = np.arange(len(history.demands))
+    inputs = Encoder(SIGHT.fields, SIGHT.lead_steps).encode(history, rows)
+    for column, field in enumerate(SIGHT.fields):
+        if field.startswith(("demand[", "mean[", "day_ago", "week_ago")):
+            inputs[:, column] -= history.demands
+    inputs = np.column_stack((inputs, history.demands))
+    fitted = np.empty((len(rows), len(FITTED_HORIZONS), len(FITTED_LEVELS)))
+    for at, horizon in enumerate(FITTED_HORIZONS):
+        for which, level in enumerate(FITTED_LEVELS):
+            fitted[:, at, which] = _one(history.demands, inputs, start, horizon, level)
+    wide = np.array(
+        [
+            [np.interp(HORIZONS, FITTED_HORIZONS, row[:, level]) for level in range(len(LEVELS))]
+            for row in _at_all_levels(fitted)
+        ]
+    ).transpose(0, 2, 1)
+    quantiles = np.maximum(np.sort(wide + history.demands[:, None, None], axis=-1), 0.0)
+    return Forecasts.of(quantiles, history.demands)
+
+
+def _at_all_levels(fitted: FloatArray) -> FloatArray:
+    at = np.interp(logit(np.array(LEVELS)), logit(np.array(FITTED_LEVELS)), [0.0, 1.0, 2.0])
+    low = np.minimum(at.astype(int), 1)
+    wide: FloatArray = fitted[..., low] + (at - low) * (fitted[..., low + 1] - fitted[..., low])
+    return wide
+
+
+def _one(
+    demands: FloatArray, inputs: FloatArray, start: int, horizon: int, level: float
+) -> FloatArray:
+    """Changes of demand in `horizon` steps at one level, after each row."""
+    import lightgbm
+
+    changes = np.full(len(demands), np.nan)
+    changes[:-horizon] = demands[horizon:] - demands[:-horizon]
+    settings = {**SETTINGS, "alpha": level, "num_threads": 1}
+    found = np.empty(len(demands))
+
+    def fit(rows: np.ndarray) -> "lightgbm.Booster":
+        return lightgbm.train(settings, lightgbm.Dataset(inputs[rows], changes[rows]), TREES)
+
+    learnt = np.arange(start - horizon)
+    found[start - horizon :] = fit(learnt).predict(inputs[start - horizon :])
+    for fold in range(FOLDS):
+        inside = learnt * FOLDS // len(learnt) == fold
+        met_inside = np.zeros(len(learnt), dtype=bool)
+        met_inside[:-horizon] = inside[horizon:]
+        found[learnt[inside]] = fit(learnt[~inside & ~met_inside]).predict(inputs[learnt[inside]])
+    return found
