@@ -18,7 +18,7 @@ def check_can_write(path: Path | None, option: str) -> None:
     if path.is_dir():
         raise BadInput(f"{option} {path} is a folder: name a file")
     if path.exists() and not path.is_file():
-        raise BadInput(f"{option} {path} is no regular file: name one, or a new one")
+        raise BadInput(f"{option} {path} is not a regular file: name one, or a new one")
     _check_parent(path.resolve(), option)
 
 
@@ -46,7 +46,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
-        raise BadInput(f"{path} is no regular file: name one, or a new one")
+        raise BadInput(f"{path} is not a regular file: name one, or a new one")
     partial = path.with_name(f".{uuid.uuid4().hex[:6]}.partial{path.suffix}")
     try:
         write(partial)

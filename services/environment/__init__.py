@@ -1,1 +1,1 @@
-"""The environment worker: steps every fleet on its own clock and decides."""
+"""The environment worker: steps every fleet on its own clock, and decides its targets."""

@@ -22,7 +22,7 @@ from shared.policies.store import PolicyStore
 from shared.settings import LOCAL_DEMAND, Fleets, FleetSettings, Settings
 
 REQUESTS_AT_ONCE = 16
-"""Demand requests under way, over all fleets."""
+"""Most concurrent demand requests, over all fleets."""
 
 
 def main(settings: Settings, fleets: Fleets) -> None:
@@ -39,7 +39,7 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
     shortest_step_s = min(each.learning_freq for each in fleets.by_name.values())
     supplies = Supplies(bus, fleets.names, shortest_step_s)
     tokens = tokens_of(settings)
-    turns = asyncio.Semaphore(REQUESTS_AT_ONCE)
+    requests = asyncio.Semaphore(REQUESTS_AT_ONCE)
     limits = httpx.Limits(max_keepalive_connections=REQUESTS_AT_ONCE)
     async with httpx.AsyncClient(limits=limits) as client:
         loops = [
@@ -47,7 +47,7 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
                 fleet,
                 fleets[fleet],
                 index / len(fleets.names),
-                _source(client, turns, fleet, fleets[fleet], tokens),
+                _source(client, requests, fleet, fleets[fleet], tokens),
                 champions,
                 bus,
                 queue,
@@ -59,7 +59,7 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
             for index, fleet in enumerate(fleets.names)
         ]
         gc.freeze()
-        # With connections of its own: a lease must not wait for its turn behind thousands of steps.
+        # With its own connections: a renewal must not wait behind thousands of steps.
         leases = Bus.connect(settings.redis_url)
         await step_fleets(loops, champions, leases, stop, settings.heartbeat)
     await leases.close()
@@ -68,7 +68,7 @@ async def _run(settings: Settings, fleets: Fleets) -> None:
 
 def _source(
     client: httpx.AsyncClient,
-    turns: asyncio.Semaphore,
+    requests: asyncio.Semaphore,
     fleet: str,
     settings: FleetSettings,
     tokens: Tokens,
@@ -77,7 +77,7 @@ def _source(
         return LocalSine(settings.max_servers)
     url = settings.gs_inventory_url
     auth = bearer_for(url, tokens, READERS) if is_under(settings.matchmaking_url, url) else None
-    return HttpDemand(client, turns, url, fleet, settings.learning_freq, auth)
+    return HttpDemand(client, requests, url, fleet, settings.learning_freq, auth)
 
 
 if __name__ == "__main__":

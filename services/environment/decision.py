@@ -1,4 +1,4 @@
-"""What the policy of a fleet decides at a step, and what it saw and answered."""
+"""A policy's decision at a step: its action, the observation and the experts' actions."""
 
 import math
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from shared.policies.runtime import Policy, RulePolicy, experts_actions
 
 @lru_cache(maxsize=64)
 def encoder_of(fields: tuple[str, ...], lead_steps: int) -> Encoder:
-    """One encoder for all the fleets whose policies see the same."""
+    """One encoder for all fleets whose policies have the same observation."""
     return Encoder(fields, lead_steps)
 
 
-class Choice(NamedTuple):
+class PolicyDecision(NamedTuple):
     """An action, and how it came about."""
 
     action: float
@@ -33,10 +33,11 @@ class Choice(NamedTuple):
     adaptation: Adaptation = FRESH
     fields: tuple[str, ...] = ()
     seen: Sequence[float] = ()
-    """By `fields`; NaN where history does not reach."""
-    answers: tuple[float, ...] = ()
-    """The experts' actions; none while a target is held."""
+    """The observation, by `fields`; NaN where history is too short."""
+    experts_actions: tuple[float, ...] = ()
+    """None while a target is held."""
     prior: tuple[float, ...] = ()
+    """The experts' prior weights."""
 
 
 def decide(
@@ -47,27 +48,27 @@ def decide(
     draw: float | None = None,
     known: Adaptation = FRESH,
     demand: float = 0.0,
-) -> Choice:
-    """What a policy decides; the rule does where it gives no number.
+) -> PolicyDecision:
+    """A policy's decision, or the rule's where the policy's action is not finite.
 
-    `observation` is the notebook's; what a policy sees beside it comes from `history`. `known`
-    is what has been learnt of the policy before `demand` was. A fleet that explores does not
-    adapt: the trainer has to know what an action was drawn from.
+    `observation` is the notebook's, in servers; further fields are built from `history`. `known` is
+    the policy's adaptation before `demand`, in servers. With a standard normal `draw` the action is
+    sampled, for exploration, and nothing is adapted, since the trainer needs the distribution.
     """
     seen = _seen_by(policy, observation, history, parameters)
-    answers = experts_actions(policy, seen)
-    if not all(map(math.isfinite, answers)):
+    actions = experts_actions(policy, seen)
+    if not all(map(math.isfinite, actions)):
         policy, known, seen = RulePolicy(parameters), FRESH, observation
-        answers = experts_actions(policy, seen)
+        actions = experts_actions(policy, seen)
     prior = prior_of(policy)
     fallback: Fallback | None = None if policy.learnt else "no_policy"
     adaptation, behaviour = FRESH, None
     if draw is None or not policy.exploration:
-        adaptation, action = adapt(known, demand, answers, prior, parameters)
+        adaptation, action = adapt(known, demand, actions, prior, parameters)
     else:
-        behaviour = (average(answers, prior), policy.exploration)
+        behaviour = (average(actions, prior), policy.exploration)
         action = behaviour[0] + draw * policy.exploration
-    return Choice(
+    return PolicyDecision(
         action,
         policy.version,
         fallback,
@@ -75,7 +76,7 @@ def decide(
         adaptation,
         policy.fields,
         seen,
-        answers,
+        actions,
         prior,
     )
 
@@ -86,14 +87,14 @@ def _seen_by(
     history: History,
     parameters: FleetParameters,
 ) -> Sequence[float]:
-    """The policy's own fields, for the lead time that it plans for.
+    """The policy's observation, for the lead time that it plans for.
 
-    Without any history, what the notebook's numbers tell of them.
+    Without any history, only the notebook's fields are known.
     """
-    told = notebook_fields(parameters.history_len)
-    if policy.fields == told:
+    notebook = notebook_fields(parameters.history_len)
+    if policy.fields == notebook:
         return observation
-    if not len(history.times) or set(policy.fields) <= set(told):
+    if not len(history.times) or set(policy.fields) <= set(notebook):
         return from_notebook(observation, policy.fields)
     encoder = encoder_of(policy.fields, policy.lead_steps)
     newest = np.array([len(history.times) - 1])

@@ -1,4 +1,4 @@
-"""Where the worker reads demand: a URL, or the notebook's own sine."""
+"""Sources of demand: a URL, or the notebook's own sine."""
 
 import asyncio
 import json
@@ -22,15 +22,15 @@ from shared.messages import MAX_PLAYERS_EVER, MAX_SERVERS_EVER, Supply
 ATTEMPTS = 3
 LONGEST_TIMEOUT_SECONDS = 2.0
 SHORTEST_TIMEOUT_SECONDS = 0.25
-"""Steps may be faster than this in a demo; an answer that a busy machine delays is still one."""
+"""A demo's steps may be shorter than this; a response that a busy machine delays still counts."""
 FIRST_WAIT_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 0.5
 ANSWER_LIMIT = 64 * 1024
-"""Bytes of an answer, which may come from anywhere; ours has some hundred."""
+"""Most bytes of a response, which may come from any server; ours has some hundred."""
 
 
 class Reading(NamedTuple):
-    """What a matchmaker tells of a fleet; None where it does not say."""
+    """A matchmaker's report of a fleet; None for what it does not report."""
 
     demand: float
     """Game servers needed now."""
@@ -40,15 +40,15 @@ class Reading(NamedTuple):
 
 
 class DemandSource(Protocol):
-    """Reads a fleet's demand; `step` is the step that it is for."""
+    """A source of a fleet's demand."""
 
     async def read(self, step: int) -> Reading:
-        """What is needed now; raises `DemandMissing`."""
+        """The demand for a step; raises `DemandMissing`."""
         ...
 
 
 class LocalSine:
-    """The notebook's `local` demand: `sine1h`, one point a step."""
+    """The notebook's `local` demand: `sine1h`, one point per step."""
 
     def __init__(self, max_servers: float) -> None:
         self._peak = PEAK_FRACTION * max_servers
@@ -64,19 +64,19 @@ class HttpDemand:
     def __init__(
         self,
         client: httpx.AsyncClient,
-        turns: asyncio.Semaphore,
+        requests: asyncio.Semaphore,
         url: str,
         fleet: str,
         period_s: float,
         auth: httpx.Auth | None = None,
     ) -> None:
-        """`{fleet}` in the URL becomes the fleet's name; no try begins after half a period.
+        """`{fleet}` in the URL becomes the fleet's name; no attempt begins after half a period.
 
-        `turns` bounds the requests under way over all fleets: httpx's own pool takes time that
-        grows with the square of those that wait for it.
+        `requests` bounds the concurrent requests over all fleets: httpx's own pool takes time that
+        grows with the square of the requests that wait for it.
         """
         self._client = client
-        self._turns = turns
+        self._requests = requests
         self._auth = auth
         self._url = url.replace("{fleet}", fleet)
         timeout = max(SHORTEST_TIMEOUT_SECONDS, min(LONGEST_TIMEOUT_SECONDS, period_s / 2))
@@ -89,13 +89,13 @@ class HttpDemand:
         )
 
     async def read(self, step: int) -> Reading:  # noqa: ARG002 - a matchmaker knows no steps
-        """What the URL answers now."""
-        answer: Reading = await self._retrying(self._once)
-        return answer
+        """The demand that the URL returns now, after retries."""
+        reading: Reading = await self._retrying(self._once)
+        return reading
 
     async def _once(self) -> Reading:
         try:
-            async with self._turns:
+            async with self._requests:
                 response = await self._client.send(self._request, auth=self._auth, stream=True)
                 try:
                     content = await self._content(response)
@@ -124,7 +124,7 @@ class HttpDemand:
 
 
 class _Transient(DemandMissing):
-    """Worth another try at once."""
+    """Worth a retry."""
 
 
 def _start_of(content: bytes, characters: int) -> str:
@@ -135,7 +135,7 @@ def _reading(url: str, content: bytes) -> Reading:
     try:
         answer: Any = json.loads(content)
         demand = float(answer["Prediction"]["num_of_gameservers"])
-    # Whole numbers of JSON have no end (OverflowError), and neither has its depth.
+    # Integers in JSON may be huge (OverflowError), and its nesting deep (RecursionError).
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DemandMissing(
             f'{url} must answer {{"Prediction": {{"num_of_gameservers": x}}}}, '
@@ -151,8 +151,8 @@ def _reading(url: str, content: bytes) -> Reading:
     )
 
 
-def _supply(told: object) -> Supply | None:
-    counts = told if isinstance(told, dict) else {}
+def _supply(reported: object) -> Supply | None:
+    counts = reported if isinstance(reported, dict) else {}
     allocated, ready, reserved, starting = (
         _count(counts.get(name), MAX_SERVERS_EVER)
         for name in ("allocated", "ready", "reserved", "starting")
@@ -163,7 +163,7 @@ def _supply(told: object) -> Supply | None:
 
 
 def _time(value: object) -> datetime | None:
-    """As `_count`, if it is a time."""
+    """A time, or None for any other value, which a foreign URL may have under this name."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
         return moment.astimezone(UTC) if moment is not None and moment.tzinfo else None
@@ -172,7 +172,7 @@ def _time(value: object) -> datetime | None:
 
 
 def _count(value: object, most: int) -> int | None:
-    """What any URL may have under the name of ours, if it is a count of that size."""
+    """A count of at most `most`, or None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int):
         return None
     return value if 0 <= value <= most else None

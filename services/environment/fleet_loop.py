@@ -29,15 +29,15 @@ from shared.policies.champions import Champions
 from shared.resilience import Outage, until_back
 from shared.settings import FleetSettings
 
-ASKS_PER_BATCH = 10
-"""How often a fleet asks again, per batch of steps, while its last job is still running."""
+RETRIES_PER_BATCH = 10
+"""Attempts to queue a training job, per batch of steps, while the last job is still running."""
 
 FIRST_DEMAND_SECONDS = 5.0
-"""How often a fleet that has never seen demand looks for it, if that is sooner than a step."""
-FIRST_LOOKS_PER_SECOND = 100
-"""Of all such fleets, which step as close together ever after: thousands look less often."""
+"""Period in which a fleet without any demand so far reads it, if shorter than a step."""
+FIRST_READS_PER_SECOND = 100
+"""Of all such fleets, whose steps keep that spacing: with thousands the period is longer."""
 TRAINING_OVERHEAD_SECONDS = 300.0
-"""What a training job may take beside learning: start of Ray, export, checks."""
+"""Time that a training job may take beyond its budget: start of Ray, export, checks."""
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ _log = structlog.get_logger(__name__)
 
 
 class FleetLoop:
-    """Steps one fleet for ever."""
+    """Steps one fleet."""
 
     def __init__(
         self,
@@ -61,14 +61,14 @@ class FleetLoop:
         supplies: Supplies | None = None,
         fleets: int = 1,
     ) -> None:
-        """`phase`, 0 to 1, is the fleet's own among all the `fleets`, so that they spread out."""
+        """`phase`, 0 to 1, differs among the `fleets` (their number), so that steps spread out."""
         self.fleet = fleet
         self._settings = settings
         self._parameters = settings.parameters
         self._guards = settings.guards
         self._phase = phase
         self._first_look_s = min(
-            settings.learning_freq, max(FIRST_DEMAND_SECONDS, fleets / FIRST_LOOKS_PER_SECOND)
+            settings.learning_freq, max(FIRST_DEMAND_SECONDS, fleets / FIRST_READS_PER_SECOND)
         )
         self._source = source
         self._champions = champions
@@ -92,7 +92,7 @@ class FleetLoop:
         return self._settings.learning_freq
 
     async def resume(self, lease: Lease) -> None:
-        """Take over the fleet where its last committed step has left it."""
+        """Take over the fleet from its last committed step."""
         self._lease = lease
         await self._resume()
         if self._record is not None:
@@ -110,7 +110,7 @@ class FleetLoop:
                 except LeaseLost as lost:
                     _log.warning("lease_lost", fleet=self.fleet, reason=str(lost))
                     return
-                except Exception:  # noqa: BLE001 - one fleet's fault must not stop the others
+                except Exception:  # noqa: BLE001 - an error in one fleet must not stop the others
                     _log.exception("step_failed", fleet=self.fleet)
             last = due.at if self._record is None else self._record.due_at
 
@@ -120,7 +120,7 @@ class FleetLoop:
         return self._settings.learning_freq
 
     async def finish(self) -> None:
-        """Let the step under way be committed, and start no other."""
+        """Wait until the present step is committed, and start no other."""
         await self._stepping.acquire()
 
     async def _step(self, due: Due) -> None:
@@ -148,21 +148,21 @@ class FleetLoop:
         if commit is None:
             return
         try:
-            await self._patiently(lambda: self._commit(commit))
+            await self._until_bus_back(lambda: self._commit(commit))
         except StepConflict as conflict:
             await self._resume()
             if self._record != commit.record:
                 _log.warning("step_lost", fleet=self.fleet, reason=str(conflict))
-            return  # equal: the commit went through, only its answer was lost
+            return  # equal: the commit succeeded, and only its response was lost
         self._history = within_reach(commit.history, self._encoder)
         self._warn_of_lead_time(commit)
         self._log_why(commit)
-        self._record = await self._ask_for_training(commit.record)
+        self._record = await self._queue_training(commit.record)
 
     def _draw(self) -> float | None:
-        """A number of the step's own: a step that is done again draws the same.
+        """A standard normal number for exploration, the same when a step is repeated.
 
-        None where the fleet learns on replay: it has no need to try out anything live.
+        None where the fleet learns on replay, which needs no exploration.
         """
         if self._settings.learning != "on_policy":
             return None
@@ -171,21 +171,21 @@ class FleetLoop:
         return float(rng.standard_normal())
 
     async def _resume(self) -> None:
-        """Read the last committed step, and the history that a policy of this fleet may see."""
-        record = await self._patiently(lambda: self._bus.fleet_record(self.fleet))
+        """Read the last committed step, and the history that the fleet's observation needs."""
+        record = await self._until_bus_back(lambda: self._bus.fleet_record(self.fleet))
         self._record = None if record is None else self._for_present_lead(record)
         if not self._sees_history:
             return
         rows = self._encoder.reach_seconds / self._settings.learning_freq
         newest = int(rows) + self._encoder.reach_rows + MARGIN_STEPS
-        steps = await self._patiently(lambda: self._bus.recorded_steps(self.fleet, newest))
+        steps = await self._until_bus_back(lambda: self._bus.recorded_steps(self.fleet, newest))
         history = history_of(steps, self._parameters, self._settings.learning_freq)
         self._history = within_reach(history, self._encoder)
 
     def _for_present_lead(self, record: FleetRecord) -> FleetRecord:
-        """The record; where HISTORY_LEN has changed since, its next step asks for training.
+        """The record; if HISTORY_LEN has changed, the next step queues a training job.
 
-        Recorded demand teaches another lead time at once; live transitions of another don't.
+        Recorded demand can be trained on for any lead time; live transitions can't.
         """
         if len(record.demands) == self._parameters.history_len:
             return record
@@ -251,7 +251,7 @@ class FleetLoop:
         return reading
 
     async def _supply(self, reading: Reading | None) -> FleetSupply | None:
-        """The newer of what the matchmaker and the fleet's controller tell."""
+        """The newer of the matchmaker's and the fleet's controller's reports."""
         reported = None
         if reading is not None and reading.supply is not None:
             at = reading.observed_at or self._clock()
@@ -260,7 +260,7 @@ class FleetLoop:
         return newer(reported, controlled)
 
     def _warn_of_lead_time(self, commit: Commit) -> None:
-        """Once: a policy that plans for the wrong time can't be right, however well it learns."""
+        """Warn once: a policy that plans for a wrong lead time can't be right."""
         times, lead = commit.transition.lead_times, commit.record.lead_time
         if self._warned_of_lead_time or times is None or lead is None:
             return
@@ -272,15 +272,15 @@ class FleetLoop:
                 fleet=self.fleet,
                 measured_s=round(times.measured_s),
                 assumed_s=round(times.assumed_s),
-                advice=f"servers come up in another time than history_len assumes: set "
+                advice="the measured lead time differs from the assumed one: set "
                 f"AUTOPILOT_HISTORY_LEN={steps} for this fleet",
             )
 
-    async def _ask_for_training(self, record: FleetRecord) -> FleetRecord:
-        """Queue a job after every `train_batch_size` new transitions; the count starts again."""
+    async def _queue_training(self, record: FleetRecord) -> FleetRecord:
+        """Queue a job after every `train_batch_size` new transitions, and reset their count."""
         batch = self._settings.train_batch_size
         over = record.untrained_steps - batch
-        if over < 0 or over % max(1, batch // ASKS_PER_BATCH):
+        if over < 0 or over % max(1, batch // RETRIES_PER_BATCH):
             return record
         job = TrainingJob(fleet=self.fleet, queued_at=self._clock(), up_to_step=record.step)
         timeout_s = self._settings.time_total_s + TRAINING_OVERHEAD_SECONDS
@@ -294,6 +294,6 @@ class FleetLoop:
         _log.info("training_queued", fleet=self.fleet, up_to_step=record.step)
         return record.model_copy(update={"untrained_steps": 0})
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until Redis answers: a step is never dropped because Redis was away."""
+    async def _until_bus_back(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until Redis is available: a step is never dropped because of an outage."""
         return await until_back(call, Outage(fleet=self.fleet))

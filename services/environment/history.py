@@ -1,4 +1,4 @@
-"""The recorded demand of a live fleet, as far back as a policy may look."""
+"""The recorded demand of a live fleet, as much as its observation needs."""
 
 from collections.abc import Sequence
 
@@ -11,25 +11,25 @@ from shared.messages import RecordedStep
 from shared.recorded_demand import recorded_of
 
 MARGIN_STEPS = 3
-"""Kept beyond the reach, for the row nearest to the time looked for."""
+"""Rows kept beyond the encoder's reach, for the row nearest to a moment."""
 
 
 def empty_history(step_seconds: float) -> History:
-    """Of a fleet that has recorded nothing."""
+    """The history of a fleet without recorded demand."""
     return History(np.empty(0), np.empty(0), step_seconds)
 
 
 def history_of(
     steps: Sequence[RecordedStep], parameters: FleetParameters, step_seconds: float
 ) -> History:
-    """What the recorded steps of a fleet leave behind; as `with_row` of each, and much faster."""
+    """The history of a fleet's recorded steps; equals `with_row` of each, and is much faster."""
     return within_limits(recorded_of(steps, step_seconds).history, parameters)
 
 
 def with_row(history: History, time: float, demand: float, parameters: FleetParameters) -> History:
-    """The history with a row more; `time` in seconds since 1970, `demand` as reported.
+    """The history with one more row; `time` in seconds since 1970, `demand` as reported.
 
-    Where the clock was set back, rows with a later time are left out, as the trainer does.
+    If the clock was set back, rows with a later time are dropped, as in the trainer.
     """
     kept = np.searchsorted(history.times, time)
     return History(
@@ -40,7 +40,7 @@ def with_row(history: History, time: float, demand: float, parameters: FleetPara
 
 
 def within_reach(history: History, encoder: Encoder) -> History:
-    """The newest rows, all that the encoder needs to build the newest observation."""
+    """The newest rows, as many as the encoder needs for the newest observation."""
     if not len(history.times):
         return history
     oldest = history.times[-1] - encoder.reach_seconds - MARGIN_STEPS * history.step_seconds

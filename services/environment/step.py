@@ -1,4 +1,4 @@
-"""One step of one fleet, pure: where it stands and what was demanded in, what to commit out."""
+"""One step of one fleet, as a pure function: `StepInput` in, `Commit` out."""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from services.environment.decision import Choice, decide
+from services.environment.decision import PolicyDecision, decide
 from services.environment.history import empty_history, with_row
 from services.environment.supply import lead_times_of, measured_lead_time
 from shared.core.adaptation import FRESH, rescaled, skip_row, weights
@@ -32,7 +32,7 @@ NO_HISTORY = empty_history(0.0)
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """When a fleet's next step is due, and how many were missed before it."""
+    """When a fleet's next step is due, and the number of steps missed before it."""
 
     at: datetime
     gap_steps: int
@@ -50,20 +50,20 @@ class StepInput:
     due: Due
     now: datetime
     demand: float | None
-    """In servers; None when the matchmaker gave none: then the last known one is held."""
+    """In servers; None if there is none: then the last known demand is held."""
     history: History = NO_HISTORY
-    """Recorded demand before this step, for a policy that sees more than the notebook's numbers."""
+    """Recorded demand before this step, for an observation with more than the notebook's fields."""
     guards: Guards = NO_GUARDS
     step_seconds: float = 65.0
     supply: FleetSupply | None = None
-    """Servers that are really there, where that is reported."""
+    """The servers that the fleet really has, where reported."""
     tickets_waiting: int | None = None
     draw: float | None = None
-    """A standard normal number, to draw the next action with; without it that is the mean."""
+    """A standard normal number to sample the next action with; without it, the mean is taken."""
 
     @property
     def floor(self) -> float:
-        """Servers that must not be given up, as far as they are known."""
+        """The allocated floor, in servers, as far as it is reported."""
         allocated = None if self.supply is None else self.supply.supply.allocated
         return self.guards.floor(allocated, self.tickets_waiting)
 
@@ -75,7 +75,7 @@ class StepInput:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one step leaves behind, all or nothing."""
+    """The records of one step, which are committed atomically."""
 
     record: FleetRecord
     recorded: RecordedStep
@@ -83,16 +83,16 @@ class Commit:
     decision: Decision
     explanation: Explanation
     history: History
-    """Recorded demand with this step's, where it is usable and the fleet shows it."""
+    """Recorded demand including this step's, where usable and part of the observation."""
 
 
 def next_due(last: datetime | None, period_s: float, phase: float, now: datetime) -> Due:
-    """The next step on the fleet's own clock, which a late or missed step does not shift.
+    """The next step on the fleet's own clock, which late or missed steps do not shift.
 
-    Due times are whole periods after the last committed one. What fell due more than a period
-    ago can't be made up for, since its demand was never seen: it is counted as a gap. A fleet
-    without a step starts `phase` (0 to 1) of a period from now, so that fleets spread out. A
-    clock that was set back by more than a period starts the due times anew.
+    Due times are whole periods after the last committed one. A step that was due more than a
+    period ago is not made up for, since its demand was never read: it counts as a gap. A fleet
+    without a step starts `phase` (0 to 1) of a period from now, so that fleets spread out. If the
+    clock was set back by more than a period, due times start again from now.
     """
     period = timedelta(seconds=period_s)
     if last is None:
@@ -104,10 +104,10 @@ def next_due(last: datetime | None, period_s: float, phase: float, now: datetime
 
 
 def step_fleet(given: StepInput) -> Commit | None:
-    """Meet the demand with what was decided before, then decide for the next step.
+    """Meet the demand with earlier decisions, then decide for the next step.
 
-    Without demand the last known one and the last target are held, and the step is marked stale.
-    None where nothing was ever known: there is nothing to hold.
+    Without demand the last known demand and the last target are held, and the step is marked stale.
+    Returns None if no demand was ever known.
     """
     if given.record is not None:
         record = _by_present_settings(given.record, given.parameters)
@@ -117,12 +117,12 @@ def step_fleet(given: StepInput) -> Commit | None:
         reported = given.demand
     else:
         return None
-    asked = _asked(given)
+    present = _present_decision(given)
     before = _state(given)
-    outcome = step_to(before, _target(given, asked), reported, given.parameters)
+    outcome = step_to(before, _target(given, present), reported, given.parameters)
     history = _history_with(given)
-    then = _decision_after(given, asked, outcome, history)
-    taken = _Taken(given, before, asked, reported, outcome, then)
+    following = _next_decision(given, present, outcome, history)
+    taken = _Taken(given, before, present, reported, outcome, following)
     return Commit(
         record=taken.record,
         recorded=taken.recorded,
@@ -133,13 +133,15 @@ def step_fleet(given: StepInput) -> Commit | None:
     )
 
 
-def _asked(given: StepInput) -> Choice:
-    """What was decided for this step: after the last one, or now where it is the first."""
+def _present_decision(given: StepInput) -> PolicyDecision:
+    """The decision for this step: made after the last one, or now for the first step."""
     record = given.record
     if record is None:
         observation = _floats(observe(_state(given)))
         return decide(given.policy, observation, given.history, given.parameters)
-    return Choice(record.next_action, record.next_policy_version, behaviour=record.next_behaviour)
+    return PolicyDecision(
+        record.next_action, record.next_policy_version, behaviour=record.next_behaviour
+    )
 
 
 def _history_with(given: StepInput) -> History:
@@ -148,71 +150,71 @@ def _history_with(given: StepInput) -> History:
     return with_row(given.history, given.due.at.timestamp(), given.demand, given.parameters)
 
 
-def _decision_after(
-    given: StepInput, asked: Choice, outcome: StepOutcome, history: History
-) -> Choice:
-    """What the policy decides for the next step; what was asked for is held without demand."""
+def _next_decision(
+    given: StepInput, present: PolicyDecision, outcome: StepOutcome, history: History
+) -> PolicyDecision:
+    """The decision for the next step; without demand the present one is held."""
     parameters = given.parameters
     known = FRESH if given.record is None else given.record.adaptation
     if given.due.gap_steps:
         known = known._replace(pending=())
     observation = _floats(observe(outcome.state))
     if given.demand is None:
-        return Choice(
-            asked.action,
-            asked.version,
+        return PolicyDecision(
+            present.action,
+            present.version,
             "stale_demand",
             adaptation=skip_row(known, parameters),
             fields=notebook_fields(parameters.history_len),
             seen=observation,
         )
-    if asked.version != given.policy.version:
+    if present.version != given.policy.version:
         known = FRESH
     demand = float(outcome.demand)
     return decide(given.policy, observation, history, parameters, given.draw, known, demand)
 
 
 class _Taken:
-    """A step that is taken, and the messages that tell of it."""
+    """A step that was taken, and the messages that record it."""
 
     def __init__(
         self,
         given: StepInput,
         before: FleetState,
-        asked: Choice,
+        present: PolicyDecision,
         reported: float,
         outcome: StepOutcome,
-        then: Choice,
+        following: PolicyDecision,
     ) -> None:
         record, parameters = given.record, given.parameters
         self._given = given
-        self._asked = asked
+        self._present = present
         self._reported = reported
         self._outcome = outcome
-        self._then = then
+        self._next = following
         self._observation = _floats(observe(before))
         self._next_observation = _floats(observe(outcome.state))
         self._number = 1 if record is None else record.step + 1
         self._stale = given.demand is None
-        self._told_before = None if record is None else float(outcome.target)
-        self._asks = () if record is None else record.asks
+        self._previous = None if record is None else float(outcome.target)
+        self._requests = () if record is None else record.asks
         held = float(outcome.target)
-        self._ask = held if self._stale else then.action * parameters.action_factor
+        self._requested = held if self._stale else following.action * parameters.action_factor
         self._scheduled = given.guards.scheduled(given.now, parameters, given.step_seconds)
-        self._told = guarded(
-            self._ask,
+        self._guarded = guarded(
+            self._requested,
             reported,
             given.guards,
             parameters,
             floor=given.floor,
             scheduled=self._scheduled,
-            previous=self._told_before,
-            requests=self._asks,
+            previous=self._previous,
+            requests=self._requests,
         )
         self._lead_time = measured_lead_time(
             None if record is None else record.lead_time,
             given.supply,
-            self._told.target,
+            self._guarded.target,
             given.now,
             parameters,
             given.step_seconds,
@@ -220,7 +222,7 @@ class _Taken:
 
     @property
     def record(self) -> FleetRecord:
-        before, outcome, then = self._given.record, self._outcome, self._then
+        before, outcome, following = self._given.record, self._outcome, self._next
         return FleetRecord(
             fleet=self._given.fleet,
             step=self._number,
@@ -228,13 +230,13 @@ class _Taken:
             demands=_floats(outcome.state.demands),
             targets=_floats(outcome.state.targets),
             reported_demand=self._reported,
-            next_action=then.action,
-            next_policy_version=then.version,
-            next_behaviour=then.behaviour,
-            next_target=self._told.target,
+            next_action=following.action,
+            next_policy_version=following.version,
+            next_behaviour=following.behaviour,
+            next_target=self._guarded.target,
             action_factor=self._given.parameters.action_factor,
-            asks=self._told.requests,
-            adaptation=then.adaptation,
+            asks=self._guarded.requests,
+            adaptation=following.adaptation,
             untrained_steps=(0 if before is None else before.untrained_steps) + (not self._stale),
             lead_time=self._lead_time,
         )
@@ -248,7 +250,7 @@ class _Taken:
             self._reported,
             not self._stale,
             due.gap_steps,
-            round(self._asked.action * action_factor, TARGET_DECIMALS),
+            round(self._present.action * action_factor, TARGET_DECIMALS),
             round(float(self._outcome.allocation), TARGET_DECIMALS),
             self._given.up,
             self._given.floor,
@@ -262,7 +264,7 @@ class _Taken:
             step=self._number,
             at=given.due.at,
             observation=self._observation,
-            action=self._asked.action,
+            action=self._present.action,
             target=float(outcome.target),
             demand=float(outcome.demand),
             reported_demand=self._reported,
@@ -270,8 +272,8 @@ class _Taken:
             reward=float(outcome.reward),
             next_observation=self._next_observation,
             done=self._number % EPISODE_STEPS == 0,
-            policy_version=self._asked.version,
-            behaviour=self._asked.behaviour,
+            policy_version=self._present.version,
+            behaviour=self._present.behaviour,
             action_factor=given.parameters.action_factor,
             stale=self._stale,
             gap_steps=given.due.gap_steps,
@@ -282,55 +284,55 @@ class _Taken:
 
     @property
     def decision(self) -> Decision:
-        then = self._then
+        following = self._next
         return Decision(
             fleet=self._given.fleet,
             step=self._number + 1,
-            target=self._told.target,
+            target=self._guarded.target,
             allocation=float(self._outcome.allocation),
             curr_demand=self._reported,
-            action=then.action,
+            action=following.action,
             observation=self._next_observation,
-            policy_version=then.version,
+            policy_version=following.version,
             decided_at=self._given.now,
-            fallback=then.fallback,
-            guards=self._told.guards,
+            fallback=following.fallback,
+            guards=self._guarded.guards,
         )
 
     @property
     def explanation(self) -> Explanation:
-        then = self._then
+        following, adaptation = self._next, self._next.adaptation
         return Explanation(
             fleet=self._given.fleet,
             step=self._number + 1,
             decided_at=self._given.now,
-            policy_version=then.version,
-            fallback=then.fallback,
+            policy_version=following.version,
+            fallback=following.fallback,
             observation={
                 field: None if math.isnan(value) else value
-                for field, value in zip(then.fields, then.seen, strict=True)
+                for field, value in zip(following.fields, following.seen, strict=True)
             },
             demands=self._next_observation[: self._given.parameters.history_len],
-            answers=then.answers,
-            weights=weights(then.adaptation, then.prior) if then.answers else (),
-            margin=then.adaptation.margin * then.adaptation.mean_error if then.answers else 0.0,
-            action=then.action,
-            ask=self._ask,
+            answers=following.experts_actions,
+            weights=weights(adaptation, following.prior) if following.experts_actions else (),
+            margin=adaptation.margin * adaptation.mean_error if following.experts_actions else 0.0,
+            action=following.action,
+            ask=self._requested,
             reported_demand=self._reported,
-            told_before=self._told_before,
-            asks=self._asks,
+            told_before=self._previous,
+            asks=self._requests,
             floor=self._given.floor,
             scheduled=self._scheduled,
-            moves=self._told.effects,
-            target=self._told.target,
+            moves=self._guarded.effects,
+            target=self._guarded.target,
         )
 
 
 def _by_present_settings(record: FleetRecord, parameters: FleetParameters) -> FleetRecord:
-    """The record with its actions by the fleet's present `action_factor`.
+    """The record with its actions rescaled to the fleet's present `action_factor`.
 
-    Answers that wait for their outcome were given for the lead time of then: with another
-    `history_len` they are forgotten.
+    Pending actions were made for the lead time at that time: with another `history_len` they are
+    dropped.
     """
     factor, other_lead = parameters.action_factor, len(record.demands) != parameters.history_len
     scale = (record.action_factor or factor) / factor
@@ -349,7 +351,7 @@ def _by_present_settings(record: FleetRecord, parameters: FleetParameters) -> Fl
 
 
 def _state(given: StepInput) -> FleetState:
-    """The histories as committed, fitted to the fleet's present history_len and limits."""
+    """The committed histories, fitted to the fleet's present `history_len` and limits."""
     record, parameters = given.record, given.parameters
     if record is None:
         return initial_state(parameters)
@@ -358,11 +360,11 @@ def _state(given: StepInput) -> FleetState:
     )
 
 
-def _target(given: StepInput, asked: Choice) -> FloatArray:
-    """The target of this step, as it was told after the one before; within the present limits."""
+def _target(given: StepInput, present: PolicyDecision) -> FloatArray:
+    """The target of this step: the number told after the last one, clipped to present limits."""
     record, parameters = given.record, given.parameters
     if record is None or record.next_target is None:
-        return target_of(asked.action, parameters)
+        return target_of(present.action, parameters)
     return parameters.within_limits(record.next_target)
 
 

@@ -1,4 +1,4 @@
-"""The servers that a fleet really has: what its controller or its matchmaker tells of them."""
+"""The servers that a fleet really has, as its controller or its matchmaker reports them."""
 
 import asyncio
 import time
@@ -17,15 +17,15 @@ from shared.resilience import Outage
 
 LONGEST_REREAD_SECONDS = 2.0
 REREADS_PER_STEP = 10
-"""Of the fleet that steps fastest."""
+"""Reads of Redis per step of the fastest fleet."""
 PATIENCE = 10.0
-"""Times the assumed lead time after which nobody waits for a raise any more."""
+"""Multiple of the assumed lead time after which a pending raise is dropped."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Supplies:
-    """The newest supply that controllers tell, read from Redis for all fleets in one round trip."""
+    """The newest supply that controllers report, read from Redis for all fleets at once."""
 
     def __init__(self, bus: Bus, fleets: Sequence[str], shortest_step_s: float) -> None:
         self._bus = bus
@@ -37,7 +37,7 @@ class Supplies:
         self._outage = Outage("supplies_not_read", "supplies_read_again")
 
     async def newest(self, fleet: str) -> FleetSupply | None:
-        """A fleet's supply, if its controller told it lately; None also while Redis is away."""
+        """A fleet's supply, if its controller reports it; None also while Redis is unavailable."""
         async with self._reading:
             if self._read_at is None or time.monotonic() - self._read_at > self._reread_s:
                 await self._read()
@@ -55,7 +55,7 @@ class Supplies:
 
 
 def newer(*supplies: FleetSupply | None) -> FleetSupply | None:
-    """The newest of those that there are."""
+    """The newest of the given supplies; None if there is none."""
     return max((each for each in supplies if each is not None), key=_at, default=None)
 
 
@@ -71,9 +71,9 @@ def measured_lead_time(
     parameters: FleetParameters,
     step_seconds: float,
 ) -> LeadTime | None:
-    """What is measured of a fleet's lead time after a step; None where supply is not reported.
+    """A fleet's lead time measurements after a step; None where supply is not reported.
 
-    `target` is what the step tells, in servers.
+    `target` is the recommended target of the step, in servers.
     """
     lead = before
     if supply is not None and supply.supply.up is not None:
@@ -87,7 +87,7 @@ def measured_lead_time(
 def lead_times_of(
     lead: LeadTime | None, parameters: FleetParameters, step_seconds: float
 ) -> LeadTimes | None:
-    """The lead time as measured, beside what the environment assumes; None while it is not."""
+    """The lead time as measured and as assumed; None while there is no measurement."""
     if lead is None or lead.seconds is None:
         return None
     return LeadTimes(measured_s=lead.seconds, assumed_s=parameters.history_len * step_seconds)

@@ -1,4 +1,4 @@
-"""Which of the fleets this worker steps: those that it holds, of all that the workers share."""
+"""The worker: steps the fleets that are assigned to it, of all that the workers share."""
 
 import asyncio
 import socket
@@ -18,29 +18,29 @@ from shared.probe import beat
 from shared.resilience import cancelled, supervised
 
 LEASE_STEPS = 0.2
-"""A worker that says nothing for so long has lost its fleets to those that are there."""
+"""Duration of a worker's presence, in steps: without a renewal others take over its fleets."""
 SHORTEST_LEASE_SECONDS = 3.0
 """A demo may step faster than a busy machine delays."""
 LONGEST_LEASE_SECONDS = 15.0
 RENEW_SECONDS = 1.0
 RESUMING_AT_ONCE = 8
-"""Fleets whose state and history are read at a time: a worker may take over thousands."""
+"""Fleets whose state and history are read concurrently: a worker may take over thousands."""
 SHUTDOWN_SECONDS = 5.0
-"""How long a step under way may take to be committed after SIGTERM."""
+"""Time after SIGTERM for present steps to be committed."""
 
 _log = structlog.get_logger(__name__)
 
 
 def lease_seconds(step_seconds: float) -> float:
-    """How long a worker counts as there: a part of a step, so that no fleet misses two."""
+    """Duration of a worker's presence: a fraction of a step, so that no fleet misses two steps."""
     return min(max(LEASE_STEPS * step_seconds, SHORTEST_LEASE_SECONDS), LONGEST_LEASE_SECONDS)
 
 
 class Assignment:
-    """Steps the fleets that this worker holds, and no others, for as long as it holds them."""
+    """Steps the fleets that this worker holds, as long as it holds them."""
 
     def __init__(self, loops: Sequence[FleetLoop], bus: Bus, heartbeat: Path | None = None) -> None:
-        """`heartbeat` is a file to touch whenever Redis has heard that this worker is there."""
+        """`heartbeat` is a file that is touched after every renewal in Redis."""
         self._loops = {loop.fleet: loop for loop in loops}
         self._bus = bus
         self._heartbeat = heartbeat
@@ -51,20 +51,20 @@ class Assignment:
         self._stepping: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
-        """Renew and follow the leases until cancelled. While Redis is away nothing changes."""
+        """Renew and follow the leases until cancelled. In an outage of Redis nothing changes."""
         while True:
             try:
                 await self._renew()
             except BusAway as error:
                 _log.debug("leases_not_renewed", reason=str(error))
-            except Exception:  # noqa: BLE001 - without leases no fleet is stepped for long
+            except Exception:  # noqa: BLE001 - without renewals the leases would expire
                 _log.exception("leases_not_renewed")
             else:
                 beat(self._heartbeat)
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _renew(self) -> None:
-        """Stay there; see who holds what when anything has changed, or a task of ours has ended."""
+        """Renew the presence; rebalance when a lease has changed, or one of our tasks has ended."""
         changes = await self._bus.renew(self._worker, self._lease_s)
         ended = any(task.done() for _, task in self._stepping.values())
         if changes and changes == self._changes and not ended:
@@ -89,24 +89,24 @@ class Assignment:
             _log.info("fleets_held", fleets=len(held), of=len(self._loops))
 
     async def _step(self, loop: FleetLoop, lease: Lease) -> None:
-        """Step a fleet until its lease is lost; ends as well where its state can't be read."""
+        """Step a fleet until its lease is lost; also ends if its state can't be read."""
         try:
             async with self._resuming:
                 await loop.resume(lease)
-        except Exception:  # noqa: BLE001 - it is tried again at the next renewal
+        except Exception:  # noqa: BLE001 - it is retried at the next renewal
             _log.exception("fleet_not_resumed", fleet=loop.fleet)
         else:
             await loop.run()
 
     async def end(self) -> None:
-        """Let steps under way be committed, then leave the fleets to the other workers."""
+        """Wait for present steps to be committed, then release the fleets to other workers."""
         held = [self._loops[fleet] for fleet in self._stepping]
         try:
             async with asyncio.timeout(SHUTDOWN_SECONDS):
                 await asyncio.gather(*(loop.finish() for loop in held))
                 await self._bus.leave_fleets(self._worker)
         except (TimeoutError, BusAway):
-            _log.warning("shutdown_cut_short", reason="a step could not be committed; it is redone")
+            _log.warning("shutdown_cut_short", reason="a step was not committed; it is repeated")
         await cancelled(*(task for _, task in self._stepping.values()))
 
 
@@ -117,7 +117,7 @@ async def step_fleets(
     stop: asyncio.Event,
     heartbeat: Path | None = None,
 ) -> None:
-    """Step the fleets that this worker holds and follow champions until `stop`."""
+    """Step the fleets that this worker holds, and follow their champions, until `stop`."""
     await champions.load_all()
     assignment = Assignment(loops, bus, heartbeat)
     works: dict[str, Callable[[], Awaitable[None]]] = {

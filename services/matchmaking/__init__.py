@@ -1,1 +1,1 @@
-"""The matchmaking service: takes demand over HTTP and answers the newest."""
+"""The matchmaking service: accepts demand reports over HTTP, and returns the newest."""

@@ -1,4 +1,4 @@
-"""The HTTP interface for matchmakers: demand in, the newest demand out, simulated demand."""
+"""The HTTP interface for matchmakers: demand reports, the newest demand, simulated demand."""
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
@@ -45,7 +45,7 @@ _READ: dict[str, Any] = {"parameters": [FLEET_PARAMETER]}
 def create_app(
     *, bus: Bus, fleets: Fleets, clock: Callable[[], datetime], access: Access | None = None
 ) -> HttpService:
-    """The matchmaking service over a bus, which it closes at its end."""
+    """The matchmaking service on a bus, which it closes at shutdown."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -137,7 +137,7 @@ def _sine24h(now: datetime) -> float:
 
 
 AHEAD_LIMIT = timedelta(minutes=5)
-"""How far a matchmaker's clock may be ahead of ours."""
+"""Largest difference by which a matchmaker's clock may be ahead of ours."""
 
 
 class Accepted(BaseModel):
@@ -153,7 +153,7 @@ class Accepted(BaseModel):
 
 
 class NotebookPrediction(BaseModel):
-    """What the notebook's environment reads."""
+    """The part of the answer that the notebook's environment reads."""
 
     num_of_gameservers: float = Field(description="game servers needed now")
 
@@ -170,7 +170,7 @@ class DemandAnswer(BaseModel):
 
 
 def demand_of(report: DemandReport, now: datetime) -> Demand:
-    """A report as it is recorded; raises `BadInput` for a time too far ahead."""
+    """The demand of a report; raises `BadInput` for a time too far ahead."""
     observed_at = report.observed_at or now
     if observed_at - now > AHEAD_LIMIT:
         raise BadInput(
@@ -205,13 +205,13 @@ def idempotency_key_of(report: DemandReport, header: str | None) -> IdempotencyK
 
 
 def _digest(report: DemandReport) -> str:
-    """Of what is reported, however it was written: 84 and 84.0 are the same."""
+    """A digest of a report's values, however they were written: 84 and 84.0 are the same."""
     payload = report.model_dump_json(exclude={"idempotency_key"}, exclude_none=True)
     return hashlib.sha256(payload.encode()).hexdigest()
 
 
 def accepted(report: DemandReport, receipt: DemandReceipt) -> Accepted:
-    """The answer to a report; raises `BadInput` where its key was used for another one."""
+    """The response to a report; raises `BadInput` if its key was used for another one."""
     if receipt.conflict:
         raise BadInput(
             "idempotency_key: it was used within ten minutes for another report "
@@ -227,7 +227,7 @@ def accepted(report: DemandReport, receipt: DemandReceipt) -> Accepted:
 
 
 def demand_answer(demand: Demand, now: datetime) -> bytes:
-    """A `DemandAnswer`, encoded."""
+    """A `DemandAnswer`, as JSON."""
     age_s = max((now - demand.observed_at).total_seconds(), 0.0)
     answer = DemandAnswer(
         Prediction=NotebookPrediction(num_of_gameservers=demand.demand),
@@ -241,13 +241,13 @@ def demand_answer(demand: Demand, now: datetime) -> bytes:
 
 
 def fresh(demand: Demand | None, settings: FleetSettings, now: datetime, fleet: str) -> Demand:
-    """The demand if it is known and fresh; raises `DemandMissing`."""
+    """The demand, if it is known and fresh; raises `DemandMissing`."""
     if demand is None:
         raise DemandMissing(f"no demand is known for fleet {fleet!r}: POST /demand")
     age_s = (now - demand.observed_at).total_seconds()
     if age_s > settings.demand_ttl_s:
         raise DemandMissing(
-            f"the newest demand of fleet {fleet!r} is {age_s:.0f} s old and counts for "
+            f"the newest demand of fleet {fleet!r} is {age_s:.0f} s old and valid for "
             f"{settings.demand_ttl_s:g} s: POST /demand, or set AUTOPILOT_DEMAND_TTL"
         )
     return demand

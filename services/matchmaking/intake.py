@@ -1,4 +1,4 @@
-"""Takes demand reports in: those of one event-loop tick go to Redis together."""
+"""Batches demand reports: those of one event-loop tick go to Redis together."""
 
 import asyncio
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from shared.errors import BusAway
 from shared.messages import Demand
 
 BATCH = 500
-"""Reports in one script call, which Redis runs without interruption: about 3 ms."""
+"""Most reports in one script call, which blocks Redis for about 3 ms."""
 
 
 class _Waiting(NamedTuple):
@@ -18,10 +18,10 @@ class _Waiting(NamedTuple):
 
 
 class Intake:
-    """Records demands in batches; each caller is told only after Redis has answered.
+    """Records demands in batches; each caller gets a response only after Redis has accepted it.
 
-    One batch is on its way at a time and the next one gathers meanwhile: the busier it is, the
-    larger they are, and reports keep their order.
+    One batch is in flight at a time, while the next one is collected: batches grow with the load,
+    and reports keep their order.
     """
 
     def __init__(self, bus: Bus) -> None:
@@ -30,10 +30,10 @@ class Intake:
         self._sending: asyncio.Task[None] | None = None
 
     async def record(self, demand: Demand, idempotency_key: IdempotencyKey | None) -> DemandReceipt:
-        """Record one demand; raises `BusAway`, as every caller of its batch does.
+        """Record one demand; raises `BusAway`, as for every caller of its batch.
 
-        Whatever else a batch fails with, its reports are recorded one by one: only the caller whose
-        report it is gets the error.
+        If a batch fails with any other error, its reports are recorded one by one, and only the
+        caller of the failing report gets the error.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(demand, idempotency_key, loop.create_future())
@@ -58,7 +58,7 @@ class Intake:
                 [waiting.demand for waiting in batch],
                 [waiting.idempotency_key for waiting in batch],
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the callers have to be told
+        except Exception as error:  # noqa: BLE001 - the callers must get any error
             if len(batch) > 1 and not isinstance(error, BusAway):
                 for waiting in batch:
                     await self._send([waiting])

@@ -1,4 +1,4 @@
-"""The metrics sidecar: follows what the platform does, and tells Prometheus and CloudWatch."""
+"""The metrics sidecar: consumes transitions, decisions and trainings, and exports metrics."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,9 +32,10 @@ from shared.resilience import cancelled, supervised
 
 PROMETHEUS_GROUP = "metrics-prometheus"
 CLOUDWATCH_GROUP = "metrics-cloudwatch"
-"""A group of its own, so that Prometheus does not wait while CloudWatch is away."""
+"""A separate group, so that Prometheus does not wait while CloudWatch is unavailable."""
 ONE_AT_A_TIME = 1
-"""Counters can't be taken back: of several steps those before a bad one would count twice."""
+"""Batch size for counters, which can't be undone: in a larger batch, the steps before a bad one
+would be counted twice."""
 RESTART_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
@@ -49,16 +50,19 @@ def create_app(
     put_to_cloudwatch: Handle | None,
     access: Access | None = None,
 ) -> HttpService:
-    """The sidecar over a bus, which it closes at its end; None where AWS is not configured."""
+    """The sidecar on a bus, which it closes at shutdown.
+
+    `put_to_cloudwatch` is None where AWS is not configured.
+    """
     unreadable = Counter(
         "autopilot_unreadable_transitions",
-        "Entries of the streams that are no message",
+        "Stream entries that are not a message",
         ("group",),
         registry=registry,
     )
     dead_letters = Counter(
         "autopilot_dead_letters",
-        "Entries of the streams that could not be used; `autopilot dead-letters` shows them",
+        "Stream entries that could not be processed; `autopilot dead-letters` lists them",
         ("group",),
         registry=registry,
     )
@@ -81,13 +85,13 @@ def create_app(
             CLOUDWATCH_GROUP, put_to_cloudwatch, ENDED_TRAININGS
         )
 
-    turn = LeaderLease(
+    leader = LeaderLease(
         bus,
         {name: partial(supervised, name, run, RESTART_SECONDS) for name, run in alone.items()},
         fleet_metrics.forget,
     )
     always: dict[str, Callable[[], Awaitable[None]]] = {
-        "turn": turn.run,
+        "leader_lease": leader.run,
         "workload": partial(workload.follow, bus),
     }
 
@@ -99,12 +103,12 @@ def create_app(
         ]
         yield
         await cancelled(*tasks)
-        await turn.end()
+        await leader.end()
         await bus.close()
 
     app = HttpService(
         title="gameserver-autopilot metrics",
-        description="What the fleets do, for Prometheus.",
+        description="Metrics of the fleets, for Prometheus.",
         lifespan=lifespan,
         registry=registry,
         access=access or Access(),
@@ -117,7 +121,7 @@ async def _follow(bus: Bus, fleet_metrics: FleetMetrics) -> None:
     async for change in bus.follow(MODES, DECISIONS, TRAININGS):
         try:
             _record(change, fleet_metrics)
-        except Exception as error:  # noqa: BLE001 - one fleet's must not stop the others'
+        except Exception as error:  # noqa: BLE001 - an error in one fleet must not stop the others
             kind = type(change).__name__
             _log.error("change_not_recorded", kind=kind, reason=reason_of(error))
 

@@ -1,6 +1,6 @@
-"""Metrics in CloudWatch: put with the time of the step, in order, until they are taken.
+"""Puts metrics to CloudWatch: with the time of the step, in order, retried until accepted.
 
-Imported only where AWS is configured: boto3 and a client are 20 MB.
+Imported only where AWS is configured: boto3 and a client take 20 MB.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import MetricDatumTypeDef
 
 VALUES_PER_CALL = 1_000
-"""CloudWatch takes no more, and no more than 1 MB: of our values 1,000 are 0.3 MB at most."""
+"""CloudWatch's limit. It also accepts at most 1 MB; 1,000 of our values take at most 0.3 MB."""
 OLDEST = timedelta(days=14)
-"""CloudWatch takes no time stamp further back."""
+"""CloudWatch refuses timestamps further back."""
 NEWEST = timedelta(hours=2)
-"""Nor further ahead."""
+"""CloudWatch refuses timestamps further ahead."""
 ATTEMPTS = 1
-"""Within a call. `CloudWatch` tries again, since it can be stopped while it waits: boto3's own
-attempts go on in a thread that can't, and would put what the next start puts again. Adaptive mode
-keeps the pace that CloudWatch allows, whoever tries again."""
+"""Of boto3, within a call. `CloudWatch` retries itself, since it can be cancelled while it waits:
+boto3's retries run in a thread that can't, and would put values that the next start puts again.
+Adaptive mode keeps to CloudWatch's rate limit in any case."""
 RETRY_SECONDS = 1.0
 RETRY_SECONDS_MOST = 60.0
 CONNECT_SECONDS = 3.0
@@ -47,17 +47,17 @@ REFUSALS = frozenset(
         "ValidationError",
     }
 )
-"""Error codes of values that CloudWatch will never take; everything else is tried again."""
+"""Error codes of values that CloudWatch will never accept; all other errors are retried."""
 
-Told = Transition | TrainingOutcome
+Measured = Transition | TrainingOutcome
 if TYPE_CHECKING:
-    Valued = tuple[Told, list[MetricDatumTypeDef]]
+    Valued = tuple[Measured, list[MetricDatumTypeDef]]
 
 _log = structlog.get_logger(__name__)
 
 
 def connect(region: str) -> "CloudWatchClient":
-    """A client by AWS's standard variables; raises `BadSetting` when they can't be used."""
+    """A client, configured by AWS's standard variables; raises `BadSetting`."""
     config = Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
@@ -70,7 +70,7 @@ def connect(region: str) -> "CloudWatchClient":
 
 
 class CloudWatch:
-    """Puts every step's metrics, with the time of the step, until CloudWatch has taken them."""
+    """Puts the metrics of every step and training, retried until CloudWatch accepts them."""
 
     def __init__(
         self,
@@ -88,20 +88,20 @@ class CloudWatch:
         self._clock = clock
         self._retry_s = retry_s
         self._outage = Outage("cloudwatch_is_away", "cloudwatch_is_back")
-        self._put = counter("steps", "Steps whose metrics CloudWatch has taken")
-        self._failed = counter("failed_calls", "Calls that CloudWatch did not take; tried again")
+        self._put = counter("steps", "Steps whose metrics CloudWatch has accepted")
+        self._failed = counter("failed_calls", "Failed calls of CloudWatch, which are retried")
         self._refused = counter(
-            "refused_steps", "Steps that CloudWatch will never take: too old, or refused"
+            "refused_steps", "Steps that CloudWatch will never accept: too old, or refused"
         )
 
-    async def put(self, messages: Sequence[Told]) -> None:
-        """Put these metrics, oldest first; returns when CloudWatch has taken or refused them.
+    async def put(self, messages: Sequence[Measured]) -> None:
+        """Put these metrics, oldest first; returns when CloudWatch has accepted or refused them.
 
-        Raises before anything is put, where a message has no values that can be told.
+        Raises, before anything is put, if the values of a message can't be computed.
         """
         now = self._clock()
-        taken = [told for told in messages if now - OLDEST < told.at < now + NEWEST]
-        valued = [(told, _values(told)) for told in taken]
+        taken = [message for message in messages if now - OLDEST < message.at < now + NEWEST]
+        valued = [(message, _values(message)) for message in taken]
         if len(taken) < len(messages):
             _log.warning("cloudwatch_takes_no_such_time", dropped=len(messages) - len(taken))
             self._refused.inc(_steps(messages) - _steps(taken))
@@ -110,7 +110,7 @@ class CloudWatch:
             await self._put_call(valued[start : start + per_call])
 
     async def _put_call(self, valued: "Sequence[Valued]") -> None:
-        messages = [told for told, _ in valued]
+        messages = [message for message, _ in valued]
         values = [value for _, values in valued for value in values]
         wait_s = self._retry_s
         while True:
@@ -132,27 +132,29 @@ class CloudWatch:
                 return
 
     async def _put_apart(self, valued: "Sequence[Valued]", error: Exception) -> None:
-        """CloudWatch refuses a call for one value in it: all but that one get in."""
+        """Split a call that was refused because of one value, so that all others are accepted."""
         half = len(valued) // 2
         if half:
             await self._put_call(valued[:half])
             await self._put_call(valued[half:])
             return
-        ((told, _),) = valued
-        _log.error("cloudwatch_refused", fleet=told.fleet, reason=str(error))
-        self._refused.inc(_steps([told]))
+        ((message, _),) = valued
+        _log.error("cloudwatch_refused", fleet=message.fleet, reason=str(error))
+        self._refused.inc(_steps([message]))
 
 
-def _values(told: Told) -> "list[MetricDatumTypeDef]":
-    return [*(step_values(told) if isinstance(told, Transition) else training_values(told))]
+def _values(message: Measured) -> "list[MetricDatumTypeDef]":
+    if isinstance(message, Transition):
+        return [*step_values(message)]
+    return [*training_values(message)]
 
 
-def _steps(messages: Sequence[Told]) -> int:
-    """Trainings are not counted."""
-    return sum(isinstance(told, Transition) for told in messages)
+def _steps(messages: Sequence[Measured]) -> int:
+    """The number of steps among the messages."""
+    return sum(isinstance(message, Transition) for message in messages)
 
 
 def _refuses(error: BotoCoreError | ClientError) -> bool:
     if isinstance(error, ParamValidationError):
-        return True  # boto3's own look at the values, before any call
+        return True  # by boto3's own validation, before any call
     return isinstance(error, ClientError) and error.response["Error"]["Code"] in REFUSALS

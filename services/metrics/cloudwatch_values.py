@@ -1,7 +1,7 @@
-"""What CloudWatch is told of a step and of a training; pure.
+"""The CloudWatch metrics of a step and of a training; pure functions.
 
-The notebook's metrics are put without a dimension, as it has them: with several fleets they are
-over all of them. What a fleet's are is told under names of their own, with the dimension `Fleet`.
+The notebook's metrics have no dimension, as in the notebook: with several fleets they aggregate
+all of them. Metrics of a single fleet have other names, and the dimension `Fleet`.
 """
 
 import math
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FLEET = "Fleet"
 """The dimension."""
 VALUES_PER_STEP = 17
-"""At most."""
+"""Most values of one step."""
 
 
 def step_values(step: Transition) -> "Iterator[MetricDatumTypeDef]":
@@ -44,9 +44,9 @@ def _notebook(step: Transition) -> dict[str, float]:
         # The notebook publishes the new target under this name; the true one is `allocation`.
         "curr_alloc": step.target,
         "reward": step.reward,
-        # Its server raises a target below the demand, and says so only then.
+        # The notebook's server raises a target below the demand, and flags it as false-positive.
         "curr_alloc_norm": told,
-        # Its client: what a lobby or an autoscaler is told to have, in whole servers.
+        # The notebook's client: the number told to a lobby or an autoscaler, in whole servers.
         "num_of_gs": float(math.ceil(round(told, TARGET_DECIMALS))),
     }
     return values | ({"false-positive": 1.0} if step.target < step.demand else {})
@@ -69,7 +69,7 @@ def _ours(step: Transition) -> dict[str, float]:
         values["lead_time_seconds"] = step.lead_times.measured_s
         values["assumed_lead_time_seconds"] = step.lead_times.assumed_s
     made = made_at(step.policy_version)
-    # A rule that nobody has trained has no age.
+    # A rule was not trained, so it has no age.
     return values | ({} if made is None else {"policy_age_seconds": _seconds(made, step.at)})
 
 

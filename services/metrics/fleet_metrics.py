@@ -1,4 +1,4 @@
-"""What Prometheus is told, by fleet."""
+"""Prometheus metrics by fleet."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -29,10 +29,10 @@ class FleetMetrics:
         self._started_at = started_at
         self._demand = gauge("demand", "Game servers needed, within the fleet's limits")
         self._reported = gauge("reported_demand", "Game servers needed, as reported")
-        self._target = gauge("target", "Game servers asked for at the newest step")
+        self._target = gauge("target", "Recommended target of the newest step, in game servers")
         self._allocation = gauge("allocation", "Game servers that are up")
-        self._allocated = gauge("allocated_servers", "Game servers in use, as they are told")
-        self._ready = gauge("ready_servers", "Game servers without players, as they are told")
+        self._allocated = gauge("allocated_servers", "Game servers in use, as reported")
+        self._ready = gauge("ready_servers", "Game servers without players, as reported")
         self._lead_time = gauge(
             "lead_time_seconds", "From a raised target to the servers, as measured"
         )
@@ -41,18 +41,18 @@ class FleetMetrics:
         )
         self._reward = gauge("reward", "Reward of the newest step")
         self._recommended = gauge(
-            "recommended_servers", "Whole game servers that the newest decision asks for"
+            "recommended_servers", "Whole game servers that the newest decision recommends"
         )
-        self._in_shadow = gauge("in_shadow", "1 where nobody is to follow the fleet yet")
+        self._in_shadow = gauge("in_shadow", "1 while the fleet is in shadow mode")
         self._shadow: dict[str, bool] = {}
         self._steps = counter("steps", "Steps committed")
         self._stale = counter("stale_steps", "Steps without fresh demand")
-        self._gaps = counter("gap_steps", "Steps that were due and did not happen")
+        self._gaps = counter("gap_steps", "Steps that were missed")
         self._unserved = counter(
             "unserved_server_steps", "Game servers missing, summed over steps with fresh demand"
         )
         self._idle = counter(
-            "idle_server_steps", "Game servers to spare, summed over steps with fresh demand"
+            "idle_server_steps", "Idle game servers, summed over steps with fresh demand"
         )
         self._trainings = counter("trainings", "Training jobs ended", "outcome")
         self._training_seconds = counter("training_seconds", "Time spent in training jobs")
@@ -62,14 +62,14 @@ class FleetMetrics:
         self._newest_training: dict[str, datetime] = {}
 
     def forget(self) -> None:
-        """Show no fleet any more: another process goes on. Counters stay what they are."""
+        """Clear the gauges of all fleets: another process is the leader. Counters are kept."""
         for gauge in self._gauges:
             gauge.clear()
 
     async def record_transitions(self, transitions: Sequence[Transition]) -> None:
-        """Count steps, oldest first, and show the newest of each fleet.
+        """Count steps, oldest first, and set the gauges to the newest of each fleet.
 
-        Handed one at a time a step that raises has not been counted: what can raise comes first.
+        A step that raises was not counted, since all that can raise comes first.
         """
         for transition in transitions:
             self._record_step(transition)
@@ -84,14 +84,14 @@ class FleetMetrics:
         self._allocation.labels(fleet).set(step.allocation)
         self._reward.labels(fleet).set(step.reward)
         self._steps.labels(fleet).inc()
-        # A counter that is there from the first step on shows its first increase.
+        # Counters must exist from the first step on, else their first increase is lost.
         self._stale.labels(fleet).inc(step.stale)
         self._gaps.labels(fleet).inc(step.gap_steps)
         self._idle.labels(fleet).inc(max(surplus, 0.0))
         self._unserved.labels(fleet).inc(max(-surplus, 0.0))
 
     def _show_supply(self, step: Transition) -> None:
-        """What is not told any more is not shown: an old count would look like a new one."""
+        """Set the gauges of supply; a count that is not reported any more is removed."""
         counts = step.supply or Supply()
         for gauge, count in ((self._allocated, counts.allocated), (self._ready, counts.ready)):
             if count is not None:
@@ -103,7 +103,7 @@ class FleetMetrics:
             self._assumed_lead_time.labels(step.fleet).set(step.lead_times.assumed_s)
 
     def record_decision(self, decision: Decision) -> None:
-        """Show what a configured fleet is told to have; Redis keeps decisions of others too."""
+        """Set a fleet's recommendation; ignores fleets that are not configured any more."""
         settings = self._fleets.by_name.get(decision.fleet)
         if settings is not None:
             servers = whole_servers(decision.target, settings.parameters)
@@ -112,13 +112,13 @@ class FleetMetrics:
             self._in_shadow.labels(decision.fleet).set(shadow)
 
     def record_mode(self, mode: FleetMode) -> None:
-        """Show which fleets are in shadow; a command counts for more than the settings."""
+        """Set a fleet's mode; an operator's command takes precedence over the settings."""
         self._shadow[mode.fleet] = mode.shadow
         if mode.fleet in self._fleets.by_name:
             self._in_shadow.labels(mode.fleet).set(mode.shadow)
 
     def record_training(self, training: TrainingOutcome) -> None:
-        """Count a training job once; those that ended before the process started don't count."""
+        """Count a training job once; ignores jobs that ended before the process started."""
         if training.at <= self._newest_training.get(training.fleet, self._started_at):
             return
         self._newest_training[training.fleet] = training.at

@@ -1,4 +1,4 @@
-"""One sidecar of several tells what the fleets do: two would each know half of the steps."""
+"""Leader election: one of several sidecars exports metrics, since two would split the steps."""
 
 import asyncio
 import socket
@@ -13,15 +13,15 @@ from shared.errors import BusAway
 from shared.resilience import cancelled
 
 WORK = "metrics"
-GONE_SECONDS = 10.0
-"""A sidecar that says nothing for so long has lost its turn."""
+LEASE_SECONDS = 10.0
+"""A leader that does not renew its lease for this time has lost it."""
 RENEW_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
 
 
 class LeaderLease:
-    """Does its parts while it is this sidecar's turn, and calls `lost` when that is over."""
+    """Runs `parts` while this sidecar is the leader, and calls `lost` when it is not any more."""
 
     def __init__(
         self,
@@ -36,31 +36,31 @@ class LeaderLease:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
-        """Take the turn and keep it, until cancelled. While Redis is away nothing changes."""
+        """Take and renew the lease until cancelled. In an outage of Redis nothing changes."""
         try:
             while True:
                 try:
-                    mine = await self._bus.take_lease(WORK, self._name, GONE_SECONDS)
+                    mine = await self._bus.take_lease(WORK, self._name, LEASE_SECONDS)
                 except BusAway as error:
-                    _log.debug("turn_not_renewed", reason=str(error))
+                    _log.debug("leader_lease_not_renewed", reason=str(error))
                 else:
                     if mine and not self._tasks:
                         self._tasks = [asyncio.create_task(part()) for part in self._parts.values()]
-                        _log.info("turn_taken")
+                        _log.info("leader_lease_taken")
                     elif self._tasks and not mine:
                         await self._end_tasks()
                         self._lost()
-                        _log.warning("turn_lost")
+                        _log.warning("leader_lease_lost")
                 await asyncio.sleep(RENEW_SECONDS)
         finally:
             await self._end_tasks()
 
     async def end(self) -> None:
-        """When `run` is over: the next sidecar need not wait."""
+        """End the lease after `run`, so that the next leader need not wait."""
         try:
             await self._bus.end_lease(WORK, self._name)
         except BusAway as error:
-            _log.debug("turn_not_ended", reason=str(error))
+            _log.debug("leader_lease_not_ended", reason=str(error))
 
     async def _end_tasks(self) -> None:
         await cancelled(*self._tasks)

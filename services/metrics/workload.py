@@ -1,4 +1,4 @@
-"""How much work there is for our own workers: what an autoscaler sets their number by."""
+"""The workload of our own workers, by which an autoscaler can set their number."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Workload:
-    """A collector of fleets and training jobs.
+    """A Prometheus collector of the numbers of fleets and training jobs.
 
-    Jobs that are not known, because Redis is away, are left out: an autoscaler that reads 0 would
-    take the trainers away, and one that reads nothing changes nothing.
+    While Redis is unavailable the number of jobs is left out: an autoscaler that reads 0 would
+    remove the trainers, and one that reads nothing changes nothing.
     """
 
     def __init__(self, registry: CollectorRegistry, fleets: int) -> None:
@@ -38,7 +38,7 @@ class Workload:
             )
 
     async def follow(self, bus: Bus) -> None:
-        """Look again and again, until cancelled."""
+        """Read the number of jobs every `LOOK_SECONDS`, until cancelled."""
         outage = Outage()
         while True:
             try:

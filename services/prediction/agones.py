@@ -1,15 +1,15 @@
-"""The webhook of Agones' FleetAutoscaler: a review of a fleet in, the servers it should have out.
+"""The webhook of Agones' FleetAutoscaler: a review of a fleet in, its number of servers out.
 
-What its controller makes of an answer (pkg/fleetautoscalers of Agones):
+How Agones' controller treats a response (pkg/fleetautoscalers of Agones):
 
-- Any status but 200 is an error, and a `Chain` policy goes on to its next entry. So is no answer
-  within 15 s.
-- A 200 without `response` is a null pointer, which ends the controller.
-- ``scale: false`` sets the fleet to the servers that it counts now: it takes a scale-up back that
-  is under way. To hold is therefore to say the number again.
-- `replicas` is set as it is: the limits in the FleetAutoscaler are those of its Buffer alone.
-- Allocated servers are never removed, whatever is asked for. The fleet's `max_servers` is hence
-  kept even where more are allocated: nobody is thrown out, and who leaves is not replaced.
+- Any status but 200 is an error, after which a `Chain` policy takes its next entry. So is no
+  response within 15 s.
+- A 200 without `response` is a null pointer, which crashes the controller.
+- ``scale: false`` sets the fleet to the servers that it has now, which cancels a scale-up in
+  progress. So to hold, the same number is returned again.
+- `replicas` is set as it is: the limits in the FleetAutoscaler apply to its Buffer only.
+- Allocated servers are never removed. So the fleet's `max_servers` is kept even where more are
+  allocated: no player is disconnected, and a server that becomes free is not replaced.
 """
 
 from collections.abc import Awaitable, Callable
@@ -31,15 +31,15 @@ from shared.settings import Fleets
 
 PATH = "/agones/scale"
 FLEET_ANNOTATION = "autopilot.gameservers/fleet"
-"""Names our fleet where the Agones fleet has another name; its controller sends annotations since
-1.48 (feature gate FleetAutoscaleRequestMetaData)."""
+"""Annotation with our fleet's name, where the Agones fleet has another. The controller sends
+annotations since 1.48 (feature gate FleetAutoscaleRequestMetaData)."""
 REVIEW_LIMIT = 640 * 1024
-"""Bytes. Annotations may have 256 KiB, more than twice as much as JSON in JSON, and the one that
-`kubectl apply` leaves has the whole fleet in it."""
+"""Bytes. Annotations may have 256 KiB, which take more than twice that as JSON within JSON, and
+the annotation of `kubectl apply` contains the whole fleet."""
 
-# The lengths that Kubernetes' API allows, in characters; annotations together in bytes.
+# The limits of Kubernetes' API, in characters; for all annotations together in bytes.
 NAME_LENGTH = 253
-"""A DNS subdomain: names of objects. UIDs, which have no limit of their own, are 36."""
+"""A DNS subdomain, as for names of objects. UIDs, which have no limit, have 36."""
 NAMESPACE_LENGTH = 63
 KEY_LENGTH = 253 + 1 + 63
 """Prefix, slash and name of a label or an annotation."""
@@ -58,7 +58,7 @@ def _not_too_large(annotations: dict[str, str]) -> dict[str, str]:
 
 
 class _FromAgones(BaseModel):
-    """Fields of ours, and whatever a later Agones adds: the answer has the request as it came."""
+    """Known fields and those of a later Agones: the response repeats the request as it came."""
 
     model_config = ConfigDict(frozen=True, extra="allow", alias_generator=to_camel)
 
@@ -66,14 +66,14 @@ class _FromAgones(BaseModel):
 class FleetStatus(_FromAgones):
     """Game servers as Agones counts them."""
 
-    replicas: ServerCount = Field(description="all there are, in whatever state")
+    replicas: ServerCount = Field(description="all servers, in any state")
     ready_replicas: ServerCount
     reserved_replicas: ServerCount = 0
     allocated_replicas: ServerCount
 
 
 class FleetAutoscaleRequest(_FromAgones):
-    """Which fleet, and how it stands."""
+    """The fleet and its status."""
 
     uid: Name
     name: Name
@@ -84,15 +84,15 @@ class FleetAutoscaleRequest(_FromAgones):
 
 
 class FleetAutoscaleResponse(_FromAgones):
-    """What to do."""
+    """The number of servers to set."""
 
-    uid: Name = Field(description="the request's")
-    scale: bool = Field(description="always true: false would take back a scale-up under way")
+    uid: Name = Field(description="the request's uid")
+    scale: bool = Field(description="always true: false would cancel a scale-up in progress")
     replicas: ServerCount = Field(description="servers to have")
 
 
 class FleetAutoscaleReview(_FromAgones):
-    """Comes with a request, and goes back with a response."""
+    """A review, with a request from Agones or with our response."""
 
     request: FleetAutoscaleRequest
     response: FleetAutoscaleResponse | None = None
@@ -126,7 +126,7 @@ def add_agones_routes(
     supplies: Supplies,
     clock: Callable[[], datetime],
 ) -> None:
-    """Add the webhook. A `service` in a FleetAutoscaler can't have a query: so also with a path."""
+    """Add the webhook: with the fleet in the query, or in the path for a `service`."""
     scale = _webhook(states, fleets, supplies, clock)
     for path, named in ((PATH, _NAMED), (f"{PATH}/{{fleet}}", _IN_PATH)):
         extra = {"parameters": [named], "requestBody": _REVIEW}
@@ -137,7 +137,7 @@ def _webhook(
     states: FleetStates, fleets: Fleets, supplies: Supplies, clock: Callable[[], datetime]
 ) -> Callable[[Request], Awaitable[JsonBytes]]:
     async def scale(request: Request) -> JsonBytes:
-        """How many servers an Agones fleet should have; 503 where its own policy should decide."""
+        """The number of servers for an Agones fleet; 503 where its own policy should decide."""
         check_json(request)
         review = parse(FleetAutoscaleReview, await read_body(request, REVIEW_LIMIT), "allow")
         fleet = _fleet_of(request, review.request)

@@ -38,16 +38,16 @@ _FLEET_IN_PATH = FLEET_PARAMETER | {"in": "path", "required": True, "schema": {"
 
 
 class Predictions(BaseModel):
-    """Every fleet's answer."""
+    """The recommendations of all fleets."""
 
     predictions: dict[str, PredictionAnswer | None] = Field(
-        description="by fleet; null where there is nothing to say"
+        description="by fleet; null where there is no recommendation"
     )
-    reasons: dict[str, str] = Field(description="why, for the fleets with null")
+    reasons: dict[str, str] = Field(description="the reasons, for the fleets with null")
 
 
 class PolicyRefusals:
-    """A collector of how many policies were refused."""
+    """A Prometheus collector of the number of refused policies."""
 
     def __init__(self, champions: Champions) -> None:
         self._champions = champions
@@ -70,7 +70,7 @@ def create_app(
     clock: Callable[[], datetime],
     access: Access | None = None,
 ) -> HttpService:
-    """The prediction service over a bus, which it closes at its end, and a policy store."""
+    """The prediction service on a bus, which it closes at shutdown, and a policy store."""
     states = FleetStates(fleets)
     champions = Champions(store, fleets)
     parameters = {name: settings.parameters for name, settings in fleets.by_name.items()}
@@ -82,7 +82,7 @@ def create_app(
         await bus.close()
 
     async def ready() -> None:
-        """Answers from memory need no Redis; without any, Redis has to be there."""
+        """Recommendations in memory need no Redis; without any, Redis must be available."""
         answers, _ = states.all_encoded(clock(), shadow=True)
         if not answers:
             await bus.ping()
@@ -100,7 +100,7 @@ def create_app(
     )
 
     async def prediction(request: Request) -> JsonBytes:
-        """How many game servers a fleet should have now, answered from memory."""
+        """How many game servers a fleet should have now, from memory."""
         return JsonBytes(states.encoded(fleet_of(request), clock(), shadow=shadow_of(request)))
 
     async def predictions(request: Request) -> JsonBytes:
@@ -114,12 +114,12 @@ def create_app(
         return JsonBytes(orjson.dumps(content))
 
     def serving(request: Request) -> tuple[Policy, FleetParameters]:
-        """What answers an invocation: the policy of the fleet that the request names."""
+        """The policy for an invocation: that of the fleet which the request names."""
         fleet = fleet_of(request)
         return champions.policy(fleet), parameters[fleet]
 
     async def policies(request: Request) -> JsonBytes:
-        """A fleet's policy versions, their scores, and which one serves."""
+        """A fleet's policy versions, their scores, and the one that serves."""
         version = champions.policy(fleet := fleet_of(request)).version
         found = await asyncio.to_thread(catalogue, store, fleet, version)
         return JsonBytes(found.model_dump_json().encode())

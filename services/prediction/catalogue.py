@@ -1,4 +1,4 @@
-"""The policies of a fleet, as the store has them."""
+"""The policies of a fleet in the store."""
 
 from datetime import datetime
 
@@ -10,13 +10,13 @@ from shared.policies.store import PolicyStore
 
 
 class PolicySummary(BaseModel):
-    """One version; of one that can't be read only the version and the error."""
+    """A version; for an unreadable one only the version and the error."""
 
     version: str
     created_at: datetime | None = None
     trained_on_steps: int | None = None
     history_len: int | None = Field(
-        None, description="the fleet's HISTORY_LEN that it was made for; it plans one step further"
+        None, description="the HISTORY_LEN that it was trained for; it plans one step further"
     )
     scores: dict[str, float] = Field(default={}, description="costs in servers per step")
     error: str | None = None
@@ -27,12 +27,12 @@ class Catalogue(BaseModel):
 
     fleet: str
     champion: Champion | None = Field(description="the store's pointer")
-    serving: str = Field(description="what this process runs: a version, or `rule:...`")
+    serving: str = Field(description="the policy that this process runs: a version, or `rule:...`")
     policies: list[PolicySummary]
 
 
 def catalogue(store: PolicyStore, fleet: str, serving: str) -> Catalogue:
-    """Read a fleet's versions; reads files, so off the event loop."""
+    """Read a fleet's versions from the store; blocking, so off the event loop."""
     try:
         champion = store.champion(fleet)
     except PolicyError:

@@ -1,4 +1,4 @@
-"""`GET /explain`: why a fleet's newest decision is what it is, and what callers are told of it."""
+"""`GET /explain`: the explanation of a fleet's newest decision, and what callers get of it."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -19,28 +19,28 @@ from shared.settings import Fleets
 
 
 class Explanation(Explained):
-    """A fleet's newest decision in full, in shadow too."""
+    """The explanation of a fleet's newest decision, also in shadow mode."""
 
-    shadow: bool = Field(description="true: callers are told 503 instead")
+    shadow: bool = Field(description="true: callers get 503 instead")
     told: PredictionAnswer | None = Field(
-        description="what callers are told now, or would be if the fleet were live; it is no "
-        "decision's where its `fallback` says so"
+        description="what callers get now, or would get if the fleet were live; where its "
+        "`fallback` is set, it does not come from this decision"
     )
-    reason: str | None = Field(description="why callers are told 503")
+    reason: str | None = Field(description="the reason why callers get 503")
 
 
 def add_explain_route(
     app: HttpService, bus: Bus, states: FleetStates, fleets: Fleets, clock: Callable[[], datetime]
 ) -> None:
-    """Add the route; it reads Redis, since nobody scales by it."""
+    """Add the route. It reads Redis: it is for operators, and not called at a high rate."""
 
     async def explain(request: Request) -> JsonBytes:
-        """Why a fleet's newest decision is what it is: inputs, guards, rule, what to expect."""
+        """The explanation of a fleet's newest decision: inputs, guards, rule, expected error."""
         settings = fleets[fleet := fleet_of(request)]
         why = await bus.explanation(fleet)
         if why is None:
             raise DemandMissing(
-                f"nothing is decided for fleet {fleet!r} yet: post demand, and look at the "
+                f"there is no decision for fleet {fleet!r} yet: post demand, and check the "
                 "environment service"
             )
         steps = await bus.recorded_steps(fleet, steps_to_explain(settings.parameters))

@@ -1,4 +1,4 @@
-"""What is known of each fleet, and what its callers may be told: the one place that says so."""
+"""The states of all fleets, and the recommendations that follow from them."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,7 +33,7 @@ class _Known:
     decision: Decision | None = None
     demand: Demand | None = None
     demand_met_at: datetime | None = None
-    """When a decision was made last that had seen fresh demand."""
+    """When the last decision on fresh demand was made."""
     supply: FleetSupply | None = None
     limited: RateLimited | None = None
     encoded: "_Encoded | None" = None
@@ -50,7 +50,7 @@ class _Encoded:
 
 
 class FleetStates:
-    """The newest decision, demand, supply and mode of every fleet, and the answers they make."""
+    """The newest decision, demand, supply and mode of every fleet, and the recommendations."""
 
     def __init__(self, fleets: Fleets) -> None:
         self._fleets = fleets
@@ -58,10 +58,10 @@ class FleetStates:
             name: _Known(settings, settings.shadow) for name, settings in fleets.by_name.items()
         }
         self._failing: set[str] = set()
-        """Fleets without an answer for a reason that nobody has foreseen, which is logged once."""
+        """Fleets without a recommendation because of a bug, which is logged once."""
 
     def update(self, message: Message) -> None:
-        """Take news of a fleet in; of demands the newest by `observed_at` counts."""
+        """Update a fleet's state; of demands, the newest by `observed_at` is kept."""
         if not isinstance(message, Decision | Demand | FleetMode | FleetSupply):
             return
         known = self._known.get(message.fleet)
@@ -82,37 +82,37 @@ class FleetStates:
         known.encoded = None
 
     def encoded(self, fleet: str, now: datetime, *, shadow: bool = False) -> bytes:
-        """The `PredictionAnswer` of a fleet, encoded; errors as `recommend`.
+        """The `PredictionAnswer` of a fleet, as JSON; errors as in `recommend`.
 
-        Raises `FleetInShadow` where nobody is to follow it, unless the caller says `shadow`.
+        Raises `FleetInShadow` for a fleet in shadow mode, unless the caller passes `shadow`.
         """
         kept = self._current(fleet, now, shadow=shadow)
         age_s = (now - kept.decided_at).total_seconds()
         return b'%b,"age_s":%.3f}' % (kept.before_age, age_s if age_s > 0 else 0.0)
 
     def to_follow(self, fleet: str, now: datetime) -> PredictionAnswer:
-        """The answer, without an age, where a fleet may be scaled by it.
+        """The answer, without an age, if a fleet may be scaled by it.
 
-        Raises `PredictionStale` where a rule stands in for the environment, and where a held target
-        has outlived the demand that it was decided on.
+        Raises `PredictionStale` where a rule replaces a stale decision, and where a target is held
+        for longer than the demand of its decision is valid.
         """
         answer = self._current(fleet, now).answer
         if answer.fallback == "stale_decision":
             raise PredictionStale(
                 f"fleet {fleet!r} has no fresh decision, only a rule's: use your own fallback; "
-                "look at the environment service"
+                "check the environment service"
             )
         if answer.fallback == "stale_demand" and self._held_too_long(self._known[fleet], now):
             raise PredictionStale(
-                f"fleet {fleet!r} holds a target for longer than its demand counts: use your own "
-                "fallback; look at the matchmaker"
+                f"fleet {fleet!r} holds a target for longer than its demand is valid: use your own "
+                "fallback; check the matchmaker"
             )
         return answer
 
     def _held_too_long(self, known: _Known, now: datetime) -> bool:
-        """Whether the demand that was seen last counts no longer.
+        """Whether the newest demand that was used in a decision is not valid any more.
 
-        It was observed before the decision that saw it, where it came by way of `POST /demand`.
+        Demand from `POST /demand` was observed before the decision.
         """
         counts = timedelta(seconds=known.settings.demand_ttl_s)
         seen = known.demand_met_at
@@ -124,14 +124,14 @@ class FleetStates:
     def all_encoded(
         self, now: datetime, *, shadow: bool = False
     ) -> tuple[dict[str, bytes], dict[str, str]]:
-        """Answers by fleet, encoded, and the reasons of those that have none. Nothing raises."""
+        """``(JSON answers by fleet, reasons of the fleets without one)``. Nothing raises."""
         answers, missing = {}, {}
         for fleet in self._fleets.names:
             try:
                 answers[fleet] = self.encoded(fleet, now, shadow=shadow)
             except (DemandMissing, FleetInShadow) as error:
                 missing[fleet] = str(error)
-            except Exception as error:  # noqa: BLE001 - one fleet's must not take the others' answers
+            except Exception as error:  # noqa: BLE001 - an error in one fleet must not stop others
                 missing[fleet] = self._failed(fleet, error)
             else:
                 self._failing.discard(fleet)
@@ -140,7 +140,7 @@ class FleetStates:
     def _failed(self, fleet: str, error: Exception) -> str:
         if fleet not in self._failing:
             self._failing.add(fleet)
-            # Whoever asks for this fleet alone gets the traceback into the log.
+            # A request for this fleet alone logs the traceback.
             _log.error("fleet_has_no_answer", fleet=fleet, reason=reason_of(error))
         return (
             f"the service failed on fleet {fleet!r} ({type(error).__name__}): use your own "
@@ -148,7 +148,7 @@ class FleetStates:
         )
 
     def in_shadow(self, fleet: str) -> bool:
-        """Whether callers are not to follow a fleet; raises `UnknownFleet`."""
+        """Whether a fleet is in shadow mode; raises `UnknownFleet`."""
         return self._known_of(fleet).shadow
 
     def _current(self, fleet: str, now: datetime, *, shadow: bool = False) -> _Encoded:
@@ -157,7 +157,7 @@ class FleetStates:
             raise FleetInShadow(fleet)
         kept = known.encoded
         if kept is None or now > kept.until:
-            said = recommend(
+            made = recommend(
                 known.settings,
                 fleet,
                 known.decision,
@@ -166,8 +166,8 @@ class FleetStates:
                 known.limited,
                 known.supply,
             )
-            known.limited = said.limited
-            kept = known.encoded = _encode(said, shadow=known.shadow)
+            known.limited = made.limited
+            kept = known.encoded = _encode(made, shadow=known.shadow)
         return kept
 
     def _known_of(self, fleet: str) -> _Known:
@@ -178,7 +178,7 @@ class FleetStates:
 
 
 def _the_same(before: FleetSupply, after: FleetSupply) -> bool:
-    """Whether an answer that went by the one before needs no change."""
+    """Whether a newer supply leaves the recommendation unchanged."""
     counts = timedelta(seconds=SUPPLY_SECONDS)
     same = before.supply.allocated == after.supply.allocated
     return same and before.at <= after.at <= before.at + counts

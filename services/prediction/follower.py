@@ -1,4 +1,4 @@
-"""Keeps the states and the champions as new as Redis has them, and Redis as new as the supplies."""
+"""Follows Redis: updates fleet states and champions, and records supplies."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,17 +20,17 @@ _log = structlog.get_logger(__name__)
 async def following(
     bus: Bus, states: FleetStates, champions: Champions, supplies: Supplies
 ) -> AsyncIterator[None]:
-    """Follow until the block ends; each fleet's champion is loaded before it begins."""
+    """Follow Redis during the block; each fleet's champion is loaded before it begins."""
 
     async def follow() -> None:
-        # Modes first: a fleet that was put in shadow is in it before any decision is heard.
+        # Modes first: a fleet must be in shadow before its first decision is processed.
         async for message in bus.follow(MODES, DECISIONS, DEMANDS, CHAMPIONS):
             try:
                 if isinstance(message, Champion):
                     await champions.apply(message)
                 else:
                     states.update(message)
-            except Exception as error:  # noqa: BLE001 - one fleet's must not stop the others'
+            except Exception as error:  # noqa: BLE001 - an error in one fleet must not stop others
                 kind = type(message).__name__
                 _log.error("message_not_taken", kind=kind, reason=reason_of(error))
 

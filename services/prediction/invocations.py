@@ -24,30 +24,30 @@ from shared.messages import MAX_SERVERS_EVER
 from shared.policies.runtime import Policy, first_action
 
 ROWS_LIMIT = 1_000
-"""Observations in one request: about 10 ms of the event loop."""
+"""Most observations in one request: about 10 ms of the event loop."""
 BODY_LIMIT = 1024 * 1024
 _FORMS = ("instances", "inputs")
 _JSON = "application/json"
 _UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
-"""What clients send where nobody has said a type: boto3 and curl among them."""
+"""Content types that clients such as boto3 and curl send by default."""
 
 
 class Invocation(BaseModel):
     """Actions for observations, in their order."""
 
-    predictions: list[list[float]] = Field(description="an action a row; 1.0 is `action_factor`")
-    num_of_gameservers: list[int] = Field(description="servers a row: whole, within the limits")
+    predictions: list[list[float]] = Field(description="an action per row; 1.0 is `action_factor`")
+    num_of_gameservers: list[int] = Field(description="servers per row: whole, within the limits")
     policy_version: str
 
 
 def body_schema() -> dict[str, Any]:
-    """The JSON schema of a body, for OpenAPI."""
+    """The JSON schema of a request body, for OpenAPI."""
     number = {"type": "number", "minimum": -MAX_SERVERS_EVER, "maximum": MAX_SERVERS_EVER}
     row = {
         "type": "array",
         "items": {"anyOf": [number, {"type": "null"}]},
-        "description": "demands, then targets, oldest first, in servers; or the fields that the "
-        "policy names, null where history does not reach",
+        "description": "demands, then targets, oldest first, in servers; or the policy's own "
+        "fields, null where history is too short",
         "example": [50.0] * 10,
     }
     rows = {"type": "array", "items": row, "minItems": 1, "maxItems": ROWS_LIMIT}
@@ -69,7 +69,7 @@ def body_schema() -> dict[str, Any]:
 
 
 def check_content_type(header: str) -> None:
-    """Answer 415 to a body that is said to be something else than JSON."""
+    """Raise a 415 for a content type other than JSON."""
     media_type = header.partition(";")[0].strip().lower()
     if media_type != _JSON and media_type not in _UNSAID:
         raise HTTPException(415, f"the body is said to be {media_type!r}: send {_JSON}")
@@ -78,10 +78,10 @@ def check_content_type(header: str) -> None:
 def observations(
     content: bytes, fields: tuple[str, ...], parameters: FleetParameters
 ) -> list[list[float]]:
-    """The rows of a body, as a policy that sees `fields` takes them; raises `BadInput`.
+    """The rows of a request body, as observations with `fields`; raises `BadInput`.
 
-    A row has the policy's own fields, null where history does not reach; or the notebook's
-    numbers, which are all that such a row tells: every other field is then NaN.
+    A row has the policy's own fields, null where history is too short; or the notebook's
+    observation, for which all other fields are NaN.
     """
     notebook = notebook_fields(parameters.history_len)
     allowed = {int, float} if fields == notebook else {int, float, NoneType}
@@ -99,7 +99,7 @@ def observations(
         if not isinstance(row, list) or len(row) not in (len(fields), len(notebook)):
             found = f"{len(row)} numbers" if isinstance(row, list) else type(row).__name__
             raise BadInput(f"an observation has the wrong length ({found}); {expected}")
-        # bool is an int to isinstance; a type set is also the quickest check.
+        # For isinstance, bool is an int; a set of types is also the fastest check.
         kinds = {*map(type, row)}
         if not kinds <= allowed:
             raise BadInput(f"an observation has something else than numbers; {expected}")
@@ -114,11 +114,11 @@ def observations(
 
 
 def invoke(policy: Policy, rows: list[list[float]], parameters: FleetParameters) -> bytes:
-    """The `Invocation` of a policy on observations, encoded."""
+    """The `Invocation` of a policy on observations, as JSON; raises `PolicyCorrupt`."""
     actions = [first_action(policy, row) for row in rows]
     if not all(map(math.isfinite, actions)):
         raise PolicyCorrupt(
-            f"policy {policy.version} has no finite answer to this: roll back to another version"
+            f"policy {policy.version} has no finite action for this: roll back to another version"
         )
     factor = parameters.action_factor
     return orjson.dumps(
@@ -131,7 +131,7 @@ def invoke(policy: Policy, rows: list[list[float]], parameters: FleetParameters)
 
 
 def _enough(row: list[float | None], fields: tuple[str, ...], notebook: tuple[str, ...]) -> bool:
-    """Whether nothing that the notebook's observation has is null."""
+    """Whether no field of the notebook's observation is null."""
     return len(row) == len(fields) and not any(
         value is None and name in notebook for name, value in zip(fields, row, strict=True)
     )
@@ -144,7 +144,7 @@ def _of_fields(row: list[float | None], fields: tuple[str, ...]) -> list[float]:
 
 
 def _rows(body: Any) -> list[Any] | None:
-    """The observations in any of the forms, unchecked, or None for another form."""
+    """The observations in one of the known forms, unchecked; None for another form."""
     if isinstance(body, list):
         return [body]
     if not isinstance(body, dict) or len(body) != 1:
@@ -167,13 +167,13 @@ def _expected(fields: tuple[str, ...], notebook: tuple[str, ...]) -> str:
 
 
 Serving = Callable[[Request], tuple[Policy, FleetParameters]]
-"""The policy that answers a request, and the parameters of its fleet."""
+"""The policy for a request, and the parameters of its fleet."""
 
 
 def add_hosting_routes(
     app: HttpService, serving: Serving, parameters: Sequence[dict[str, Any]] = ()
 ) -> None:
-    """Add `/invocations` and `/ping`; `parameters` document what `serving` reads of a request."""
+    """Add `/invocations` and `/ping`; `parameters` document what `serving` reads from a request."""
 
     async def invocations(request: Request) -> JsonBytes:
         """Run a policy on observations, as a SageMaker container does."""
@@ -183,7 +183,7 @@ def add_hosting_routes(
         return JsonBytes(invoke(policy, rows, of_fleet))
 
     async def ping(_: Request) -> JsonBytes:
-        """A SageMaker container's health: it can take `/invocations`."""
+        """A SageMaker container's health: it is ready for `/invocations`."""
         return JsonBytes(b'{"status":"ok"}')
 
     content = {"application/json": {"schema": body_schema()}}

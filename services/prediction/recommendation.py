@@ -1,4 +1,4 @@
-"""What to tell of a fleet: a pure function of what is known, what was told, and `now`."""
+"""The recommendation for a fleet, as a pure function of its state, the last one, and `now`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,13 +25,13 @@ class NotebookPrediction(BaseModel):
     new_alloc: int = Field(description="the same as `num_of_gameservers`")
     is_false_positive: int = Field(description="1 if the target was below the demand and raised")
     observations: list[float] = Field(
-        description="what the policy saw: demands, then targets, oldest first; empty when the "
-        "headroom rule answered"
+        description="the notebook's observation: demands, then targets, oldest first; empty for "
+        "the headroom rule"
     )
 
 
 class PredictionAnswer(BaseModel):
-    """How many game servers to have, by whom, since when, and why if it is no plain decision."""
+    """How many game servers to have, with the policy, the time, the guards and any fallback."""
 
     Prediction: NotebookPrediction
     fleet: str
@@ -40,32 +40,34 @@ class PredictionAnswer(BaseModel):
     decided_at: datetime = Field(
         description="when it was decided; in a `stale_decision`, when its demand was observed"
     )
-    guard: GuardName | None = Field(description="what settled the number, if not the policy")
-    guards: list[GuardName] = Field(description="all that changed it, `guard` first")
+    guard: GuardName | None = Field(description="the guard that determined the number, if any")
+    guards: list[GuardName] = Field(description="all guards that changed it, `guard` first")
     fallback: Fallback | None = Field(description="why it is not a policy's fresh decision")
-    shadow: bool = Field(False, description="true: what would be told, if the fleet were live")
+    shadow: bool = Field(False, description="true: the fleet is in shadow, don't follow it")
     age_s: float = Field(description="seconds since `decided_at`")
     """Last, since it is written anew with every answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """A number that was told instead of the environment's, where moves are limited."""
+    """A recommendation that replaced the environment's decision, where rate limits are set."""
 
     target: float
-    asks: tuple[float, ...]
+    requests: tuple[float, ...]
+    """For the stabilization window."""
     guards: tuple[GuardName, ...]
-    moved_at: datetime
+    changed_at: datetime
+    """From when the next change is counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """An answer that holds until something is heard, or else until a moment."""
+    """An answer that is valid until the fleet's state changes, at most until `until`."""
 
     answer: PredictionAnswer
     until: datetime
     limited: RateLimited | None = None
-    """To be handed in for the next answer."""
+    """To be passed in for the next recommendation."""
 
 
 def recommend(
@@ -77,13 +79,12 @@ def recommend(
     limited: RateLimited | None = None,
     supply: FleetSupply | None = None,
 ) -> Recommendation:
-    """What to tell of a fleet now; raises `DemandMissing` when nothing fresh is known.
+    """The recommendation for a fleet now; raises `DemandMissing` without fresh data.
 
-    A fresh decision is told, raised to the servers that are in use now, and to the demand unless a
-    guard of moves has the environment do that. Without one, a fresh demand makes the headroom rule
-    decide, once a step as the environment would. Where moves are limited, what is told goes on from
-    the last decision, and when there are decisions again back to them, no faster than it may.
-    `age_s` is left at 0.
+    It is a fresh decision, raised to the servers that are in use now, and to the demand unless rate
+    limits are set, with which the environment does that. Without a fresh decision, the headroom
+    rule decides on fresh demand, once per step like the environment. With rate limits, it continues
+    from the last decision, and returns to newer decisions no faster than the limits. `age_s` is 0.
     """
     fresh_demand = None
     fresh_supply, until = _while_it_counts(supply, now)
@@ -135,13 +136,13 @@ def _back_to(
     until: datetime,
     limited: RateLimited,
 ) -> Recommendation:
-    """A fresh decision, as far as what was told instead of the last ones may move to it."""
-    moves = max(_moves(settings, limited, now), int(decision.decided_at > limited.moved_at))
+    """Return to a fresh decision, as fast as the rate limits allow."""
+    steps = max(_steps_since(settings, limited, now), int(decision.decided_at > limited.changed_at))
     if "allocated_floor" in decision.guards:
         floor = max(floor, decision.target)
-    if moves:
-        limits = replace(_over(settings.guards, moves), scale_down_delay=0)
-        # The decision has met the demand as far as it may: 0 is below any number.
+    if steps:
+        limits = replace(_over(settings.guards, steps), scale_down_delay=0)
+        # The environment has raised the decision to demand already, hence a demand of 0 here.
         told = guarded(
             decision.target, 0.0, limits, settings.parameters, floor=floor, previous=limited.target
         )
@@ -153,7 +154,7 @@ def _back_to(
     servers = whole_servers(limited.target, settings.parameters)
     guards = tuple(dict.fromkeys((*limited.guards, *decision.guards)))
     answer = _of_decision(decision, curr_demand, servers, guards)
-    return Recommendation(answer, min(until, limited.moved_at + _step(settings)), limited)
+    return Recommendation(answer, min(until, limited.changed_at + _step(settings)), limited)
 
 
 def _of_decision(
@@ -187,18 +188,18 @@ def _by_headroom(
     until: datetime,
     limited: RateLimited | None,
 ) -> Recommendation:
-    ask = float(headroom(demand.demand, settings.parameters))
-    moves = 1 if limited is None else _moves(settings, limited, now)
-    if limited is None or moves:
+    requested = float(headroom(demand.demand, settings.parameters))
+    steps = 1 if limited is None else _steps_since(settings, limited, now)
+    if limited is None or steps:
         told = guarded(
-            ask,
+            requested,
             demand.demand,
-            _over(settings.guards, moves),
+            _over(settings.guards, steps),
             settings.parameters,
             floor=floor,
             scheduled=settings.guards.scheduled(now, settings.parameters, settings.learning_freq),
             previous=None if limited is None else limited.target,
-            requests=() if limited is None else limited.asks,
+            requests=() if limited is None else limited.requests,
         )
         limited = RateLimited(told.target, told.requests, told.guards, now)
     limited = _in_use(settings, limited, floor)
@@ -207,7 +208,7 @@ def _by_headroom(
         Prediction=NotebookPrediction(
             num_of_gameservers=servers,
             curr_demand=demand.demand,
-            action=ask / settings.parameters.action_factor,
+            action=requested / settings.parameters.action_factor,
             new_alloc=servers,
             is_false_positive=0,
             observations=[],
@@ -222,12 +223,12 @@ def _by_headroom(
         fallback="stale_decision",
     )
     if settings.guards.rate_limited or settings.guards.scheduled_floors:
-        until = min(until, limited.moved_at + _step(settings))
+        until = min(until, limited.changed_at + _step(settings))
     return Recommendation(answer, until, limited if settings.guards.rate_limited else None)
 
 
 def _in_use(settings: FleetSettings, limited: RateLimited, floor: float) -> RateLimited:
-    """Servers in use are not given up, whenever that is reported."""
+    """Raise a recommendation to the servers in use, at any time."""
     least = min(floor, settings.parameters.max_servers)
     if least <= limited.target:
         return limited
@@ -235,14 +236,14 @@ def _in_use(settings: FleetSettings, limited: RateLimited, floor: float) -> Rate
     return replace(limited, target=least, guards=guards)
 
 
-def _moves(settings: FleetSettings, limited: RateLimited, now: datetime) -> int:
-    """Steps since it moved last; a clock that was set back counts as one."""
-    steps = (now - limited.moved_at) // _step(settings)
+def _steps_since(settings: FleetSettings, limited: RateLimited, now: datetime) -> int:
+    """Whole steps since the last change; 1 if the clock was set back."""
+    steps = (now - limited.changed_at) // _step(settings)
     return steps if steps >= 0 else 1
 
 
 def _over(guards: Guards, steps: int) -> Guards:
-    """The guards of a number that nobody has asked for during so many steps."""
+    """The guards with their rate limits summed over this many steps."""
     return replace(
         guards,
         max_step_up=guards.max_step_up * steps,
@@ -253,7 +254,7 @@ def _over(guards: Guards, steps: int) -> Guards:
 def _while_it_counts(
     supply: FleetSupply | None, now: datetime
 ) -> tuple[FleetSupply | None, datetime]:
-    """A supply that is not too old, and until when that does not change."""
+    """``(supply, until)``: the supply while it is valid, else None, and until when that holds."""
     if supply is not None:
         until = supply.at + timedelta(seconds=SUPPLY_SECONDS)
         if now <= until:
@@ -262,9 +263,9 @@ def _while_it_counts(
 
 
 def _floor(settings: FleetSettings, demand: Demand | None, supply: FleetSupply | None) -> float:
-    """Servers that must not be given up, by the newer of both.
+    """The allocated floor in servers, by the newer of both reports.
 
-    What the fleet's controller counts as allocated is not given up in any case.
+    Servers that the fleet's controller reports as allocated are kept in any case.
     """
     reported = None if demand is None or demand.supply is None else demand.supply.allocated
     tickets = None if demand is None else demand.tickets_waiting
@@ -290,11 +291,11 @@ def _nothing_to_say(
     def age(of: datetime | None, ttl_s: float) -> str:
         if of is None:
             return "is not known"
-        return f"is {(now - of).total_seconds():.0f} s old and counts for {ttl_s:g} s"
+        return f"is {(now - of).total_seconds():.0f} s old and valid for {ttl_s:g} s"
 
     decided = age(decision.decided_at if decision else None, settings.decision_ttl_s)
     observed = age(demand.observed_at if demand else None, settings.demand_ttl_s)
     return (
         f"the newest decision of fleet {fleet!r} {decided}, its newest demand {observed}: use "
-        "your own fallback; look at the environment and matchmaking services"
+        "your own fallback; check the environment and matchmaking services"
     )

@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 
 def create_app(policy: LearntPolicy, access: Access | None = None) -> HttpService:
-    """The service over one loaded policy, which answers whatever fleet is asked for."""
+    """The service for one loaded policy, which serves every fleet name."""
     parameters = policy.manifest.parameters
 
     @asynccontextmanager
@@ -34,7 +34,7 @@ def create_app(policy: LearntPolicy, access: Access | None = None) -> HttpServic
         yield
 
     async def ready() -> None:
-        """There is no app before its policy is loaded."""
+        """Always ready: the policy is loaded before the app exists."""
 
     registry = CollectorRegistry()
     app = HttpService(
@@ -50,7 +50,7 @@ def create_app(policy: LearntPolicy, access: Access | None = None) -> HttpServic
 
 
 def load(model_dir: Path, key: SigningKey | None = None) -> LearntPolicy:
-    """The policy in a folder; raises `BadSetting`, since by itself it won't come right."""
+    """The policy in a folder; raises `BadSetting` if it can't be used."""
     try:
         return load_artefact(model_dir, key)
     except (PolicyError, OSError) as error:

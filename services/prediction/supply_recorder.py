@@ -1,4 +1,4 @@
-"""Hands the supply that a fleet's controller tells on to Redis, and keeps nobody waiting for it."""
+"""Records the supply that fleets' controllers report in Redis, in the background."""
 
 import asyncio
 
@@ -14,15 +14,15 @@ _log = structlog.get_logger(__name__)
 
 
 class Supplies:
-    """The newest supply of each fleet, until it is in Redis.
+    """The newest supply of each fleet that is to be recorded.
 
-    One attempt each: by the time that Redis is back, the controller tells a newer one.
+    There is one attempt for each: after an outage the controller has reported a newer one.
     """
 
     def __init__(self, bus: Bus, registry: CollectorRegistry) -> None:
         self._bus = bus
         self._pending: dict[str, FleetSupply] = {}
-        self._told = asyncio.Event()
+        self._reported = asyncio.Event()
         self._outage = Outage("supply_not_recorded", "supply_recorded_again")
         self._recorded = Counter(
             "autopilot_supplies_recorded", "Supplies that are in Redis", registry=registry
@@ -32,15 +32,15 @@ class Supplies:
         )
 
     def take(self, supply: FleetSupply) -> None:
-        """Take a supply in; returns at once."""
+        """Queue a supply for recording; returns at once."""
         self._pending[supply.fleet] = supply
-        self._told.set()
+        self._reported.set()
 
     async def record(self) -> None:
-        """Record what is taken in, until cancelled."""
+        """Record queued supplies, until cancelled."""
         while True:
-            await self._told.wait()
-            self._told.clear()
+            await self._reported.wait()
+            self._reported.clear()
             supplies, self._pending = list(self._pending.values()), {}
             try:
                 await self._bus.record_supplies(supplies)

@@ -1,1 +1,1 @@
-"""The trainer: an RQ worker that learns a policy from recorded demand, exports and publishes it."""
+"""The trainer: an RQ worker that trains, selects, exports and publishes policies."""

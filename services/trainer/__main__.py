@@ -18,7 +18,7 @@ from shared.resilience import Outage
 from shared.settings import Fleets, Settings
 
 NICENESS = 10
-"""Stepping and serving come first when cores are few."""
+"""Stepping and serving have priority when cores are few."""
 REDIS_PATIENCE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 
@@ -26,13 +26,13 @@ _log = structlog.get_logger(__name__)
 
 
 def main(settings: Settings, fleets: Fleets) -> None:
-    """Warm up, then work until a signal; wait while Redis is away."""
+    """Start the Ray session, then work until a signal; wait while Redis is unavailable."""
     store = PolicyStore.of(settings)
     queue = TrainingQueue(settings.redis_url)
     _exit_on_signals()
     os.nice(NICENESS)
     quiet_libraries()
-    # Here and not above: they import ray, torch and tensorflow, which read the environment.
+    # Not at the top: these import ray, torch and tensorflow, which read the environment.
     from services.trainer.context import Context, Stop
     from services.trainer.worker import TrainingWorker
     from shared.learning.ppo.ray_session import ray_session
@@ -52,7 +52,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
     with ray_session():
         _log.info("trainer_ready", fleets=len(fleets.names))
         while not stop.requested:
-            # A worker takes the signals over, and does not give them back.
+            # A worker replaces the signal handlers, and does not restore them.
             _exit_on_signals()
             _wait_for_redis(settings.redis_url)
             try:
@@ -60,7 +60,7 @@ def main(settings: Settings, fleets: Fleets) -> None:
                     worker = TrainingWorker(queue, context, settings.heartbeat)
                     worker.work(logging_level="WARNING")
             except BusAway as error:
-                # It may answer a ping and refuse the rest: not as fast as it can.
+                # Redis may answer a ping and refuse the rest, so wait before the retry.
                 _log.warning("redis_is_away", error=str(error))
                 time.sleep(RETRY_SECONDS)
 
@@ -78,7 +78,7 @@ def _wait_for_redis(url: str) -> None:
 
 
 def _exit_on_signals() -> None:
-    """End without a worker: `finally` blocks run, so Ray ends as well."""
+    """Exit on a signal while no worker runs: `finally` blocks run, so Ray stops as well."""
 
     def end(_: int, __: FrameType | None) -> None:
         sys.exit(0)

@@ -1,7 +1,7 @@
-"""What the training jobs of a process work with, and what ends a job that has not failed.
+"""The context of a process's training jobs, and how a job is stopped without having failed.
 
-That is its worker's wish to end, or another worker. Training and writing obey a wish to end,
-publishing runs to its end.
+A job stops when its worker is told to stop, or when another worker has taken it over. Training and
+writing are interrupted by a stop; publishing is completed.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ T = TypeVar("T")
 
 
 class TrainingStopped(BaseException):
-    """The worker is asked to end: its job goes back to the queue. Not a failure of the job."""
+    """The worker was told to stop: its job goes back to the queue. Not a failure of the job."""
 
 
 class JobLost(BaseException):
-    """Another worker has the job: this one gave no sign of life. Not a failure of the job."""
+    """Another worker has the job, since this one sent no heartbeat. Not a failure of the job."""
 
 
 class Stop:
-    """Lets a signal handler end the learning under way, and keep any from beginning."""
+    """Lets a signal handler stop the present training, and prevent further ones."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -38,13 +38,13 @@ class Stop:
         self.requested = True
 
     def check(self) -> None:
-        """Raises `TrainingStopped` when a stop was asked for while it may be obeyed."""
+        """Raises `TrainingStopped` if a stop was requested and the job may be interrupted."""
         if self.requested and self._interruptible:
             raise TrainingStopped
 
     @contextmanager
     def interrupts(self) -> Iterator[None]:
-        """The block may be stopped; what is outside, such as publishing, runs to its end."""
+        """The block may be interrupted; code outside, such as publishing, is completed."""
         self._interruptible = True
         try:
             self.check()
@@ -55,7 +55,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the jobs of this process work with."""
+    """The settings and dependencies of this process's jobs."""
 
     redis_url: str
     store: PolicyStore
@@ -68,7 +68,7 @@ class Context:
     num_learners: int = 0
 
     def on_bus(self, use: Callable[[Bus], Awaitable[T]]) -> T:
-        """Run something asynchronous on a bus of its own."""
+        """Run a coroutine with a bus of its own. Returns its result."""
 
         async def run() -> T:
             bus = Bus.connect(self.redis_url)

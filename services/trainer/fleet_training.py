@@ -1,4 +1,4 @@
-"""How a job learns, by the fleet's setting, and who the candidate meets in the gate."""
+"""The training of one fleet, by its settings, and the gate with the candidate's contenders."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,27 +34,27 @@ from shared.recorded_demand import Recorded, hold_out, recorded_of
 from shared.settings import FleetSettings
 
 Learning = Callable[[Path | None], tuple[TrainingResult, int]]
-"""Learns, writes a checkpoint if given a path; also returns how many steps it was trained on."""
+"""Trains, and writes a checkpoint if given a path. Returns ``(result, steps trained on)``."""
 
 GATE_PART = 0.2
-"""Newest part of the history that the gate keeps for itself."""
+"""Newest fraction of the history, which is kept for the gate."""
 LEAST_STEPS = 20
-"""Samples that the gate needs; with fewer, a candidate serves if nobody does."""
-REMEMBERED_VERDICTS = 100
-"""Of a fleet, in which a version that was demoted is looked for."""
+"""Fewest decisions for the gate; with fewer, a candidate is promoted if there is no champion."""
+REMEMBERED_DECISIONS = 100
+"""Newest gate decisions of a fleet that are searched for demoted versions."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Incumbents:
-    """Who serves a fleet, who did before, and what came of it."""
+    """A fleet's champion and runner-up, and the champion's live transitions."""
 
     champion: Champion | None
     policies: Mapping[str, FleetPolicy]
-    """The champion and the runner-up, of those that can serve, by version."""
+    """The champion and the runner-up by version, as far as they can be loaded."""
     transitions: Sequence[Transition]
-    """What the fleet has done live since the champion serves."""
+    """The fleet's live transitions since the champion serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +63,18 @@ class Gate:
 
     recorded: Recorded
     training: Recorded
-    """What candidate and rules learn from."""
+    """The demand that candidate and rules are trained on."""
     rows: IntArray
-    """Decisions that are kept from them."""
+    """The decisions on kept demand."""
     parameters: FleetParameters
     guards: Guards
 
     def decide(
         self, candidate: Trained, incumbents: Incumbents
     ) -> tuple[GateDecision, Deployed | None]:
-        """Who wins, by the demand that is kept and by how the champion does live; what to deploy.
+        """Select by costs on kept demand and by the champion's live costs.
 
-        None to deploy where the winner is in the store.
+        Returns ``(decision, policy to deploy)``; the policy is None if the winner is in the store.
         """
         history, parameters = self.recorded.history, self.parameters
         scorer = cost_on(history, self.rows, parameters, self.guards)
@@ -86,7 +86,7 @@ class Gate:
         return decision, selection.deployed(decision, candidate)
 
     def _live(self, incumbents: Incumbents) -> Live | None:
-        """The champion's live cost beside the runner-up's; None without a step or a runner-up."""
+        """The live costs of champion and runner-up; None without a live step or a runner-up."""
         champion = incumbents.champion
         runner_up = None if champion is None else incumbents.policies.get(champion.runner_up or "")
         if champion is None or runner_up is None:
@@ -104,7 +104,7 @@ class Gate:
 def training_of(
     context: Context, fleet: str, version: str, settings: FleetSettings
 ) -> tuple[Learning, Gate | None]:
-    """What learns, and the gate that the candidate has to pass; None: it serves without one."""
+    """``(training function, gate)``; the gate is None for on-policy learning, which has none."""
     if settings.learning == "on_policy":
         return _on_policy(context, fleet, version, settings), None
     return _replay(context, fleet, settings)
@@ -113,17 +113,17 @@ def training_of(
 def incumbents_of(
     context: Context, fleet: str, champion: Champion | None, parameters: FleetParameters
 ) -> Incumbents:
-    """The champion and the runner-up, and how the champion has done."""
+    """The champion and the runner-up, and the champion's live transitions."""
 
     async def read(bus: Bus) -> tuple[list[TrainingOutcome], list[Transition]]:
-        verdicts = await bus.newest_changes(TRAININGS, fleet, REMEMBERED_VERDICTS)
+        decisions = await bus.newest_changes(TRAININGS, fleet, REMEMBERED_DECISIONS)
         if champion is None or champion.runner_up is None:
-            return verdicts, []
+            return decisions, []
         steps = MOST_LIVE_STEPS + parameters.lead_steps
-        return verdicts, await bus.newest_transitions(fleet, steps, champion.since)
+        return decisions, await bus.newest_transitions(fleet, steps, champion.since)
 
-    verdicts, transitions = context.on_bus(read)
-    demoted = {verdict.champion for verdict in verdicts if verdict.outcome == "demoted"}
+    decisions, transitions = context.on_bus(read)
+    demoted = {decision.champion for decision in decisions if decision.outcome == "demoted"}
     policies = stored_contenders(context.store, champion, demoted, parameters)
     return Incumbents(champion, policies, transitions)
 
@@ -134,9 +134,9 @@ def stored_contenders(
     demoted: Collection[str | None],
     parameters: FleetParameters,
 ) -> dict[str, FleetPolicy]:
-    """The champion and the runner-up, of those that can serve, by version.
+    """The champion and the runner-up by version, as far as they can be loaded.
 
-    A runner-up that was demoted before does not come back by itself.
+    A demoted runner-up is left out: it does not become champion again without an operator.
     """
     found: dict[str, FleetPolicy] = {}
     if champion is None:
@@ -151,7 +151,7 @@ def stored_contenders(
 
 
 def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Learning, Gate]:
-    """What learns from recorded demand, and the gate on what is kept of it."""
+    """``(training function on recorded demand, gate on the kept part of it)``."""
     parameters = settings.parameters
     steps = context.on_bus(lambda bus: bus.recorded_steps(fleet))
     recorded = recorded_of(steps, settings.learning_freq)
@@ -176,16 +176,16 @@ def _replay(context: Context, fleet: str, settings: FleetSettings) -> tuple[Lear
             context.num_env_runners,
             context.num_learners,
         )
-        learnt = train(training, parameters, options, checkpoint, on_progress)
-        return learnt, len(training.history.demands)
+        trained = train(training, parameters, options, checkpoint, on_progress)
+        return trained, len(training.history.demands)
 
     return learning, Gate(recorded, training, rows, parameters, settings.guards)
 
 
 def _on_policy(context: Context, fleet: str, version: str, settings: FleetSettings) -> Learning:
-    """What learns from the live transitions that are new.
+    """The training function on unused live transitions.
 
-    It learns from the newest, as the notebook does: none can be kept from it to score it on.
+    As in the notebook it uses the newest ones too, so none can be kept for a gate.
     """
     after = used_up_to(context.store, fleet)
     count = NEWEST_BATCHES * settings.train_batch_size

@@ -1,4 +1,4 @@
-"""What RQ runs: learn a fleet's policy, judge, export, check, publish, move the champion."""
+"""The training job that RQ runs: train, select, export, verify, publish, promote."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ from shared.recorded_demand import TooLittleHistory
 
 Outcome = Literal["published", "kept", "demoted"]
 UNGATED = GateDecision(
-    CANDIDATE, {}, 0, reason="on_policy is not gated: what is learnt serves, as in the notebook"
+    CANDIDATE, {}, 0, reason="on_policy has no gate: every update is promoted, as in the notebook"
 )
 _EVENTS = {
     "published": "policy_published",
@@ -39,11 +39,11 @@ _log = structlog.get_logger(__name__)
 
 
 def train(context: Context, payload: str) -> str | None:
-    """Run a training job, given as the JSON of a `TrainingJob`; the version published, or None.
+    """Run a training job, given as the JSON of a `TrainingJob`. Returns the champion's version.
 
-    Too little history and an unknown fleet are told and not raised: RQ's next try would find the
-    same. Any other error is told and raised, and RQ tries again. Whatever happens, the champion
-    stays until a new version is complete.
+    None if the shared pretrained policy serves, or the job has failed. Too little history and an
+    unknown fleet are recorded and not raised, since a retry would fail again. Any other error is
+    recorded and raised, and RQ retries. The champion stays until a new version is complete.
     """
     job = TrainingJob.model_validate_json(payload)
     stages = Stages()
@@ -59,36 +59,36 @@ def train(context: Context, payload: str) -> str | None:
 
 
 def record_abandoned(context: Context, job: Any, kind: type[BaseException], *_: Any) -> None:
-    """Make it visible that a job's worker has died; with a context, an exception handler of RQ."""
+    """Record that a job's worker has died; with a context, an exception handler for RQ."""
     if issubclass(kind, AbandonedJobError):
         fleet = TrainingJob.model_validate_json(job.payload).fleet
-        error = AutopilotError("the worker of the training job died; the job is tried again")
+        error = AutopilotError("the worker of the training job died; the job is retried")
         _record_failure(context, fleet, error, 0.0)
 
 
 def _train(context: Context, fleet: str, stages: Stages) -> str | None:
     settings = context.fleets[fleet]
-    # A fleet has one job at a time, so what is half-written is a killed job's.
+    # A fleet has one job at a time, so unfinished files are those of a killed job.
     context.store.sweep(fleet)
     version = new_version(context.clock())
     learning, gate = training_of(context, fleet, version, settings)
     stages.done("read")
     with context.store.writing(fleet, version) as folder:
         with context.stop.interrupts():
-            learnt, trained_on = learning(folder / CHECKPOINT if context.save_model else None)
-            stages.include(learnt.stage_seconds)
+            trained, trained_on = learning(folder / CHECKPOINT if context.save_model else None)
+            stages.include(trained.stage_seconds)
             before = context.store.champion(fleet)
             decision: GateDecision = UNGATED
-            deployed: Deployed | None = learnt.policy
+            deployed: Deployed | None = trained.policy
             if gate is not None:
                 incumbents = incumbents_of(context, fleet, before, settings.parameters)
-                decision, deployed = gate.decide(learnt.policy, incumbents)
+                decision, deployed = gate.decide(trained.policy, incumbents)
             shared = before is None and decision.winner == PRETRAINED
             stages.done("gate")
-            draft = _draft(context, fleet, version, learnt, trained_on, decision)
+            draft = _draft(context, fleet, version, trained, trained_on, decision)
             if gate is None:
-                draft = draft.model_copy(update={"exploration": exploration_of(learnt.module)})
-            # A fleet gets its own only when that pays: till then many share the general policy.
+                draft = draft.model_copy(update={"exploration": exploration_of(trained.module)})
+            # A fleet gets its own version only if that is better than the shared pretrained policy.
             written = (
                 None
                 if shared or deployed is None
@@ -100,14 +100,14 @@ def _train(context: Context, fleet: str, stages: Stages) -> str | None:
         if not shared:
             serves, promoted = _promote(context, fleet, before, decision.winner, written, folder)
     stages.done("publish")
-    _tell(context, fleet, before, serves, promoted, decision, learnt, stages)
+    _announce_end(context, fleet, before, serves, promoted, decision, trained, stages)
     return None if serves is None else serves.version
 
 
 def _check_own() -> None:
-    """Raises `JobLost` when RQ has taken the running job from this worker, which was away.
+    """Raises `JobLost` if RQ has given the running job to another worker, after a lost heartbeat.
 
-    What it has learnt then is the other worker's to learn, and to publish.
+    Then the other worker trains and publishes.
     """
     own = get_current_job()
     if own is None:
@@ -123,7 +123,7 @@ def _check_own() -> None:
 def _write(
     context: Context, draft: PolicyManifest, winner: str, deployed: Deployed, folder: Path
 ) -> PolicyManifest:
-    """Write and check what is to serve; only a candidate keeps its checkpoint."""
+    """Export and verify the policy to deploy; only a candidate keeps its checkpoint."""
     if winner != CANDIDATE:
         shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
         draft = draft.model_copy(update={"kind": winner})
@@ -143,10 +143,11 @@ def _promote(
     written: PolicyManifest | None,
     folder: Path,
 ) -> tuple[Champion, bool]:
-    """Make the winner champion, after publishing what was written for it; who serves, if it is new.
+    """Promote the winner, after publishing what was written for it.
 
-    Nothing new is written and somebody else, such as an operator, has moved the champion since
-    `before`: then the verdict was about others, and theirs stays.
+    Returns ``(champion, whether it was promoted by this job)``. If nothing new was written and an
+    operator has promoted another version since `before`, the decision is obsolete, and that
+    version stays.
     """
     if written is not None:
         context.store.publish(written, folder)
@@ -157,29 +158,29 @@ def _promote(
     return context.store.set_champion(fleet, winner, context.clock()), True
 
 
-def _tell(
+def _announce_end(
     context: Context,
     fleet: str,
     before: Champion | None,
     serves: Champion | None,
     promoted: bool,
     decision: GateDecision,
-    learnt: TrainingResult,
+    trained: TrainingResult,
     stages: Stages,
 ) -> None:
-    """Record how the gate decided, and announce who serves; None: the shared general policy.
+    """Record the gate's decision, and announce the champion; None: the shared pretrained policy.
 
-    `promoted` says that it serves because of this job.
+    `promoted`: whether this job has promoted it.
     """
-    general = initial_policy(context.fleets[fleet].parameters).version
-    champion, runner_up = (general, None) if before is None else (before.version, before.runner_up)
-    version = general if serves is None else serves.version
+    shared = initial_policy(context.fleets[fleet].parameters).version
+    champion, runner_up = (shared, None) if before is None else (before.version, before.runner_up)
+    version = shared if serves is None else serves.version
     moved: Outcome = "demoted" if decision.demoted else "published"
     outcome: Outcome = moved if promoted else "kept"
     live, live_costs = decision.live, {}
     if live is not None and runner_up is not None:
         live_costs = {champion: live.champion, runner_up: live.runner_up}
-    told = TrainingOutcome(
+    ended = TrainingOutcome(
         fleet=fleet,
         at=context.clock(),
         outcome=outcome,
@@ -193,9 +194,9 @@ def _tell(
         live_steps=0 if live is None else live.steps,
         reason=decision.reason,
         seconds=stages.since_start,
-        environment_steps=learnt.environment_steps,
+        environment_steps=trained.environment_steps,
     )
-    context.on_bus(lambda bus: _announce(bus, serves, told))
+    context.on_bus(lambda bus: _announce(bus, serves, ended))
     _log.info(
         _EVENTS[outcome],
         version=version,
@@ -220,7 +221,7 @@ def _draft(
     context: Context,
     fleet: str,
     version: str,
-    learnt: TrainingResult,
+    trained: TrainingResult,
     trained_on: int,
     decision: GateDecision,
 ) -> PolicyManifest:
@@ -230,15 +231,15 @@ def _draft(
         version=version,
         fleet=fleet,
         created_at=context.clock(),
-        observation_fields=learnt.module.fields,
-        scores=learnt.scores | costs,
+        observation_fields=trained.module.fields,
+        scores=trained.scores | costs,
         trained_on_steps=trained_on,
         seed=context.seed,
     )
 
 
 def _record_failure(context: Context, fleet: str, error: Exception, seconds: float) -> None:
-    """Make a failure visible, even while Redis is away."""
+    """Log a failure and publish it; Redis may be unavailable."""
     reason = str(error) if isinstance(error, AutopilotError) else f"{type(error).__name__}: {error}"
     unexpected = None if isinstance(error, AutopilotError) else error
     _log.error("training_failed", fleet=fleet, error=reason, exc_info=unexpected)

@@ -1,4 +1,4 @@
-"""The RQ worker: jobs in this process, so that Ray stays warm; a dead worker's job is found."""
+"""The RQ worker: runs jobs in this process, with its Ray session, and retries abandoned jobs."""
 
 import sys
 import threading
@@ -24,30 +24,30 @@ from shared.errors import BusAway
 from shared.probe import beat
 
 BEAT_SECONDS = 5.0
-"""Between two signs of life of a running job."""
+"""Between two heartbeats of a running job."""
 ABANDONED_SECONDS = 20
-"""A job without a sign of life for so long is retried: its worker was killed."""
+"""A job without a heartbeat for this time is retried: its worker was killed."""
 UPKEEP_SECONDS = 5
-"""Between two looks for abandoned jobs and for retries that are due."""
+"""Between two searches for abandoned jobs and for due retries."""
 WORKER_TTL_SECONDS = 20
-"""RQ waits 15 s less than this for a job before it looks up again."""
+"""RQ waits 15 s less than this for a job, then runs its maintenance."""
 LONGEST_RECONNECT_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
 
 
 class RunnableTraining(QueuedTraining):
-    """A training job that runs `train`: the function is ours, whatever Redis says."""
+    """A training job that runs `train`: the function is not looked up by its name in Redis."""
 
     context: Context
-    """Of the worker that runs it, which sets it."""
+    """Set by the worker that runs the job."""
 
     def _execute(self) -> str | None:
         return train(self.context, self.payload)
 
 
 class StartedTrainings(StartedJobRegistry):  # type: ignore[misc]
-    """The jobs that run; RQ's own reads what depends on them as plain jobs, of any size."""
+    """The running jobs; RQ's own class would read their dependents, as unchecked jobs."""
 
     def __init__(self, queue: Any) -> None:
         super().__init__(queue=queue, job_class=queue.job_class)
@@ -61,9 +61,9 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
     """Runs training jobs one after the other in this process.
 
     RQ's `SimpleWorker` sends no heartbeats while a job runs, so a killed worker's job would be
-    found only after its timeout; this one beats from a thread. RQ's scheduler, which enqueues
-    retries when they are due, is a fork of the worker's process; this one looks after them
-    itself, since Ray and torch don't survive a fork.
+    retried only after its timeout; this one sends them from a thread. RQ's scheduler, which
+    enqueues due retries, is forked from the worker; this worker does that itself, since Ray and
+    torch don't survive a fork.
     """
 
     max_connection_wait_time = LONGEST_RECONNECT_SECONDS
@@ -71,7 +71,7 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
     def __init__(
         self, queue: TrainingQueue, context: Context, heartbeat: Path | None = None
     ) -> None:
-        """`heartbeat` is a file to touch with every sign of life that Redis has taken."""
+        """`heartbeat` is a file that is touched with every heartbeat that Redis has accepted."""
         self._training = queue
         self._context = context
         self._stop = context.stop
@@ -87,8 +87,8 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
         )
 
     def execute_job(self, job: Any, queue: Any) -> None:
-        # RQ keeps an execution of a killed worker listed after it has expired, and then fails to
-        # delete the job that has succeeded.
+        # RQ lists the execution of a killed worker beyond its expiry, and then fails to delete the
+        # job when it succeeds.
         self.connection.delete(ExecutionRegistry(job.id, self.connection).key)
         execution = self.prepare_execution(job)
         job.context = self._context
@@ -105,23 +105,23 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
             beat(self._heartbeat)
 
     def request_stop(self, signum: int, frame: Any) -> None:
-        """SIGTERM or SIGINT: idle, end at once; busy, stop learning and put the job back."""
+        """On SIGTERM or SIGINT: exit if idle, else stop training and requeue the job."""
         self._stop.request()
         super().request_stop(signum, frame)
         self._stop.check()
 
     def handle_job_failure(self, job: Any, *arguments: Any, **named: Any) -> None:
         if isinstance(sys.exception(), JobLost):
-            # How it ends is for the other worker to say.
+            # The other worker records the end of the job.
             self.set_current_job_id(None)
             return
         if self._stop.requested and job.retries_left is not None:
-            # Stopping is no fault of the job: it costs none of its retries.
+            # A stop is not a failure of the job, so it does not use up a retry.
             job.retries_left += 1
         super().handle_job_failure(job, *arguments, **named)
 
     def handle_exception(self, job: Any, *exc_info: Any) -> None:
-        """One line instead of RQ's traceback: `train` has told the rest."""
+        """Log one line instead of RQ's traceback: `train` has logged the error."""
         kind, error = exc_info[:2]
         if issubclass(kind, TrainingStopped):
             _log.info("training_stopped", job=job.id)
@@ -131,7 +131,7 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
             _log.error("training_job_raised", job=job.id, error=f"{kind.__name__}: {error}")
 
     def subscribe(self) -> None:
-        """RQ's commands by Redis, such as `shutdown`, are not listened to: nobody gives any."""
+        """Ignore RQ's commands by Redis, such as `shutdown`: we send none."""
 
     def run_maintenance_tasks(self) -> None:
         self.clean_registries()
@@ -139,7 +139,7 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
             self._enqueue_due_retries(queue)
 
     def clean_registries(self) -> None:
-        """RQ's upkeep without what our jobs don't have: dependencies, groups and rate limits."""
+        """RQ's maintenance, without the dependencies, groups and rate limits that we don't use."""
         for queue in self.queues:
             if queue.acquire_maintenance_lock():
                 StartedTrainings(queue).cleanup(exception_handlers=self._exc_handlers)
@@ -150,7 +150,7 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
         self.last_cleaned_at = now()
 
     def _enqueue_due_retries(self, queue: Any) -> None:
-        """Put back the retries whose time has come; of several workers one gets each."""
+        """Enqueue due retries; of several workers, one gets each."""
         registry = ScheduledJobRegistry(queue=queue, job_class=queue.job_class)
         for job_id in registry.get_jobs_to_schedule():
             try:
@@ -160,7 +160,7 @@ class TrainingWorker(SimpleWorker):  # type: ignore[misc]
 
     @contextmanager
     def _beating(self, job: Any, execution: Any) -> Iterator[None]:
-        """Signs of life of a job while the block runs."""
+        """Send heartbeats of a job during the block."""
         ended = threading.Event()
 
         def keep_beating() -> None:

@@ -1,1 +1,1 @@
-"""Policies as the services run them, where they are kept, and which one serves."""
+"""Policies as the services run them, the policy store, and the fleets' champions."""

@@ -1,4 +1,4 @@
-"""The policy that serves each fleet, kept in step with the policy store."""
+"""The policy that serves each fleet, kept up to date with the policy store."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from shared.resilience import Outage
 from shared.settings import Fleets
 
 RELOAD_SECONDS = 30.0
-"""The store is looked at this often: nobody tells of a champion while Redis is away."""
+"""How often the store is read: while Redis is unavailable no promotion is announced."""
 
 _log = structlog.get_logger(__name__)
 
@@ -20,8 +20,9 @@ _log = structlog.get_logger(__name__)
 class Champions:
     """Every fleet's policy: its champion, or `initial_policy` while it has none.
 
-    The store's pointer is the truth; a message on the bus only says that it moved. A policy that
-    can't serve is refused, logged and counted, and the one before goes on. Nothing raises.
+    The store's pointer is authoritative; a message on the bus only announces that it has changed.
+    A policy that can't be used is refused, logged and counted, and the previous one goes on
+    serving. Nothing raises.
     """
 
     def __init__(self, store: PolicyStore, fleets: Fleets) -> None:
@@ -34,39 +35,39 @@ class Champions:
         self._loading = asyncio.Lock()
         self._outage = Outage("policy_store_is_away", "policy_store_is_back")
         self.refused = 0
-        """Policies refused since the start; a version that is tried again counts once."""
+        """Policies refused since the start; a version that is retried counts once."""
 
     def policy(self, fleet: str) -> Policy:
-        """What decides for a fleet now; raises `UnknownFleet`."""
+        """The policy that decides for a fleet now; raises `UnknownFleet`."""
         try:
             return self._serving[fleet]
         except KeyError:
             raise UnknownFleet(fleet, self._fleets.names) from None
 
     async def load_all(self) -> None:
-        """Load every fleet's champion from the store, where it is not the one that serves."""
+        """Load every fleet's champion from the store, where another policy serves."""
         for fleet in self._fleets.names:
             if not await self._load(fleet, None):
                 return
 
     async def reload(self) -> None:
-        """Load what has moved, every `RELOAD_SECONDS`, until cancelled."""
+        """Load changed champions every `RELOAD_SECONDS`, until cancelled."""
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
             await self.load_all()
 
     async def apply(self, champion: Champion) -> bool:
-        """Follow a champion that has moved; say whether its version serves now."""
+        """Load a champion that was promoted. Returns whether its version serves now."""
         if champion.fleet not in self._serving:
             return False
         await self._load(champion.fleet, champion)
         return self._serving[champion.fleet].version == champion.version
 
-    async def _load(self, fleet: str, told: Champion | None) -> bool:
-        """Whether the store answers. Reads files and hashes them, so off the event loop."""
+    async def _load(self, fleet: str, announced: Champion | None) -> bool:
+        """Load a fleet's champion, off the event loop. Returns whether the store is available."""
         async with self._loading:
             try:
-                policy = await asyncio.to_thread(self._read, fleet, told)
+                policy = await asyncio.to_thread(self._read, fleet, announced)
             except StoreAway as away:
                 self._outage.begin(away)
                 return False
@@ -78,12 +79,12 @@ class Champions:
                 self._serving[fleet] = policy
                 self._refused.pop(fleet, None)
                 _log.info("policy_loaded", fleet=fleet, version=policy.version)
-                self._tell_if_short(fleet, policy)
+                self._warn_if_short(fleet, policy)
             return True
 
-    def _read(self, fleet: str, told: Champion | None) -> FleetPolicy | None:
-        """The policy to change to, or None when there is nothing to change."""
-        champion = self._store.champion(fleet) or told
+    def _read(self, fleet: str, announced: Champion | None) -> FleetPolicy | None:
+        """The policy to change to; None when there is nothing to change."""
+        champion = self._store.champion(fleet) or announced
         if champion is None or champion.version == self._serving[fleet].version:
             return None
         try:
@@ -91,7 +92,7 @@ class Champions:
         except (OSError, ValueError, RuntimeError) as error:
             raise PolicyCorrupt(f"policy {champion.version}: can't be read: {error}") from error
 
-    def _tell_if_short(self, fleet: str, policy: FleetPolicy) -> None:
+    def _warn_if_short(self, fleet: str, policy: FleetPolicy) -> None:
         parameters = self._fleets[fleet].parameters
         if means := plans_short(policy, parameters):
             _log.warning(

@@ -1,4 +1,4 @@
-"""Run a policy: one from its artefact (LiteRT), the fleet's own or the general, or the rule."""
+"""Runs policies: from an artefact (LiteRT), a fleet's own or the pretrained one, or the rule."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,15 +24,15 @@ from shared.policies.store import LITERT_MODEL, PolicyStore, read_checked, read_
 from shared.policies.store_seal import SigningKey
 
 PRETRAINED = "general"
-"""The made-up fleet whose policy serves those that have none of their own."""
+"""The name, as stored, of the pretrained policy and of the fleet that its artefact is under."""
 PRETRAINED_STORE = PolicyStore.at(Path(__file__).parent / "bundled_policies")
-"""Comes with the package; `autopilot train --demand synthetic` makes what is in it."""
+"""Part of the package; `autopilot train --demand synthetic` makes its artefact."""
 SMALLEST_SCALE = 2.0**-10
-"""Of the fleets that a policy is asked about to find what it says above its ceiling."""
+"""Smallest scale of the observation from which an action above the ceiling is extrapolated."""
 
 
 class Policy(BatchPolicy, Protocol):
-    """What decides for a live fleet: a policy, and which one it is."""
+    """A policy of a live fleet, with its version."""
 
     @property
     def version(self) -> str: ...
@@ -42,23 +42,23 @@ class Policy(BatchPolicy, Protocol):
 
     @property
     def exploration(self) -> float:
-        """Standard deviation of the action where a fleet explores; 0: it has none."""
+        """Standard deviation of sampled actions where the fleet explores; 0: none."""
         ...
 
 
 def experts_actions(policy: BatchPolicy, observation: Sequence[float]) -> tuple[float, ...]:
-    """The experts' actions for one observation in servers; most policies have one expert."""
+    """The experts' actions for one observation in servers."""
     actions = policy.actions(np.array([observation], dtype=np.float64))
     return tuple(actions[0].tolist())
 
 
 def first_action(policy: BatchPolicy, observation: Sequence[float]) -> float:
-    """What a policy does before it has learnt from any outcome."""
+    """A policy's action by its prior weights, before any adaptation."""
     return average(experts_actions(policy, observation), prior_of(policy))
 
 
 class RulePolicy:
-    """The best plain rule, for a fleet that has no champion yet."""
+    """The rule `trend`, for a fleet that no policy fits."""
 
     version = "rule:trend"
     learnt = False
@@ -78,12 +78,12 @@ class RulePolicy:
 
 
 class LearntPolicy:
-    """A policy artefact in LiteRT, ready to answer, by its own `action_factor` and limits."""
+    """A loaded LiteRT artefact, whose actions are in its own `action_factor` and limits."""
 
     learnt = True
 
     def __init__(self, model: bytes, manifest: PolicyManifest) -> None:
-        """Raises `PolicyCorrupt` when the model is not one, or does not fit its manifest."""
+        """Raises `PolicyCorrupt` for an invalid model, or one that does not match its manifest."""
         self.manifest = manifest
         try:
             self.lead_steps = manifest.parameters.lead_steps
@@ -111,7 +111,7 @@ class LearntPolicy:
         probe = np.full((1, size), manifest.min_servers)
         actions = self.actions(probe)
         if not np.isfinite(actions).all():
-            raise PolicyCorrupt(f"policy {manifest.version}: the model answers {actions.tolist()}")
+            raise PolicyCorrupt(f"policy {manifest.version}: its actions are {actions.tolist()}")
         probe[:, [field.startswith("target[") for field in self.fields]] = np.nan
         self.reads_targets = not np.array_equal(self.actions(probe), actions)
 
@@ -132,7 +132,7 @@ class LearntPolicy:
         return self.manifest.exploration
 
     def actions(self, observations: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """The experts' actions, ``(rows, experts)``: the file takes one observation at a time."""
+        """The experts' actions, ``(rows, experts)``; the model takes one observation at a time."""
         rows = np.asarray(observations, dtype=np.float32)
         actions = np.empty((len(rows), max(1, len(self.experts))), dtype=np.float32)
         for number in range(len(rows)):
@@ -143,13 +143,13 @@ class LearntPolicy:
 
 
 class FleetPolicy:
-    """An artefact as one fleet runs it: by the fleet's `action_factor`, up to its `max_servers`.
+    """An artefact as a fleet runs it: in the fleet's `action_factor`, up to its `max_servers`.
 
-    Limits are the fleet's and not its policy's: both may have changed since the policy was made.
-    A graph cuts its actions off at a ceiling, the `highest_action` of the limits that it was
-    exported with. Where the fleet's `max_servers` is above it, its answers for smaller fleets tell
-    what it would say without a ceiling: all but the constant number of servers that a rule adds is
-    in local units, so its answer is a straight line in the scale of the observation.
+    The limits are the fleet's, and may have changed since the policy was trained. A graph clips its
+    actions at a ceiling, the `highest_action` of the limits that it was exported with. Where the
+    fleet's `max_servers` is above that, the action is extrapolated from scaled-down observations:
+    except for a constant that a rule adds, a policy is in local units, so its action is linear in
+    the scale of the observation.
     """
 
     learnt = True
@@ -160,7 +160,7 @@ class FleetPolicy:
         parameters: FleetParameters,
         artefact: Callable[[], LearntPolicy],
     ) -> None:
-        """`artefact` is asked for when the policy first answers."""
+        """`artefact` loads the artefact; it is called when the policy is first evaluated."""
         self.manifest = manifest
         self.version = manifest.version
         self.fields = manifest.observation_fields
@@ -170,8 +170,8 @@ class FleetPolicy:
         self._factor = manifest.action_factor / parameters.action_factor
         self.exploration = self._factor * manifest.exploration
         self._artefact = artefact
-        in_the_way = made_for.highest_action * made_for.action_factor < parameters.max_servers
-        self._ceiling = float(np.float32(made_for.highest_action)) if in_the_way else math.inf
+        ceiling_binds = made_for.highest_action * made_for.action_factor < parameters.max_servers
+        self._ceiling = float(np.float32(made_for.highest_action)) if ceiling_binds else math.inf
         self._servers = in_servers(self.fields)
 
     @property
@@ -179,7 +179,7 @@ class FleetPolicy:
         return self._artefact().reads_targets
 
     def actions(self, observations: NDArray[np.floating[Any]]) -> FloatArray:
-        """The experts' actions for observations in servers, by the fleet's `action_factor`."""
+        """The experts' actions for observations in servers, in the fleet's `action_factor`."""
         seen = np.asarray(observations, dtype=np.float64)
         actions = self._artefact().actions(seen).astype(np.float64)
         for row in np.flatnonzero((actions >= self._ceiling).any(axis=1)):
@@ -188,7 +188,7 @@ class FleetPolicy:
         return scaled
 
     def _without_ceiling(self, seen: FloatArray, actions: FloatArray) -> FloatArray:
-        """Actions for one observation, what is cut off continued from where it is not."""
+        """Actions for one observation; those at the ceiling are extrapolated."""
 
         def of_smaller(scale: float) -> FloatArray:
             scaled = np.where(self._servers, scale * seen, seen)
@@ -201,7 +201,7 @@ class FleetPolicy:
             near = of_smaller(scale)
             under = cut & (near < self._ceiling)
             if under.any():
-                # A second point near the first: a graph cuts off at 0 servers too.
+                # The second point is near the first: a graph clips at 0 servers too.
                 slope = (near - of_smaller(0.75 * scale)) / (0.25 * scale)
                 found[under] = (near + (1.0 - scale) * slope)[under]
                 cut &= ~under
@@ -209,7 +209,7 @@ class FleetPolicy:
 
 
 def initial_policy(parameters: FleetParameters) -> Policy:
-    """What serves a fleet that has no champion: the general policy where it fits, else the rule."""
+    """The policy of a fleet without a champion: the pretrained one if it fits, else the rule."""
     fitting = [one for one in _pretrained_manifests() if why_unfit(one, parameters) is None]
     if not fitting:
         return RulePolicy(parameters)
@@ -218,7 +218,7 @@ def initial_policy(parameters: FleetParameters) -> Policy:
 
 
 def pretrained_manifest(parameters: FleetParameters) -> PolicyManifest | None:
-    """Of the general policy that is made for the fleet's own observation; None without one."""
+    """The manifest of the pretrained policy for the fleet's observation; None without one."""
     fits = (
         one
         for one in _pretrained_manifests()
@@ -235,13 +235,13 @@ def _pretrained_manifests() -> tuple[PolicyManifest, ...]:
 
 @cache
 def _loaded(version: str) -> LearntPolicy:
-    """One interpreter for all fleets, made when it is first asked."""
+    """The interpreter of a pretrained policy, shared by all fleets, made at its first use."""
     manifest = PRETRAINED_STORE.manifest(PRETRAINED, version)
     return LearntPolicy(PRETRAINED_STORE.read(manifest, LITERT_MODEL), manifest)
 
 
 def load_artefact(folder: Path, key: SigningKey | None = None) -> LearntPolicy:
-    """The policy in a folder, checked; raises `PolicyMissing` or `PolicyCorrupt`."""
+    """The verified policy in a folder; raises `PolicyMissing` or `PolicyCorrupt`."""
     manifest = read_manifest(folder, key)
     return LearntPolicy(read_checked(folder, manifest, LITERT_MODEL), manifest)
 
@@ -249,10 +249,10 @@ def load_artefact(folder: Path, key: SigningKey | None = None) -> LearntPolicy:
 def load_policy(
     store: PolicyStore, fleet: str, version: str, parameters: FleetParameters
 ) -> FleetPolicy:
-    """Load and check a version, for the fleet's present limits and `action_factor`.
+    """Load and verify a version, for the fleet's present limits and `action_factor`.
 
-    Raises `PolicyMissing`; `PolicyCorrupt` when it is damaged; `PolicyUnfit` when it needs to see
-    what the fleet does not show.
+    Raises `PolicyMissing`; `PolicyCorrupt` when it is damaged; `PolicyUnfit` when its observation
+    has fields that the fleet lacks.
     """
     manifest = store.manifest(fleet, version)
     if (manifest.fleet, manifest.version) != (fleet, version):
@@ -267,32 +267,32 @@ def load_policy(
 
 
 def why_unfit(manifest: PolicyManifest, parameters: FleetParameters) -> str | None:
-    """What a policy needs that a fleet does not show, and what comes next; None: nothing.
+    """The reason why a policy can't serve a fleet, and what happens next; None if it can.
 
-    Limits, `action_factor`, reward and price are no part of it. A fleet shows as many targets, and
-    the notebook's observation as many demands, as its `history_len`: a policy that was made for
-    a shorter lead time sees what it needs.
+    Limits, `action_factor`, reward and underage cost do not matter. A fleet's observation has
+    `history_len` targets, and the notebook's as many demands, so a policy that was trained for a
+    shorter lead time finds all of its fields.
     """
     made_for = manifest.history_len
     notebook = manifest.observation_fields == notebook_fields(made_for)
     if not notebook and manifest.observation_fields != calendar_fields(made_for):
-        return "sees fields that no fleet shows: train another"
+        return "has an observation that no fleet has: train another"
     if not notebook and parameters.observation == "notebook":
         return "sees the calendar and OBSERVATION=notebook hides it: set calendar, or train another"
     if made_for > parameters.history_len:
         return (
             f"plans for HISTORY_LEN={made_for} and the fleet has {parameters.history_len}: it "
-            "stays in the store, recorded demand is kept, and the next training learns from that"
+            "stays in the store, and the next training makes one from the recorded demand"
         )
     return None
 
 
 def plans_short(policy: Policy, parameters: FleetParameters) -> str | None:
-    """What it means that a policy was made for a shorter lead time; None: it was not."""
+    """A warning for a policy that was trained for a shorter lead time; None for any other."""
     if policy.lead_steps >= parameters.lead_steps:
         return None
     return (
-        f"its numbers are for {policy.lead_steps} steps ahead, and servers are taken to need "
-        f"{parameters.lead_steps}: it serves until training has made one for HISTORY_LEN="
-        f"{parameters.history_len} that does better"
+        f"it plans {policy.lead_steps} steps ahead, and servers are assumed to take "
+        f"{parameters.lead_steps}: it serves until training has made a better one for "
+        f"HISTORY_LEN={parameters.history_len}"
     )

@@ -1,8 +1,8 @@
-"""Where policy versions and champions live: in a folder, or in S3.
+"""The policy store: versions and champions of fleets, in a folder or in S3.
 
-`<store>/<fleet>/<version>/` holds an artefact (see `PolicyManifest`), complete or not there at
-all. `<store>/<fleet>/champion.json` is the pointer to the version that serves, replaced in one
-step. How files come to be so is `FolderFiles`' and `S3Files`' affair.
+`<store>/<fleet>/<version>/` holds an artefact (see `PolicyManifest`), either complete or absent.
+`<store>/<fleet>/champion.json` points to the version that serves, and is replaced atomically.
+`FolderFiles` and `S3Files` implement that.
 """
 
 import uuid
@@ -42,7 +42,7 @@ _MOMENT = "%Y%m%dT%H%M%SZ"
 
 
 class Files(Protocol):
-    """What a store needs of a place; a folder is complete once its `mark` is there."""
+    """The operations that a store needs; a folder is complete once the file `mark` is in it."""
 
     def folders(self) -> list[str]: ...
 
@@ -64,12 +64,12 @@ class Files(Protocol):
 
 
 def new_version(now: datetime) -> str:
-    """An id that sorts by time and that two trainers don't share: ``20261122T203301Z-1f3a9c``."""
+    """A unique version id that sorts by time: ``20261122T203301Z-1f3a9c``."""
     return f"{now:{_MOMENT}}-{uuid.uuid4().hex[:6]}"
 
 
 def made_at(version: str) -> datetime | None:
-    """When an id of `new_version` was made; None for a rule's name and any other."""
+    """When an id of `new_version` was made; None for any other version, such as a rule's."""
     moment, _, _ = version.partition("-")
     try:
         return datetime.strptime(moment, _MOMENT).replace(tzinfo=UTC)
@@ -79,9 +79,9 @@ def made_at(version: str) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class PolicyStore:
-    """Policies of every fleet in one place. In S3 every method may raise `StoreAway`.
+    """The policies of all fleets. In S3 every method may raise `StoreAway`.
 
-    Where there is a key, all that is published is signed with it, and nothing else is read.
+    With a key, everything that is published is signed with it, and nothing else is read.
     """
 
     files: Files
@@ -89,12 +89,12 @@ class PolicyStore:
 
     @classmethod
     def of(cls, settings: "Settings") -> "PolicyStore":
-        """The store that the settings name, and their key; raises `BadSetting`."""
+        """The store and the key of the settings; raises `BadSetting`."""
         return cls.at(settings.policy_store, SigningKey.of(settings.signing_key_file))
 
     @classmethod
     def at(cls, location: str | Path, key: SigningKey | None = None) -> "PolicyStore":
-        """The store in a place; raises `BadSetting` for one that can't be used."""
+        """The store at a location; raises `BadSetting` for one that can't be used."""
         place = str(location)
         if place.startswith("s3://"):
             from shared.policies.store_s3 import S3Files
@@ -102,13 +102,13 @@ class PolicyStore:
             return cls(S3Files.connect(place), key)
         if "://" in place:
             raise BadSetting(
-                f"AUTOPILOT_POLICY_STORE={place} is no policy store: give the path of a folder, "
+                f"AUTOPILOT_POLICY_STORE={place} is not a policy store: give the path of a folder, "
                 "or s3://bucket/prefix"
             )
         return cls(FolderFiles(Path(place)), key)
 
     def fleets(self) -> list[str]:
-        """Fleets that have a folder here."""
+        """The fleets that have a folder in the store."""
         return [name for name in self.files.folders() if is_name(name)]
 
     def versions(self, fleet: str) -> list[str]:
@@ -120,13 +120,13 @@ class PolicyStore:
         return self._manifest(fleet, version, self.key)
 
     def read(self, manifest: PolicyManifest, name: str) -> bytes:
-        """A file of an artefact, checked against its sha256; raises `PolicyCorrupt`."""
+        """A file of an artefact, verified by its sha256; raises `PolicyCorrupt`."""
         folder = folder_of(manifest.fleet, manifest.version)
         return checked(manifest, _what(manifest), name, lambda: self.files.read(f"{folder}/{name}"))
 
     @contextmanager
     def fetched(self, fleet: str, version: str, part: str = "") -> Iterator[Path]:
-        """A version's files, or a part of them, checked and copied for the block.
+        """A verified copy of a version's files, or of a part of them, for the block.
 
         Empty where the version has no such part. Raises `PolicyMissing` or `PolicyCorrupt`.
         """
@@ -137,9 +137,9 @@ class PolicyStore:
             yield copy
 
     def sign(self, fleet: str, version: str) -> bool:
-        """Sign a version with the key, after checking every file; say whether it was signed.
+        """Sign a version with the key, after verifying every file. Returns whether it was needed.
 
-        For one that was published without a key, or with another: that is for who asks to judge.
+        For a version that was published without a key, or with another: the caller must trust it.
         """
         if self.key is None:
             raise BadSetting(f"{SETTING} is not set: it names the file of the key to sign with")
@@ -160,7 +160,7 @@ class PolicyStore:
 
     @contextmanager
     def writing(self, fleet: str, version: str) -> Iterator[Path]:
-        """A hidden folder to write an artefact in; what is left in it goes when the block ends."""
+        """A hidden folder to write an artefact in; removed with the block unless published."""
         with self.files.drafting(folder_of(fleet, version)) as folder:
             yield folder
 
@@ -173,20 +173,20 @@ class PolicyStore:
         self.files.remove(folder_of(fleet, version), MANIFEST)
 
     def sweep(self, fleet: str) -> None:
-        """Remove what killed writers of a fleet left; only while nobody else writes for it."""
+        """Remove what killed writers of a fleet left; only while no other process writes for it."""
         self.files.sweep(folder_of(fleet), MANIFEST)
 
     def publish(self, draft: PolicyManifest, folder: Path) -> PolicyManifest:
-        """Make a written folder a version: digests, signature, one step. Not yet champion.
+        """Make a written folder a version, with digests and signature. Does not promote it.
 
-        Raises `FileExistsError` if the version is there already.
+        Raises `FileExistsError` if the version exists.
         """
         manifest = sealed(draft, folder, MANIFEST, self.key)
         self.files.add(folder, folder_of(draft.fleet, draft.version), MANIFEST)
         return manifest
 
     def champion(self, fleet: str) -> Champion | None:
-        """The version that serves, or None; raises `PolicyCorrupt` for a broken pointer."""
+        """The champion, or None; raises `PolicyCorrupt` for an unreadable pointer."""
         try:
             content = self.files.read(f"{folder_of(fleet)}/{_CHAMPION}")
         except FileNotFoundError:
@@ -194,9 +194,9 @@ class PolicyStore:
         return _champion_of(content, f"{self.files}/{fleet}/{_CHAMPION}")
 
     def set_champion(self, fleet: str, version: str, since: datetime) -> Champion:
-        """Point at a version, in one step; raises `PolicyMissing` if it is not there.
+        """Promote a version; raises `PolicyMissing` if there is none.
 
-        The version that served before becomes the runner-up.
+        The previous champion becomes the runner-up. Returns the new pointer.
         """
         self.manifest(fleet, version)
         pointers: list[Champion] = []
@@ -205,7 +205,7 @@ class PolicyStore:
             try:
                 before = None if content is None else _champion_of(content, _CHAMPION)
             except PolicyCorrupt:
-                before = None  # it is about to be mended
+                before = None  # it is replaced now
             runner_up = None
             if before is not None:
                 runner_up = before.runner_up if before.version == version else before.version
@@ -243,14 +243,14 @@ def read_manifest(folder: Path, key: SigningKey | None = None) -> PolicyManifest
 
 
 def read_checked(folder: Path, manifest: PolicyManifest, name: str) -> bytes:
-    """A file of the artefact in a folder; raises `PolicyCorrupt` when its sha256 is another."""
+    """A file of the artefact in a folder; raises `PolicyCorrupt` if its sha256 differs."""
     return checked(manifest, _what(manifest), name, (folder / name).read_bytes)
 
 
 def seal(
     draft: PolicyManifest, folder: Path, destination: Path, key: SigningKey | None = None
 ) -> PolicyManifest:
-    """Add digests and manifest to a written folder, and give it its name in one step."""
+    """Add the manifest with digests to a written folder, and rename it to `destination`."""
     manifest = sealed(draft, folder, MANIFEST, key)
     folder.rename(destination)
     return manifest

@@ -1,4 +1,4 @@
-"""A policy store's files in a folder."""
+"""Files of a policy store in a folder."""
 
 import errno
 import fcntl
@@ -19,7 +19,7 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True, slots=True)
 class FolderFiles:
-    """Files by name under one folder; a folder appears, and a file changes, by one rename.
+    """Files under one folder; folders are added and files changed by an atomic rename.
 
     Raises `PolicyCorrupt` where a link leads out of that folder.
     """
@@ -51,9 +51,9 @@ class FolderFiles:
             raise FileNotFoundError(*error.args) from None
 
     def names(self, within: str) -> list[str]:
-        """Every file in a folder and below, by its path from there; but for locks of `change`.
+        """Relative paths of all files in a folder and below, without the locks of `change`.
 
-        Raises `PolicyCorrupt` for a link, and for what is no file.
+        Raises `PolicyCorrupt` for a link, and for anything that is not a regular file.
         """
         top = self._path(within)
         found = []
@@ -63,16 +63,16 @@ class FolderFiles:
                 mode = path.lstat().st_mode
                 if stat.S_ISLNK(mode) or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
                     raise PolicyCorrupt(
-                        f"{path} is a link, or no regular file: put the file itself there"
+                        f"{path} is a link, or not a regular file: put the file itself there"
                     )
                 if stat.S_ISREG(mode) and not (name.startswith(".") and name.endswith(_LOCK)):
                     found.append(path.relative_to(top).as_posix())
         return sorted(found)
 
     def change(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
-        """Replace a file (None before the first) in one step, on disk before it has its name.
+        """Replace a file by `change` of its content (None without one), atomically and synced.
 
-        Of writers at once each sees what the one before has left.
+        Concurrent changes are made one after the other.
         """
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class FolderFiles:
 
     @contextmanager
     def drafting(self, name: str) -> Iterator[Path]:
-        """A hidden folder to write in; what is left of it goes when the block ends."""
+        """A hidden folder to write in; unless added, it is removed with the block."""
         folder = self._hidden(name)
         folder.mkdir(parents=True)
         try:
@@ -96,22 +96,22 @@ class FolderFiles:
             shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, draft: Path, name: str, mark: str) -> None:  # noqa: ARG002 - one rename needs none
-        """Give a drafted folder its name; raises `FileExistsError` if it is taken."""
+        """Rename a drafted folder to `name`; raises `FileExistsError` if that exists."""
         try:
             draft.rename(self._path(name))
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise FileExistsError(f"{name} is there already in {self}") from None
+                raise FileExistsError(f"{name} exists in {self}") from None
             raise
 
     def remove(self, name: str, mark: str) -> None:  # noqa: ARG002 - one rename needs none
-        """Delete a folder: gone in one step for those who look for it."""
+        """Delete a folder; for readers it vanishes atomically."""
         hidden = self._hidden(f"{name}.removed")
         self._path(name).rename(hidden)
         shutil.rmtree(hidden)
 
     def sweep(self, within: str, mark: str) -> None:  # noqa: ARG002 - hidden is not complete
-        """Remove what killed writers left in a folder; only while nobody else writes there."""
+        """Remove what killed writers left in a folder; only while no other process writes there."""
         for folder in self._path(within).glob(f".*{_PARTIAL}"):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -130,9 +130,9 @@ class FolderFiles:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Alone among those who lock this file; whoever dies lets go. It stays, and is empty.
+    """Hold an exclusive lock on a file, which ends with the process. The file stays, and is empty.
 
-    Open to write, since NFS locks nothing else.
+    It is opened for writing, since NFS locks nothing else.
     """
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -140,7 +140,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def write_to_disk(path: Path, content: bytes) -> None:
-    """Write a file, and have it on disk before it gets another name."""
+    """Write a file and sync it to disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()

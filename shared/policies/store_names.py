@@ -1,10 +1,10 @@
-"""Names out of a message, a command, a manifest or S3: none leads out of its folder."""
+"""Names from messages, commands, manifests and S3, which must not lead out of their folder."""
 
 from shared.errors import PolicyCorrupt, PolicyMissing
 
 
 def folder_of(fleet: str, version: str | None = None) -> str:
-    """A fleet's folder in a store, or a version's; raises `PolicyMissing` for names of none."""
+    """The path of a fleet or a version in a store; raises `PolicyMissing` for unsafe names."""
     named = {"fleet": fleet} if version is None else {"fleet": fleet, "version": version}
     for what, name in named.items():
         if not is_name(name):
@@ -16,7 +16,7 @@ def folder_of(fleet: str, version: str | None = None) -> str:
 
 
 def inside(name: str, what: str) -> str:
-    """A file's path within a folder; raises `PolicyCorrupt` for one that `what` has no right to."""
+    """A file's path within a folder, checked; raises `PolicyCorrupt` for one that leads outside."""
     if not all(map(is_name, name.split("/"))):
         raise PolicyCorrupt(
             f"{what} names a file outside of it, {name!r}: delete it, and find out who wrote it"
@@ -25,7 +25,7 @@ def inside(name: str, what: str) -> str:
 
 
 def is_name(part: str) -> bool:
-    """Whether a file or folder can have this name, whatever the system."""
+    """Whether this is a valid name of a file or folder on any system."""
     return (
         part not in ("", ".", "..") and part.isprintable() and "/" not in part and "\\" not in part
     )

@@ -1,8 +1,8 @@
-"""A policy store's files in S3. Imported only where the store is one: boto3 is 20 MB.
+"""Files of a policy store in S3. Imported only where it is used: boto3 takes 20 MB.
 
-A folder of objects is complete once its `mark` is there, which goes up last and, when it is
-deleted, goes first. An object is never replaced unless it is the one that was read before
-(`If-Match`), so that of two writers at once neither undoes the other.
+A folder of objects is complete once its `mark` exists, which is uploaded last and deleted first.
+An object is replaced only if it is the one that was read before (`If-Match`), so that concurrent
+writers do not undo each other's change.
 """
 
 import tempfile
@@ -28,9 +28,9 @@ CONNECT_SECONDS = 3.0
 READ_SECONDS = 5.0
 ATTEMPTS = 3
 CHANGES_AT_ONCE = 20
-"""Writers of one file that may come between before a change is given up."""
+"""Attempts at a change while other writers change the same file."""
 DELETED_PER_CALL = 1_000
-"""S3 takes no more."""
+"""S3's limit."""
 
 _GONE = frozenset({"NoSuchKey", "404"})
 _TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 class S3Files:
-    """Files by name under one prefix; raises `StoreAway` when S3 does not answer or refuses."""
+    """Files under one prefix; raises `StoreAway` when S3 is unavailable or refuses."""
 
     def __init__(self, client: "S3Client", bucket: str, prefix: str) -> None:
         self._client = client
@@ -49,10 +49,10 @@ class S3Files:
 
     @classmethod
     def connect(cls, location: str) -> "S3Files":
-        """Files at `s3://bucket/prefix`, by AWS's standard variables.
+        """Files at `s3://bucket/prefix`, configured by AWS's standard variables.
 
-        Raises `BadSetting` for what can't become right by waiting: no region, no credentials,
-        no such bucket, access denied. An S3 that is only away is met by the first use.
+        Raises `BadSetting` for permanent errors: no region, no credentials, no such bucket, access
+        denied. If S3 is only unavailable, the first use raises.
         """
         setting = f"AUTOPILOT_POLICY_STORE={location}"
         bucket, _, prefix = location.removeprefix(SCHEME).partition("/")
@@ -65,7 +65,7 @@ class S3Files:
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-            # A bucket as a part of the host's name is for AWS's own hosts only.
+            # Bucket names in the host name work with AWS's own hosts only.
             s3={"addressing_style": "path" if aws_endpoint("s3") else "auto"},
         )
         try:
@@ -97,7 +97,7 @@ class S3Files:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
         )
-        with self._asking():
+        with self._s3_errors():
             found = [each["Prefix"] for page in pages for each in page.get("CommonPrefixes", ())]
         return sorted(name[len(self._prefix) : -1] for name in found)
 
@@ -114,18 +114,18 @@ class S3Files:
         return self._read(name)[0]
 
     def names(self, within: str) -> list[str]:
-        """Every file in a folder and below, by its path from there, whatever it says."""
+        """Relative paths of all files in a folder and below."""
         prefix = f"{self._prefix}{within}/"
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=prefix
         )
-        with self._asking():
+        with self._s3_errors():
             return [
                 each["Key"][len(prefix) :] for page in pages for each in page.get("Contents", ())
             ]
 
     def change(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
-        """Replace a file (None before the first); done again where another writer was first."""
+        """Replace a file by `change` of its content (None without one); retried on a conflict."""
         for _ in range(CHANGES_AT_ONCE):
             before: bytes | None
             try:
@@ -138,33 +138,33 @@ class S3Files:
             except FileExistsError:
                 continue
             return
-        raise StoreAway(f"{name} in {self} is changed by others all the time: try again")
+        raise StoreAway(f"{name} in {self} keeps being changed by others: try again")
 
     @contextmanager
     def drafting(self, name: str) -> Iterator[Path]:  # noqa: ARG002 - it has its name when it is up
-        """A folder on this machine to write in; it goes when the block ends."""
+        """A local folder to write in; removed with the block."""
         with tempfile.TemporaryDirectory(prefix="autopilot-") as folder:
             yield Path(folder)
 
     def add(self, draft: Path, name: str, mark: str) -> None:
-        """Upload a drafted folder under a name; raises `FileExistsError` if it is taken."""
+        """Upload a drafted folder as `name`; raises `FileExistsError` if that exists."""
         files = sorted(path for path in draft.rglob("*") if path.is_file())
         names = [path.relative_to(draft).as_posix() for path in files]
         for path, file in zip(files, names, strict=True):
             if file != mark:
                 self._put_new(f"{name}/{file}", path.read_bytes())
-        # Whoever was away for long may have been swept meanwhile.
+        # After a long interruption the files may have been swept.
         if {*self.names(name), mark} != set(names):
             raise FileNotFoundError(f"{name} in {self} was swept while it was uploaded")
         self._put_new(f"{name}/{mark}", (draft / mark).read_bytes())
 
     def remove(self, name: str, mark: str) -> None:
-        """Delete a folder: gone in one step for those who look for it."""
+        """Delete a folder; for readers it vanishes atomically."""
         self._delete([f"{name}/{mark}"])
         self._delete([f"{name}/{file}" for file in self.names(name)])
 
     def sweep(self, within: str, mark: str) -> None:
-        """Remove what killed writers left in a folder; only while nobody else writes there."""
+        """Remove what killed writers left in a folder; only while no other process writes there."""
         whole = set(self.complete(within, mark))
         self._delete(
             [
@@ -175,20 +175,20 @@ class S3Files:
         )
 
     def _read(self, name: str) -> tuple[bytes, str]:
-        with self._asking():
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
-            return answer["Body"].read(), answer["ETag"]
+        with self._s3_errors():
+            response = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
+            return response["Body"].read(), response["ETag"]
 
     def _put_new(self, name: str, content: bytes) -> None:
         try:
             self._put(name, content, {"IfNoneMatch": "*"})
         except FileExistsError:
-            # A call whose answer was lost is sent again, and then finds its own file.
+            # A call whose response was lost is retried, and then finds its own file.
             if self.read(name) != content:
                 raise
 
     def _put(self, name: str, content: bytes, only: dict[str, Any]) -> None:
-        with self._asking():
+        with self._s3_errors():
             self._client.put_object(
                 Bucket=self._bucket, Key=self._prefix + name, Body=content, **only
             )
@@ -196,17 +196,17 @@ class S3Files:
     def _delete(self, names: list[str]) -> None:
         for first in range(0, len(names), DELETED_PER_CALL):
             part = names[first : first + DELETED_PER_CALL]
-            with self._asking():
-                answer = self._client.delete_objects(
+            with self._s3_errors():
+                response = self._client.delete_objects(
                     Bucket=self._bucket,
                     Delete={"Objects": [{"Key": self._prefix + name} for name in part]},
                 )
-            if refused := answer.get("Errors"):
+            if refused := response.get("Errors"):
                 raise StoreAway(f"{self} does not delete: S3 says {refused[0].get('Code')}")
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """S3's ways of not serving, as `StoreAway`; not there, or there already, as with files."""
+    def _s3_errors(self) -> Iterator[None]:
+        """Raise S3's errors as `StoreAway`, `FileNotFoundError` or `FileExistsError`."""
         try:
             yield
         except ClientError as error:
@@ -214,7 +214,7 @@ class S3Files:
             if code in _GONE:
                 raise FileNotFoundError(f"there is no such file in {self}") from error
             if code in _TAKEN:
-                raise FileExistsError(f"it is there already in {self}") from error
+                raise FileExistsError(f"it exists in {self}") from error
             raise StoreAway(f"{self}: {_advice(error)}") from error
         except BotoCoreError as error:
             raise StoreAway(f"{self} does not answer: {_line(error)}") from error

@@ -1,7 +1,7 @@
-"""Sealed folders: a manifest has the digest of every file, and is signed where a key is set.
+"""Sealed folders: a manifest has the digest of every file, and a signature where a key is set.
 
-A checkpoint is a pickle, and so code: nothing of a folder is used before it is checked, and what
-is used are the bytes that were checked.
+A checkpoint is a pickle, and so code: nothing in a folder is used before it is verified, and the
+bytes that are used are those that were verified.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from shared.redaction import keep_secret
 
 SETTING = "AUTOPILOT_SIGNING_KEY_FILE"
 CHECKPOINT_MANIFEST = "manifest.json"
-"""Of a checkpoint that is not part of an artefact."""
+"""The manifest of a checkpoint that is not part of an artefact."""
 SHORTEST_KEY = 16
 """Bytes."""
 
@@ -35,13 +35,13 @@ S = TypeVar("S", PolicyManifest, CheckpointManifest)
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """What the platform's own manifests are signed with."""
+    """The key that the platform's manifests are signed with."""
 
     secret: bytes = field(repr=False)
 
     @classmethod
     def of(cls, path: Path | None) -> Self | None:
-        """The key in the file that the setting names, None without one; raises `BadSetting`."""
+        """The key in the setting's file; None without a file; raises `BadSetting`."""
         if path is None:
             return None
         try:
@@ -57,13 +57,13 @@ class SigningKey:
         return cls(secret)
 
     def signature(self, document: Mapping[str, Any]) -> str:
-        """Hex HMAC-SHA256 of a manifest, without the signature that it has."""
+        """Hex HMAC-SHA256 of a manifest without its signature."""
         rest = {name: value for name, value in document.items() if name != "signature"}
         canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
         return hmac.new(self.secret, canonical.encode(), hashlib.sha256).hexdigest()
 
     def made(self, document: Mapping[str, Any]) -> bool:
-        """Whether a manifest is signed with this key."""
+        """Whether a manifest has this key's signature."""
         signature = document.get("signature")
         # Compared as bytes: text has to be ASCII.
         given = signature.encode(errors="replace") if isinstance(signature, str) else b""
@@ -71,7 +71,7 @@ class SigningKey:
 
 
 class Files(Protocol):
-    """What is read of a place."""
+    """The operations for reading files."""
 
     def names(self, within: str) -> list[str]: ...
 
@@ -79,18 +79,18 @@ class Files(Protocol):
 
 
 def content_of(manifest: Sealed) -> bytes:
-    """A manifest's file; what is None is left out, so that the release before reads it."""
+    """A manifest as a file; fields that are None are left out, so that earlier releases read it."""
     return manifest.model_dump_json(indent=2, exclude_none=True).encode()
 
 
 def signed(manifest: S, key: SigningKey | None) -> S:
-    """The manifest with the key's signature; without any where there is no key."""
+    """The manifest with the key's signature; without one where there is no key."""
     signature = None if key is None else key.signature(json.loads(content_of(manifest)))
     return manifest.model_copy(update={"signature": signature})
 
 
 def sealed(draft: S, folder: Path, mark: str, key: SigningKey | None) -> S:
-    """Write a folder's manifest, `mark`, with the digest of every file that is in the folder."""
+    """Write a folder's manifest, the file `mark`, with the digest of every file in the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     digests = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -102,13 +102,13 @@ def sealed(draft: S, folder: Path, mark: str, key: SigningKey | None) -> S:
 
 
 def opened(kind: type[S], content: bytes, where: str, key: SigningKey | None) -> S:
-    """Read a manifest; raises `PolicyCorrupt` for what is none, or is not signed with the key.
+    """Read a manifest; raises `PolicyCorrupt` if it is invalid, or not signed with the key.
 
-    Without a key a signature says nothing, and is not looked at.
+    Without a key signatures are ignored.
     """
     try:
         document = json.loads(content)
-        # Not the content itself: what is used is what was signed, whatever a parser makes of it.
+        # Not the content itself: the parsed document is what is signed, and what is used.
         manifest = kind.model_validate_json(json.dumps(document))
     except (ValueError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
@@ -127,7 +127,7 @@ def opened(kind: type[S], content: bytes, where: str, key: SigningKey | None) ->
 
 
 def checked(manifest: Sealed, what: str, name: str, read: Callable[[], bytes]) -> bytes:
-    """A file's content, if it is what its manifest says; raises `PolicyCorrupt`."""
+    """A file's content, verified by the digest in its manifest; raises `PolicyCorrupt`."""
     expected = manifest.sha256.get(name)
     if expected is None:
         raise PolicyCorrupt(f"{what} does not list {name} in its manifest")
@@ -145,10 +145,10 @@ def checked(manifest: Sealed, what: str, name: str, read: Callable[[], bytes]) -
 def checked_copy(
     files: Files, folder: str, manifest: Sealed, mark: str, what: str, part: str = ""
 ) -> Iterator[Path]:
-    """A copy of a sealed folder, or of a part of it, while the block runs; nobody else has it.
+    """A verified private copy of a sealed folder, or of a part of it, for the block.
 
-    Each file is checked as it is copied. Raises `PolicyCorrupt` where one differs, is missing, is
-    a link, or is not listed in the manifest.
+    Raises `PolicyCorrupt` where a file differs, is missing, is a link, or is not listed in the
+    manifest.
     """
     start = f"{part}/" if part else ""
     listed = [name for name in manifest.sha256 if name.startswith(start)]

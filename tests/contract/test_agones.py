@@ -236,7 +236,7 @@ class TestWhatIsUnsafe:
             await known(client, bus, decided(target, age_s=-age_s, fallback="stale_demand"))
             assert await replicas(client, review()) == target
         clock.now += timedelta(seconds=1)
-        assert "look at the matchmaker" in await refused(client, 503, json=review())
+        assert "check the matchmaker" in await refused(client, 503, json=review())
         assert (await client.get("/prediction")).json()["fallback"] == "stale_demand"
         back = decided(50, age_s=-TTL - 1)
         await known(client, bus, back)
@@ -249,7 +249,7 @@ class TestWhatIsUnsafe:
         await known(client, bus, decided(43, fallback="stale_demand"))
         assert await replicas(client, review()) == 43
         clock.now += timedelta(seconds=11)
-        assert "look at the matchmaker" in await refused(client, 503, json=review())
+        assert "check the matchmaker" in await refused(client, 503, json=review())
 
     async def test_a_report_of_another_time_does_not_end_a_hold(self, client, bus):
         """Demand was posted once; now the fleet reads it elsewhere."""
@@ -262,7 +262,7 @@ class TestWhatIsUnsafe:
 
     async def test_after_a_restart_a_held_target_is_not_trusted(self, client, bus):
         await known(client, bus, decided(42, fallback="stale_demand"))
-        assert "look at the matchmaker" in await refused(client, 503, json=review())
+        assert "check the matchmaker" in await refused(client, 503, json=review())
 
 
 async def supply_of(bus: Bus, fleet: str) -> FleetSupply:

@@ -193,7 +193,7 @@ def test_a_pipe_in_a_folder_holds_nobody_up(tmp_path):
     path = store.files.root / "eu/v1" / CHECKPOINT / PICKLED
     path.unlink()
     os.mkfifo(path)
-    refuses(store, "no regular file")
+    refuses(store, "not a regular file")
 
 
 @pytest.mark.parametrize("level", ["eu", "eu/v1", "eu/v1/policy.json"])

@@ -182,8 +182,8 @@ def test_what_can_not_be_written_is_refused_before_the_work(run, trace, policy, 
     (tmp_path / "to_pipe").symlink_to("pipe")
     for path, says in (
         ("/proc/b.json", "can't be written to"),
-        ("pipe", "no regular file"),
-        ("to_pipe", "no regular file"),
+        ("pipe", "not a regular file"),
+        ("to_pipe", "not a regular file"),
     ):
         refused(run(*replay, "--json", path), says)
     assert (tmp_path / "pipe").is_fifo()

@@ -123,7 +123,7 @@ async def test_why_a_decision_is_what_it_is(bus, client, fleet):
 async def test_before_the_first_decision_and_of_no_fleet(client):
     answer = await client.get("/explain")
     assert (answer.status_code, answer.json()["status"]) == (503, 503)
-    assert "nothing is decided for fleet 'default' yet" in answer.json()["detail"]
+    assert "there is no decision for fleet 'default' yet" in answer.json()["detail"]
     assert (await client.get("/explain?fleet=asia")).status_code == 404
 
 

@@ -302,7 +302,7 @@ async def test_demand_has_an_age_and_ends(client, clock):
         "age_s": TTL_S,
     }
     clock.now += timedelta(seconds=1)
-    assert_problem(await client.get("/demand"), 503, "196 s old and counts for 195 s")
+    assert_problem(await client.get("/demand"), 503, "196 s old and valid for 195 s")
 
 
 async def test_the_simulators_follow_the_clock(client, clock):

@@ -138,14 +138,18 @@ def test_a_policy_made_for_a_shorter_lead_time_is_kept_and_it_is_said(store):
     longer = FleetParameters(history_len=7)
     kept = load_policy(store, "eu", "v1", longer)
     assert (kept.lead_steps, longer.lead_steps) == (6, 8)
-    assert "for 6 steps ahead" in plans_short(kept, longer)
+    assert "plans 6 steps ahead" in plans_short(kept, longer)
     assert first_action(kept, [50.0] * 10) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
     ("fleet_now", "made_for", "says"),
     [
-        ({"history_len": 3}, {}, r"HISTORY_LEN=5 and the fleet has 3: .* recorded demand is kept"),
+        (
+            {"history_len": 3},
+            {},
+            r"HISTORY_LEN=5 and the fleet has 3: .* next training makes",
+        ),
         ({}, {"observation": "calendar"}, "OBSERVATION=notebook hides it: set calendar"),
         ({"observation": "calendar"}, {"history_len": 7}, "HISTORY_LEN=7 and the fleet has 5"),
     ],
@@ -164,7 +168,7 @@ def test_a_policy_that_needs_to_see_more_is_refused_in_one_short_line(
 
 def test_a_policy_of_unknown_fields_is_refused(store):
     publish(store, observation_fields=("demand[-1]", "moon"))
-    with pytest.raises(PolicyUnfit, match="sees fields that no fleet shows"):
+    with pytest.raises(PolicyUnfit, match="has an observation that no fleet has"):
         load_policy(store, "eu", "v1", PARAMETERS)
 
 

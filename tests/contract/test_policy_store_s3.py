@@ -222,7 +222,7 @@ def test_the_command_line_works_on_it(store, redis_url, publish_policy):
     variables["AUTOPILOT_MAX_SERVERS"] = "150"
     assert "ahead" not in run("promote", "v1"), "limits are no part of a policy"
     variables["AUTOPILOT_HISTORY_LEN"] = "7"
-    assert "v3: its numbers are for 6 steps ahead" in run("rollback")
+    assert "v3: it plans 6 steps ahead" in run("rollback")
     variables["AUTOPILOT_HISTORY_LEN"] = "3"
     refused = CliRunner().invoke(app, ["policies", "promote", "v1"], env=variables)
     assert isinstance(refused.exception, PolicyUnfit)

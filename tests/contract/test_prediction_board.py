@@ -189,7 +189,7 @@ def test_what_was_told_changes_with_what_is_heard_and_with_time():
     later = told(states, NOW + timedelta(seconds=61))
     assert later["Prediction"]["num_of_gameservers"] == 84
     assert later["age_s"] == pytest.approx(62.3)
-    with pytest.raises(DemandMissing, match="100 s old and counts for 100 s"):
+    with pytest.raises(DemandMissing, match="100 s old and valid for 100 s"):
         states.encoded("default", NOW + timedelta(seconds=98.8))
     states.update(decision(age_s=-90))
     assert told(states, NOW + timedelta(seconds=99))["fallback"] is None

@@ -487,7 +487,7 @@ def test_jobs_publish_what_the_services_load(trainer, trainer_context, redis_url
     second = jobs.train(replace(context, save_model=False), payload)
     told = asyncio.run(commit([]))
     assert (told.outcome, told.version, told.costs) == ("published", second, {})
-    assert "not gated" in told.reason
+    assert "has no gate" in told.reason
     assert store.champion("default").version == second
     assert store.manifest("default", second).trained_on_steps == 256
     assert store.manifest("default", second).scores["batches"] == 2

@@ -147,6 +147,6 @@ async def test_a_shorter_history_len_says_in_one_line_what_is_kept(
     (refused,) = [line for line in logs if line["event"] == "policy_refused"]
     assert refused["serving"] == "rule:trend"
     assert refused["error"] == (
-        "policy v1 plans for HISTORY_LEN=5 and the fleet has 3: it stays in the store, recorded "
-        "demand is kept, and the next training learns from that"
+        "policy v1 plans for HISTORY_LEN=5 and the fleet has 3: it stays in the store, and "
+        "the next training makes one from the recorded demand"
     )
