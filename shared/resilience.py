@@ -1,4 +1,4 @@
-"""What goes wrong for a while: outages logged once, calls until they succeed, tasks restarted."""
+"""Resilience: outages that are logged once, calls that are retried, supervised tasks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,11 +9,11 @@ import structlog
 from shared.errors import BusAway
 
 BUS_RETRY_SECONDS = 0.5
-"""Between two calls while Redis is away."""
+"""Between two calls while Redis is unavailable."""
 RESTART_SECONDS = 1.0
-"""Before a task that has failed is started again."""
+"""Before a failed task is restarted."""
 STOP_SECONDS = 5.0
-"""How long cancelled tasks may take: a library that swallows a cancellation must not hold us up."""
+"""Most time for cancelled tasks to end: a library may swallow a cancellation."""
 
 T = TypeVar("T")
 
@@ -21,32 +21,32 @@ _log = structlog.get_logger(__name__)
 
 
 class Outage:
-    """Something that may be away: logged as it begins, and as it is over."""
+    """A dependency that may be unavailable; logs the begin and the end of each outage."""
 
     def __init__(
         self, begins: str = "redis_is_away", ends: str = "redis_is_back", **fields: Any
     ) -> None:
-        """`begins` and `ends` are the events; `fields` are those of both."""
+        """`begins` and `ends` are the log events; `fields` are fields of both."""
         self._begins = begins
         self._ends = ends
         self._fields = fields
         self.under_way = False
 
     def begin(self, reason: object, **fields: Any) -> None:
-        """It does not answer."""
+        """The dependency is unavailable; logged if it was available before."""
         if not self.under_way:
             self.under_way = True
             _log.warning(self._begins, **self._fields, **fields, reason=str(reason))
 
     def end(self, **fields: Any) -> None:
-        """It answers."""
+        """The dependency is available; logged if it was not before."""
         if self.under_way:
             self.under_way = False
             _log.info(self._ends, **self._fields, **fields)
 
 
 async def until_back(call: Callable[[], Awaitable[T]], outage: Outage) -> T:
-    """Call until Redis answers."""
+    """Call until it raises no `BusAway`. Returns the result."""
     while True:
         try:
             answer = await call()
@@ -61,18 +61,18 @@ async def until_back(call: Callable[[], Awaitable[T]], outage: Outage) -> T:
 async def supervised(
     name: str, work: Callable[[], Awaitable[None]], restart_seconds: float = RESTART_SECONDS
 ) -> None:
-    """Work for ever: what fails or ends is logged, and starts again."""
+    """Run a task without end: if it fails or returns, that is logged, and it is restarted."""
     while True:
         try:
             await work()
             _log.error("task_ended", task=name)
-        except Exception:  # noqa: BLE001 - one part's fault must not stop the others
+        except Exception:  # noqa: BLE001 - an error in one task must not stop the others
             _log.exception("task_failed", task=name)
         await asyncio.sleep(restart_seconds)
 
 
 async def cancelled(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks, and wait for their end."""
+    """Cancel tasks and wait for their end, at most `STOP_SECONDS`."""
     for task in tasks:
         task.cancel()
     if tasks:

@@ -1,1 +1,1 @@
-"""What the HTTP services share: the app, access, problems, health, TLS, the server."""
+"""The common part of the HTTP services: app, access, problems, health, TLS, server."""

@@ -1,4 +1,4 @@
-"""Who may call an HTTP service: tokens by role, and the names that it answers for."""
+"""Access to an HTTP service: tokens by role, and the host names that it accepts."""
 
 import base64
 import binascii
@@ -20,7 +20,7 @@ from shared.redaction import redact
 from shared.settings import Settings
 
 OPEN_PATHS = frozenset({("GET", "/healthz"), ("GET", "/readyz")})
-"""What needs no token, by whatever name it is called: probes have neither."""
+"""Routes without a token and with any host name, for probes."""
 READING = frozenset({"GET", "HEAD"})
 SHOWN_HOST = 100
 
@@ -29,25 +29,25 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may call a service, and by which names; without tokens whoever reaches it."""
+    """The tokens and host names that a service accepts; without tokens, everyone has access."""
 
     tokens: Tokens = field(default_factory=Tokens)
     hosts: Hosts = field(default_factory=Hosts)
 
-    def tell(self) -> None:
-        """Log what opens the service."""
+    def log(self) -> None:
+        """Log whether the service requires tokens."""
         if self.tokens:
             _log.info("access_by_token", **self.tokens.counts())
         else:
             _log.warning(
                 "access_is_open",
-                advice="whoever reaches this service may use it: set AUTOPILOT_API_TOKEN or "
+                advice="everyone who reaches this service may use it: set AUTOPILOT_API_TOKEN or "
                 "AUTOPILOT_TOKENS",
             )
 
 
 def tokens_of(settings: Settings) -> Tokens:
-    """The tokens that are set; raises `BadSetting` where AUTOPILOT_TOKENS can't be used."""
+    """The tokens in the settings; raises `BadSetting` if AUTOPILOT_TOKENS can't be used."""
     secrets = (settings.api_token, settings.agones_token)
     everything, agones = (
         None if secret is None else secret.get_secret_value() for secret in secrets
@@ -56,10 +56,10 @@ def tokens_of(settings: Settings) -> Tokens:
 
 
 def access_of(settings: Settings) -> Access:
-    """Of a service that listens on AUTOPILOT_HOST.
+    """The access to a service that listens on AUTOPILOT_HOST.
 
-    Raises `BadSetting` where others than this machine would reach it without a token, unless
-    AUTOPILOT_OPEN_ACCESS says so.
+    Raises `BadSetting` if other machines could reach it without a token, unless
+    AUTOPILOT_OPEN_ACCESS allows that.
     """
     tokens = tokens_of(settings)
     if not (tokens or settings.open_access or is_loopback(settings.host)):
@@ -72,25 +72,25 @@ def access_of(settings: Settings) -> Access:
 
 
 def roles_by_default(methods: Iterable[str]) -> Roles:
-    """Who may use a route that does not say: readers, where it can only be read."""
+    """The default roles of a route: readers for GET and HEAD, else operators."""
     return READERS if READING.issuperset(methods) else OPERATORS
 
 
 class Guarded(NamedTuple):
-    """A route, and who may use it."""
+    """A route and its roles."""
 
     method: str
     path: str
     pattern: re.Pattern[str] | None
-    """Of a path with parameters."""
+    """For a path with parameters."""
     roles: Roles
 
 
 class Guard:
-    """ASGI middleware that lets through who may: answers 421, 401 and 403 to all others.
+    """ASGI middleware that checks host and token, and answers 421, 401 or 403 if they fail.
 
-    The token is a bearer token, or the password of an address: what can send no header of its own
-    has it there, ``https://user:token@host/...``.
+    The token is a bearer token, or the password in a URL, for clients that can't set headers:
+    ``https://user:token@host/...``.
     """
 
     def __init__(self, app: ASGIApp, access: Access, routes: Iterable[Guarded]) -> None:
@@ -160,7 +160,7 @@ def _unknown() -> Response:
 def _forbidden(held: Roles, wanted: Roles) -> Response:
     return problem(
         403,
-        f"this wants a token of the role {_listed(wanted)}, and yours is of the role "
+        f"this requires a token of the role {_listed(wanted)}, and yours is of the role "
         f"{_listed(held)}",
     )
 
@@ -170,7 +170,7 @@ def _listed(roles: Roles) -> str:
 
 
 def _token_in(authorization: bytes) -> bytes:
-    """The bearer token of a header, or the password of an address with one (RFC 7617)."""
+    """The bearer token of a header, or the password of basic authentication (RFC 7617)."""
     scheme, _, token = authorization.partition(b" ")
     if scheme.lower() == b"bearer":
         return token

@@ -1,4 +1,4 @@
-"""The settings that say who may call a service, and under which names."""
+"""The settings of access to the services: tokens and host names."""
 
 from pathlib import Path
 from typing import Annotated
@@ -35,16 +35,16 @@ Token = Annotated[SecretStr, AfterValidator(_a_token)]
 
 
 class AccessSettings(BaseSettings):
-    """With any token set, everything but health wants one: see shared/http/access.py."""
+    """With any token set, everything except health requires one: see shared/http/access.py."""
 
     api_token: Token | None = None
     """Has every role."""
     tokens: Annotated[Path | None, BeforeValidator(_a_folder)] = None
-    """A folder with the files `report`, `read`, `operate` and `agones`, a token a line; read again
-    when they change."""
+    """A folder with the files `report`, `read`, `operate` and `agones`, one token per line; read
+    again when they change."""
     agones_token: Token | None = None
-    """The password in the URL of the Agones webhook; opens nothing else."""
+    """The password in the URL of the Agones webhook; valid for nothing else."""
     open_access: bool = False
-    """Listen beyond this machine although there is no token."""
+    """Listen beyond this machine without a token."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_host_names)] = ()
-    """Names to answer for beside those that are always meant: see shared/http/hosts.py."""
+    """Host names to accept in addition to the default ones: see shared/http/hosts.py."""

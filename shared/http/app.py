@@ -1,6 +1,6 @@
-"""What the HTTP services share: an app with routes without machinery, and access to it.
+"""The app of every HTTP service: FastAPI with lightweight routes, and access control.
 
-Figures in the reasons below are ratios to a FastAPI no-op; `tests/bench/serving.py` measures.
+`tests/bench/serving.py` measures it against a FastAPI no-op.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class JsonBytes(Response):
-    """JSON that is encoded already; without `Response`'s work on headers."""
+    """A response of encoded JSON, without `Response`'s processing of headers."""
 
     def __init__(self, body: bytes, status_code: int = 200) -> None:
         self.body = body
@@ -42,11 +42,10 @@ class JsonBytes(Response):
 
 
 class PlainRoute(APIRoute):
-    """A route that FastAPI documents and that runs bare: `async def (Request) -> Response`.
+    """A route that FastAPI only documents; its endpoint is `async def (Request) -> Response`.
 
-    FastAPI's solving of parameters and encoding of answers costs more than our answers do, so
-    `openapi_extra` describes parameters and bodies instead. What the endpoint raises is answered
-    as a problem.
+    FastAPI's parsing of parameters and encoding of responses takes longer than our endpoints do, so
+    `openapi_extra` describes parameters and bodies instead. Errors are returned as problems.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **documentation: Any) -> None:
@@ -56,7 +55,7 @@ class PlainRoute(APIRoute):
         self.roles: Roles = roles_by_default(self.verbs)
 
     def guarded(self) -> Iterator[Guarded]:
-        """Who may use it, by method."""
+        """The route's roles, by method."""
         pattern = self.path_regex if self.param_convertors else None
         return (Guarded(method, self.path, pattern, self.roles) for method in self.verbs)
 
@@ -66,7 +65,7 @@ def _answering(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
         request = Request(scope, receive, send)
         try:
             response = await endpoint(request)
-        except Exception as error:  # noqa: BLE001 - an error is an answer, and is logged
+        except Exception as error:  # noqa: BLE001 - any error becomes a response, and is logged
             response = problem_of(error, scope["path"])
         await response(scope, receive, send)
 
@@ -74,10 +73,10 @@ def _answering(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
 
 
 class _Front:
-    """ASGI middleware that finds a plain route by its exact path, ahead of FastAPI itself.
+    """ASGI middleware that dispatches plain routes by their exact path, before FastAPI.
 
-    FastAPI's telemetry, six middlewares and a row of regular expressions cost several times our
-    answers; what has no exact path (parameters in it, documentation, 404, 405) goes through them.
+    FastAPI's telemetry, six middlewares and regular expressions take several times as long as our
+    endpoints. Other requests (path parameters, documentation, 404, 405) go through FastAPI.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[PlainRoute]) -> None:
@@ -97,7 +96,7 @@ class _Front:
 
 
 class HttpService(FastAPI):
-    """A FastAPI app with problems as errors, counted requests, guarded access and plain routes.
+    """A FastAPI app with problems as errors, counted requests, access control and plain routes.
 
     `messages` are the models of request bodies: `openapi_extra` refers to them as
     ``#/components/schemas/<name>``.
@@ -129,7 +128,7 @@ class HttpService(FastAPI):
         roles: Roles | None = None,
         **documentation: Any,
     ) -> None:
-        """Add a plain route for who has one of the roles; by default what is GET is for readers."""
+        """Add a plain route for these roles; by default readers for GET, else operators."""
         super().add_api_route(path, endpoint, **documentation)
         route = self.routes[-1]
         if roles is not None and isinstance(route, PlainRoute):
@@ -140,7 +139,7 @@ class HttpService(FastAPI):
             self._front = self._build_front()
         path = scope.get("path", "")
         if path.endswith("/") and path != "/":
-            # The notebook's client ends addresses with slashes, and follows no redirect.
+            # The notebook's client ends URLs with a slash, and follows no redirects.
             scope = {**scope, "path": path.rstrip("/") or "/"}
         await self._front(scope, receive, send)
 
@@ -151,7 +150,7 @@ class HttpService(FastAPI):
         return RequestCounter(Guard(front, self._access, guarded), self._registry)
 
     def openapi(self) -> dict[str, Any]:
-        """FastAPI's document, with the messages, and who may do what where tokens are wanted."""
+        """FastAPI's document, with our messages, and the roles where tokens are required."""
         if self.openapi_schema is None:
             document = super().openapi()
             _, definitions = models_json_schema(
@@ -184,11 +183,11 @@ class HttpService(FastAPI):
 
 
 def _watching(access: Access, lifespan: Lifespan) -> Lifespan:
-    """The lifespan, while tokens are read again as they change."""
+    """The lifespan, during which changed tokens are read again."""
 
     @asynccontextmanager
     async def watching(app: FastAPI) -> AsyncIterator[None]:
-        access.tell()
+        access.log()
         renewing = asyncio.create_task(access.tokens.renew_for_ever())
         try:
             async with lifespan(app):

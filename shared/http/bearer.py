@@ -1,4 +1,4 @@
-"""Our own clients' tokens, also while they are changed."""
+"""The tokens of our own clients, which may be rotated at any time."""
 
 from collections.abc import Generator
 
@@ -10,10 +10,10 @@ REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 
 class Bearer(httpx.Auth):
-    """Sends the first token of a role, and where it is refused each other one.
+    """Sends the first token of a role, and each other one if that is refused.
 
-    Caller and service read the files of AUTOPILOT_TOKENS at different moments: what the one sends
-    may be new to the other, or gone there. So files are read again before a request is given up.
+    Caller and service read the files of AUTOPILOT_TOKENS at different times, so one may have a
+    token that the other does not have yet, or any more. So files are read again before giving up.
     """
 
     def __init__(self, tokens: Tokens, roles: Roles) -> None:
@@ -34,14 +34,14 @@ class Bearer(httpx.Auth):
 
 
 def bearer_for(url: str, tokens: Tokens, roles: Roles) -> Bearer | None:
-    """What to send to a URL; nothing where the URL has a password of its own."""
+    """The authentication for a URL; None if the URL has a password."""
     return None if httpx.URL(url).userinfo else Bearer(tokens, roles)
 
 
 def is_under(base: str, url: str) -> bool:
-    """Whether a URL is one of the service at a base address: only there its tokens may go."""
-    ours, asked = httpx.URL(base), httpx.URL(url)
+    """Whether a URL belongs to the service at a base URL, the only one to send its tokens to."""
+    ours, other = httpx.URL(base), httpx.URL(url)
     folder = ours.path.rstrip("/") + "/"
-    return (ours.scheme, ours.host, ours.port) == (asked.scheme, asked.host, asked.port) and (
-        asked.path.startswith(folder)
+    return (ours.scheme, ours.host, ours.port) == (other.scheme, other.host, other.port) and (
+        other.path.startswith(folder)
     )

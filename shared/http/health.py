@@ -1,4 +1,4 @@
-"""What operators ask every HTTP service: is it alive, can it work, what has it done."""
+"""Health and metrics of an HTTP service: `/healthz`, `/readyz`, `/metrics`, counted requests."""
 
 from collections.abc import Awaitable, Callable
 
@@ -12,14 +12,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.http.problems import problems
 
 Ready = Callable[[], Awaitable[None]]
-"""Returns when the service can do its work, else raises an `AutopilotError` with the reason."""
+"""Returns if the service is ready, else raises an `AutopilotError` with the reason."""
 
 _OK = b'{"status":"ok"}'
 _COUNTED_METHODS = frozenset({"GET", "POST"})
 
 
 class Health(BaseModel):
-    """The service is well."""
+    """The service is healthy."""
 
     status: str
 
@@ -56,7 +56,7 @@ class RequestCounter:
 
     def _count(self, scope: Scope, status: int) -> None:
         route = scope.get("route")
-        # Callers choose the method: a label for each that they invent would fill the memory.
+        # Callers may invent methods: a label for each would exhaust the memory.
         method = scope["method"] if scope["method"] in _COUNTED_METHODS else "other"
         key = (route.path if route is not None else "", method, status)
         bound = self._bound.get(key)
@@ -73,12 +73,12 @@ def add_health_routes(app: FastAPI, ready: Ready, registry: CollectorRegistry) -
         return Response(_OK, media_type="application/json")
 
     async def readyz(_: Request) -> Response:
-        """The service can do its work; 503 with the reason when it can't."""
+        """The service is ready; 503 with the reason if it is not."""
         await ready()
         return Response(_OK, media_type="application/json")
 
     async def metrics(_: Request) -> Response:
-        """What the service has done, for Prometheus."""
+        """The service's metrics, for Prometheus."""
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app.add_api_route("/healthz", healthz, response_model=Health, tags=["health"])

@@ -1,4 +1,4 @@
-"""The names that a service answers for: a web page can have any other name mean this machine."""
+"""The host names that a service accepts: a defence against DNS rebinding."""
 
 import re
 from collections.abc import Iterable
@@ -9,18 +9,18 @@ LONGEST_HEADER = 300
 """Bytes; a name has at most 253."""
 REMEMBERED = 256
 INSIDE = (".svc", ".cluster.local", ".localhost", ".internal")
-"""Ends of names that no public name has: Kubernetes', those of this machine, private ones."""
+"""Suffixes of names that are not public: of Kubernetes, of this machine, of private networks."""
 ANY = "*"
 
 _PATTERN = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 class Hosts:
-    """Tells by a request's `Host` whether it was meant for us.
+    """Checks the `Host` of requests.
 
-    Always: IP addresses, names of one label (such as `localhost`, `prediction`), names that end
-    as in `INSIDE`. Beside these the names that are given; ``*.example.com`` is every name under
-    it, and ``*`` every name.
+    Always accepted: IP addresses, names of one label (such as `localhost`, `prediction`), and names
+    with a suffix in `INSIDE`. In addition, the given names; ``*.example.com`` stands for every name
+    below it, and ``*`` for every name.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -31,7 +31,7 @@ class Hosts:
         self._remembered = lru_cache(REMEMBERED)(self._allows)
 
     def allows(self, header: bytes) -> bool:
-        """Whether the value of a `Host` header names us."""
+        """Whether the value of a `Host` header is accepted."""
         return len(header) <= LONGEST_HEADER and self._remembered(header)
 
     def _allows(self, header: bytes) -> bool:
@@ -47,14 +47,14 @@ class Hosts:
 
 
 def host_fault(name: str) -> str | None:
-    """Why a text can't be one of the names to allow; None where it can."""
+    """Why a text is not a valid host name to allow; None if it is."""
     if name == ANY or _PATTERN.fullmatch(name):
         return None
-    return f"{name!r} is no host name: write names without a port, as in game.example.com,*.lan"
+    return f"{name!r} is not a host name: write names without a port, as in game.example.com,*.lan"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
+    """Whether this is an address that only this machine can reach."""
     return host.lower() == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
 
 

@@ -1,4 +1,4 @@
-"""Errors over HTTP: `application/problem+json` (RFC 9457), the detail says what to do."""
+"""HTTP errors as `application/problem+json` (RFC 9457); the detail says what to do."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -32,9 +32,9 @@ from shared.redaction import redact
 MEDIA_TYPE = "application/problem+json"
 ERRORS_SHOWN = 3
 DETAIL_LIMIT = 2_000
-"""Characters of an answer's detail: what came from outside may be repeated in it."""
+"""Most characters of a detail, which may repeat text from the request."""
 PATH_SHOWN = 200
-"""Characters of a path in the log."""
+"""Most characters of a path in the log."""
 
 _RETRY = {"Retry-After": "1"}
 _STATUS: dict[type[AutopilotError], int] = {
@@ -81,7 +81,7 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` that document these errors of a route."""
+    """OpenAPI's `responses` for these errors of a route."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
@@ -92,7 +92,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def parse(
     message: type[M], content: bytes, other_fields: Literal["forbid", "allow"] = "forbid"
 ) -> M:
-    """A message from JSON; raises `BadInput` with a sentence that names the fields."""
+    """Parse a message from JSON; raises `BadInput` with a sentence that names the fields."""
     try:
         return message.model_validate_json(content, extra=other_fields)
     except ValidationError as error:
@@ -100,7 +100,7 @@ def parse(
 
 
 def problem_of(error: Exception, path: str) -> Response:
-    """The response for anything that was raised; what is not on purpose is logged."""
+    """The response for any error; an unexpected one is logged."""
     if isinstance(error, AutopilotError):
         status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
         headers = _RETRY if isinstance(error, BusAway | StoreAway) else None
@@ -112,13 +112,13 @@ def problem_of(error: Exception, path: str) -> Response:
         detail = _DETAIL.get(error.status_code, error.detail) if plain else error.detail
         return problem(error.status_code, redact(detail), error.headers)
     if isinstance(error, ClientDisconnect):
-        return problem(400, "the body did not come whole")
+        return problem(400, "the request's body is incomplete")
     _log.error("request_failed", path=path[:PATH_SHOWN], exc_info=error)
     return problem(500, "the service failed on this request: its log has the reason")
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Answer every error of an app as a problem."""
+    """Return every error of an app as a problem."""
 
     async def answer(request: Request, error: Exception) -> Response:
         return problem_of(error, request.url.path)
@@ -128,7 +128,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def _sentence(errors: Sequence[Any]) -> str:
-    """What pydantic found, as one line."""
+    """Pydantic's errors as one line."""
     shown = [_described(error) for error in errors[:ERRORS_SHOWN]]
     if len(errors) > ERRORS_SHOWN:
         shown.append(f"and {len(errors) - ERRORS_SHOWN} more")

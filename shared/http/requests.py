@@ -1,4 +1,4 @@
-"""What is read of a request: the fleet that it names, its flags, its body within limits."""
+"""Reads requests: the fleet, flags, and the body within limits."""
 
 from functools import lru_cache
 from typing import Any
@@ -10,9 +10,9 @@ from starlette.requests import ClientDisconnect, Request
 from shared.errors import BadInput, quoted
 
 BODY_LIMIT = 16 * 1024
-"""Bytes of a request's body, unless a route says otherwise."""
+"""Most bytes of a request's body, unless a route has another limit."""
 QUERY_LIMIT = 1024
-"""Bytes. Answers to queries are remembered, so that a long one would stay in memory."""
+"""Most bytes of a query. Parsed queries are cached, so a long one would stay in memory."""
 DEFAULT_FLEET = "default"
 FLEET_PARAMETER: dict[str, Any] = {
     "name": "fleet",
@@ -23,7 +23,7 @@ FLEET_PARAMETER: dict[str, Any] = {
 SHADOW_PARAMETER: dict[str, Any] = {
     "name": "shadow",
     "in": "query",
-    "description": "true: also what would be told of a fleet in shadow",
+    "description": "true: also the recommendation for a fleet in shadow mode",
     "schema": {"type": "boolean", "default": False},
 }
 JSON = "application/json"
@@ -55,23 +55,23 @@ def _fleet_in(query: bytes) -> str | None:
 
 
 def shadow_of(request: Request) -> bool:
-    """Whether a request asks for a shadow's answer too; raises `BadInput`."""
+    """Whether a request accepts a recommendation in shadow mode; raises `BadInput`."""
     query = _query_of(request)
     return b"shadow" in query and _shadow_in(query)
 
 
 @lru_cache(maxsize=4096)
 def _shadow_in(query: bytes) -> bool:
-    asked = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("shadow", ["false"])[-1]
-    if asked not in ("true", "false"):
-        raise BadInput(f"shadow is {quoted(asked)}: write shadow=true, or leave it out")
-    return asked == "true"
+    value = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("shadow", ["false"])[-1]
+    if value not in ("true", "false"):
+        raise BadInput(f"shadow is {quoted(value)}: write shadow=true, or leave it out")
+    return value == "true"
 
 
 def check_json(request: Request) -> None:
-    """Answer 415 unless the body is said to be JSON.
+    """Raise a 415 unless the content type is JSON.
 
-    A page of another origin can post everything else from a browser without asking first.
+    A web page of another origin can post all other types without a CORS preflight.
     """
     said = request.headers.get("content-type", "")
     if said.partition(";")[0].strip().lower() != JSON:
@@ -81,7 +81,7 @@ def check_json(request: Request) -> None:
 
 
 async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
-    """The body of a request; answers 413 as soon as more than `limit` bytes have come."""
+    """The body of a request; raises a 413 as soon as more than `limit` bytes were received."""
     receive = request.receive
     body: bytes = b""
     while True:

@@ -1,4 +1,4 @@
-"""Serve an app on an address until a signal."""
+"""Serves an app on an address until a signal."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ class _Server(uvicorn.Server):
             config.ssl = certificate.context
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """What is there after the start stays: keep the collector off it (10 to 20 %)."""
+        """Start, then exclude the objects that exist from garbage collection (saves 10 to 20 %)."""
         await super().startup(sockets)
         if self._certificate is not None:
             self._renewing = asyncio.create_task(self._certificate.renew_for_ever())
@@ -58,7 +58,7 @@ def serve(app: ASGIApp, host: str, port: int, certificate: Certificate | None = 
         ),
         certificate,
     )
-    # uvicorn raises the signal again when it has stopped; that is a good end.
+    # uvicorn raises the signal again after it has stopped; that is a regular end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with listening:

@@ -1,4 +1,4 @@
-"""A certificate that is renewed while it serves."""
+"""A TLS certificate that is reloaded when it is renewed."""
 
 import asyncio
 import ssl
@@ -17,9 +17,9 @@ _log = structlog.get_logger(__name__)
 class Certificate:
     """A certificate and its key in mounted files, such as cert-manager renews.
 
-    Each handshake takes the newest pair that was whole and fitted together; connections that are
-    open keep what they have. A mount is swapped at once (Kubernetes' symlink ``..data``), but a
-    file that is written in place is for a while half a certificate, or one with another's key.
+    Each handshake uses the newest valid pair; open connections keep theirs. A mount is swapped
+    atomically (Kubernetes' symlink ``..data``), but files that are written in place may for a while
+    be an incomplete certificate, or one with another key.
     """
 
     def __init__(self, cert_file: Path, key_file: Path) -> None:
@@ -39,17 +39,17 @@ class Certificate:
         self.context.sni_callback = self._hand_out
 
     def _hand_out(self, handshake: ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:
-        """OpenSSL asks at every handshake, also where the caller names no server."""
+        """Called by OpenSSL at every handshake, also if the caller names no server."""
         handshake.context = self._newest
 
     async def renew_for_ever(self) -> None:
-        """Look for new files until cancelled."""
+        """Check for new files until cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             await asyncio.to_thread(self.renew)
 
     def renew(self) -> None:
-        """Serve what the files have now, if it is new and can be used; else go on as before."""
+        """Use the files' present content if it is new and valid; else keep the previous one."""
         try:
             contents = self._contents()
             if contents == self._read:
@@ -62,7 +62,7 @@ class Certificate:
                     "certificate_not_renewed",
                     reason=_reason(error),
                     file=str(self._cert_file),
-                    advice="the one before goes on serving; mend the files",
+                    advice="the previous certificate stays in use; fix the files",
                 )
             return
         self._read, self._newest, self._refused = contents, newest, False
@@ -73,13 +73,13 @@ class Certificate:
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # Without a password of its own, OpenSSL would ask for an encrypted key's on the terminal.
+        # Without a password, OpenSSL would prompt for that of an encrypted key on the terminal.
         context.load_cert_chain(self._cert_file, self._key_file, password="")
         return context
 
 
 def of_this_machine() -> ssl.SSLContext:
-    """For a caller on the same machine: the certificate names the service as others call it."""
+    """A context for a caller on this machine, for whose names certificates are not issued."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

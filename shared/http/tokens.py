@@ -1,4 +1,4 @@
-"""Bearer tokens by role: from the settings, and from mounted files that may change meanwhile."""
+"""Bearer tokens by role: from the settings, and from mounted files that may change."""
 
 import asyncio
 import hmac
@@ -17,7 +17,7 @@ LONGEST_TOKEN = 1_024
 
 
 class Role(StrEnum):
-    """What a token is for; in the folder AUTOPILOT_TOKENS a file is named after each."""
+    """The role of a token; in the folder AUTOPILOT_TOKENS there is a file for each."""
 
     REPORT = "report"
     """Post demand, and the reviews of Agones, which report a fleet's counts."""
@@ -41,17 +41,17 @@ _log = structlog.get_logger(__name__)
 
 
 class Tokens:
-    """The tokens that there are, each with its roles; none at all is open access.
+    """All valid tokens with their roles; without any, access is open.
 
-    Of a file that can't be read, or that has no token any more, the tokens before go on counting:
-    a fault neither opens a door nor shuts everybody out. A file that is removed takes its role
-    from everybody, unless no file with a token would be left.
+    If a file can't be read or has no token any more, its previous tokens stay valid: an error
+    neither opens access nor locks everyone out. Tokens of a removed file are invalid, unless
+    no file with a token would be left.
     """
 
     def __init__(
         self, everything: str | None = None, agones: str | None = None, folder: Path | None = None
     ) -> None:
-        """`everything` has all roles. Raises `BadSetting` where the folder can't be used."""
+        """`everything` is a token with all roles. Raises `BadSetting` for an unusable folder."""
         self._given = [
             (token, roles)
             for token, roles in ((everything, ALL_ROLES), (agones, frozenset({Role.AGONES})))
@@ -72,7 +72,7 @@ class Tokens:
         return bool(self._roles_of)
 
     def roles_of(self, sent: bytes) -> Roles:
-        """The roles of a token that was sent; each is compared, so that time tells nothing."""
+        """The roles of a received token, compared in constant time with every valid one."""
         found = NOBODY
         for token, roles in self._roles_of.items():
             if hmac.compare_digest(sent, token):
@@ -84,17 +84,17 @@ class Tokens:
         return tuple(token.decode() for token, held in self._roles_of.items() if held & roles)
 
     def counts(self) -> dict[str, int]:
-        """How many tokens each role has."""
+        """The number of tokens by role."""
         return {role.value: len(self.with_any(frozenset({role}))) for role in Role}
 
     async def renew_for_ever(self) -> None:
-        """Look for new tokens until cancelled; returns at once where there are no files."""
+        """Check for changed tokens until cancelled; returns at once without a folder."""
         while self._folder is not None:
             await asyncio.sleep(LOOK_SECONDS)
             await asyncio.to_thread(self.renew)
 
     def renew(self) -> None:
-        """Go by what the files have now; a fault is logged once."""
+        """Read the files again; an error is logged once."""
         if self._folder is None:
             return
         newest, faults = _read(self._folder, self._of_files)
@@ -104,7 +104,7 @@ class Tokens:
                     "tokens_not_read",
                     reason=fault,
                     folder=str(self._folder),
-                    advice="the tokens before go on counting; mend the file",
+                    advice="the previous tokens stay valid; fix the file",
                 )
         self._faults = set(faults)
         self._warn_of_unknown_files(self._folder)
@@ -126,7 +126,7 @@ class Tokens:
         return roles_of
 
     def _warn_of_unknown_files(self, folder: Path) -> None:
-        """Names with a dot are Kubernetes' own, such as ``..data``."""
+        """Warn of files that are not named after a role; Kubernetes' own begin with a dot."""
         try:
             names = {each.name for each in folder.iterdir() if not each.name.startswith(".")}
         except OSError:
@@ -138,7 +138,7 @@ class Tokens:
 
 
 def token_fault(token: str) -> str | None:
-    """Why a text can't be a token, without showing it; None where it can."""
+    """Why a text is not a valid token, without showing it; None if it is."""
     if not token.strip():
         return "it is empty: write a token, or leave it out"
     if len(token) > LONGEST_TOKEN:
@@ -151,7 +151,7 @@ def token_fault(token: str) -> str | None:
 def _read(
     folder: Path, before: dict[Role, tuple[str, ...]]
 ) -> tuple[dict[Role, tuple[str, ...]], list[str]]:
-    """The tokens of each file that there is, and what is wrong; there those before count."""
+    """``(tokens by role, errors)``; a file with an error keeps its tokens in `before`."""
     found: dict[Role, tuple[str, ...]] = {}
     faults: list[str] = []
     for role in Role:
@@ -168,12 +168,12 @@ def _read(
         if role in before:
             found[role] = before[role]
     if not found and not faults:
-        faults.append(f"there is none of the files {', '.join(Role)}: one of them has to be there")
+        faults.append(f"there is none of the files {', '.join(Role)}: create one of them")
     return found or before, faults
 
 
 def _tokens_of(text: str) -> tuple[str, ...]:
-    """A token a line; raises `ValueError` with what is wrong."""
+    """The tokens in a file, one per line; raises `ValueError` for an invalid one."""
     tokens = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -182,5 +182,5 @@ def _tokens_of(text: str) -> tuple[str, ...]:
             raise ValueError(f"line {number}: {fault}")
         tokens.append(line.strip())
     if not tokens:
-        raise ValueError("it has no token: write one a line, or remove the file")
+        raise ValueError("it has no token: write one per line, or remove the file")
     return tuple(tokens)
