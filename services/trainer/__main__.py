@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import structlog
@@ -29,7 +30,9 @@ def main(settings: Settings, fleets: Fleets) -> None:
     """Start the Ray session, then work until a signal; wait while Redis is unavailable."""
     store = PolicyStore.of(settings)
     queue = TrainingQueue(settings.redis_url)
-    _exit_on_signals()
+    # An error raised in the middle of an import may come out of it as another, and there is nothing
+    # to close yet.
+    _on_signals(os._exit)
     os.nice(NICENESS)
     quiet_libraries()
     # Not at the top: these import ray, torch and tensorflow, which read the environment.
@@ -49,11 +52,12 @@ def main(settings: Settings, fleets: Fleets) -> None:
         num_env_runners=settings.num_env_runners,
         num_learners=settings.num_learners,
     )
+    _on_signals(sys.exit)  # `finally` blocks run, so Ray stops as well
     with ray_session():
         _log.info("trainer_ready", fleets=len(fleets.names))
         while not stop.requested:
             # A worker replaces the signal handlers, and does not restore them.
-            _exit_on_signals()
+            _on_signals(sys.exit)
             _wait_for_redis(settings.redis_url)
             try:
                 with queue.reaching():
@@ -77,14 +81,12 @@ def _wait_for_redis(url: str) -> None:
         return
 
 
-def _exit_on_signals() -> None:
-    """Exit on a signal while no worker runs: `finally` blocks run, so Ray stops as well."""
-
-    def end(_: int, __: FrameType | None) -> None:
-        sys.exit(0)
+def _on_signals(end: Callable[[int], object]) -> None:
+    def ended(_: int, __: FrameType | None) -> None:
+        end(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+        signal.signal(number, ended)
 
 
 if __name__ == "__main__":
