@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ from shared.core.curves import sine1h
 from shared.messages import TrainingJob, utc_now
 from shared.policies.runtime import load_policy
 from shared.policies.store import PolicyStore
-from shared.settings import Fleets, FleetSettings
+from shared.settings import FleetSettings
 from tests.conftest import a_step
 from tests.eventually import eventually
 from tests.processes import Process, run
@@ -163,24 +164,13 @@ def is_published(store, before, url):
 
 @pytest.mark.timeout(300)
 def test_the_job_of_a_killed_trainer_is_done_by_another(
-    own_redis, queue, store, before, ray_running, in_mid_job, monkeypatch
+    own_redis, queue, store, before, ray_running, in_mid_job, trainer_context
 ):
     """The other one is a worker in this process; retries are due when they are put back."""
-    from services.trainer import jobs
-    from services.trainer.context import Context, Stop
     from services.trainer.worker import TrainingWorker
 
-    context = Context(
-        redis_url=own_redis.url,
-        store=store,
-        fleets=Fleets({"default": FleetSettings(time_total_s=1)}),
-        save_model=True,
-        seed=0,
-        clock=utc_now,
-        stop=Stop(),
-    )
-    monkeypatch.setattr(jobs, "_contexts", [context])
-    worker = TrainingWorker(queue, context.stop)
+    context = replace(trainer_context, redis_url=own_redis.url, store=store, save_model=True)
+    worker = TrainingWorker(queue, context)
     ray = killed(in_mid_job, store, before, queue)
     worker.run_maintenance_tasks()
     outcome = asyncio.run(latest(own_redis.url, TRAININGS))
