@@ -10,7 +10,7 @@ from shared.core.replay import decide
 from shared.errors import BadInput
 from shared.learning.backtest import Case, Outcome, parameters_for
 from shared.messages import PolicyManifest
-from shared.policies.runtime import FleetPolicy
+from shared.policies.runtime import FleetPolicy, LearntPolicy
 from shared.settings import FleetSettings, Settings
 
 
@@ -49,16 +49,12 @@ def replayed(
     case: Case, folder: Path, history_len: int | None, settings: Settings
 ) -> tuple[Case, Outcome]:
     """A policy artefact over the whole series, and the case as the policy needs it."""
-    case, version, decisions = decisions_of(case, folder, history_len, settings)
-    return case, case.outcome(decisions, version=version)
-
-
-def decisions_of(
-    case: Case, folder: Path, history_len: int | None, settings: Settings
-) -> tuple[Case, str, FloatArray]:
-    """The case as a policy artefact needs it, its version, and its decisions after each row."""
     policy = load_artefact(folder, settings)
     case = for_policy(case, policy.manifest, history_len)
+    return case, case.outcome(decisions_of(case, policy), version=policy.version)
+
+
+def decisions_of(case: Case, policy: LearntPolicy) -> FloatArray:
+    """What a policy artefact requests after each row, in servers."""
     served = FleetPolicy(policy.manifest, case.parameters, lambda: policy)
-    decisions = decide(served, case.history, case.parameters, since=case.first_decision)
-    return case, policy.version, decisions
+    return decide(served, case.history, case.parameters, since=case.first_decision)

@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.cli.files import hidden_folder
+from shared.core.forecasts import HORIZONS, LEVELS
 from shared.core.history import History
+from shared.core.lobby import Lobby
 from shared.core.parameters import FleetParameters
 from shared.learning.budget import TrainingOptions
 from shared.learning.extras import check_trainer, quiet_libraries
-from shared.messages import PolicyManifest
+from shared.messages import LobbyRule, PolicyManifest
 from shared.policies.runtime import PRETRAINED
 from shared.policies.store import CHECKPOINT, new_version, seal
 from shared.policies.store_seal import SigningKey
@@ -123,6 +125,55 @@ def write_pretrained(
             "trained_on_steps": pretraining.SERIES * pretraining.OF_EACH,
         }
         return seal(draft.model_copy(update=synthetic), hidden, folder, key)
+
+
+def write_lobby_artefact(
+    folder: Path,
+    history: History,
+    parameters: FleetParameters,
+    lobby: Lobby,
+    options: TrainingOptions,
+    now: datetime,
+    tell: Told,
+    key: SigningKey | None = None,
+) -> PolicyManifest:
+    """Learn for the lobby's dynamics, export, check, and put the artefact at `folder`, whole."""
+    check_trainer()
+    quiet_libraries()
+    from shared.learning.export.lobby import check_lobby_agreement, export_lobby
+    from shared.learning.lobby.pretrained import pretrained_weights
+    from shared.learning.lobby.training import LEARNT, lobby_policy, train_lobby
+    from shared.learning.models.pretrained import NETS
+
+    with hidden_folder(folder) as hidden:
+        made = train_lobby(
+            history,
+            parameters,
+            lobby,
+            options.budget,
+            options.seed,
+            pretrained_weights(),
+            tell,
+        )
+        policy = lobby_policy(made, parameters)
+        export_lobby(policy, hidden)
+        check_lobby_agreement(policy, hidden, parameters, np.random.default_rng(options.seed))
+        weights: dict[str, Any] = dict(policy.nets.get_state())
+        np.savez(hidden / NETS, **weights)
+        draft = PolicyManifest.draft(
+            parameters,
+            version=new_version(now),
+            fleet="default",
+            created_at=now,
+            kind=LEARNT,
+            seed=options.seed,
+            observation_fields=policy.fields,
+            trained_on_steps=len(history.demands),
+            scores={f"held_out_cost {name}": cost for name, cost in made.costs.items()},
+            dynamics="lobby",
+            lobby=LobbyRule(numbers=dict(policy.numbers), horizons=HORIZONS, levels=LEVELS),
+        )
+        return seal(draft, hidden, folder, key)
 
 
 def write_pretrained_nets(folder: Path, history_len: int, seed: int, tell: Told) -> None:

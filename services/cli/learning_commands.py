@@ -15,7 +15,7 @@ from services.cli.demand import Source, fleet_settings
 from services.cli.evaluate import episode_rewards, find_checkpoint, print_rewards, trained_for
 from services.cli.files import check_new_folder
 from services.cli.interrupts import interruptible
-from services.cli.lobby import backtest_lobby, check_lobby
+from services.cli.lobby import STEP_SECONDS, backtest_lobby, check_lobby
 from services.cli.lobby_report import draw_lobby, print_lobby, write_lobby_decisions
 from services.cli.output import print_table, print_text
 from services.cli.plots import draw
@@ -184,7 +184,7 @@ def train(
     peak_servers: PeakServers = None,
     dynamics: Annotated[
         Dynamics,
-        typer.Option(help="With --demand synthetic: what the pretrained policy or nets are for."),
+        typer.Option(help="The dynamics that the policy is for, as of `backtest`."),
     ] = Dynamics.NOTEBOOK,
     seconds: Seconds = None,
     steps: Steps = None,
@@ -193,8 +193,8 @@ def train(
 ) -> None:
     """Train a policy on all of the recorded demand, and write it to a folder.
 
-    `--demand synthetic` makes the pretrained policy, which serves fleets without a history, or
-    with `--dynamics lobby` the nets that its training starts from.
+    `--demand synthetic` makes the pretrained policy, which serves fleets without a history; with
+    `--dynamics lobby` the nets that training starts from.
     """
     settings, fleet = _settings("train")
     check_new_folder(out, "--out")
@@ -215,10 +215,7 @@ def train(
         _print_scores(manifest, out)
         return
     if dynamics is Dynamics.LOBBY:
-        raise BadInput(
-            "--dynamics lobby writes no policy yet, only --demand synthetic its nets: score one by "
-            "`autopilot backtest --dynamics lobby`"
-        )
+        check_lobby(fleet)
     options = _options(settings, fleet, seconds, steps, seed)
     _check_replays(fleet)
     recorded = Source(trace, demand, players_per_server, peak_servers).read(fleet)
@@ -230,6 +227,14 @@ def train(
             f"{recorded.name} has {rows} rows, and a lead time of {parameters.history_len} steps "
             f"needs {least} to train on: give a longer trace"
         )
+    if dynamics is Dynamics.LOBBY:
+        lobby = fleet.lobby(STEP_SECONDS)
+        with learner.progress_bar() as tell:
+            manifest = learner.write_lobby_artefact(
+                out, recorded.history, parameters, lobby, options, utc_now(), tell, key
+            )
+        _print_scores(manifest, out)
+        return
     with learner.trainer(), learner.progress_bar() as tell:
         manifest = learner.write_artefact(
             out,

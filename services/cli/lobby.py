@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from services.cli import learner
-from services.cli.backtest import decisions_of
+from services.cli.artefacts import load_artefact
+from services.cli.backtest import decisions_of, for_policy
 from shared.core.arrays import FloatArray
 from shared.core.lead_process import SHORTEST_LEAD
 from shared.errors import BadInput, BadSetting, quoted
@@ -17,6 +18,7 @@ from shared.learning.extras import check_trainer, quiet_libraries
 from shared.learning.lobby.backtest import (
     LobbyCase,
     LobbyReport,
+    backtest_artefact,
     backtest_targets,
     backtest_trained,
 )
@@ -51,9 +53,13 @@ def backtest_lobby(
     leads = None if lead_times is None else read_lead_times(lead_times, scored)
     lobby = fleet.lobby(STEP_SECONDS)
     if policy is not None:
-        case, version, targets = decisions_of(case, policy, history_len, settings)
+        artefact = load_artefact(policy, settings)
+        case = for_policy(case, artefact.manifest, history_len)
         of_policy = LobbyCase.of(case, lobby, options.seed, leads)
-        return backtest_targets(of_policy, targets, version=version)
+        if artefact.manifest.lobby is not None:
+            return backtest_artefact(of_policy, artefact)
+        targets = decisions_of(case, artefact)
+        return backtest_targets(of_policy, targets, version=artefact.version)
     check_trainer()
     quiet_libraries()
     from shared.learning.lobby.pretrained import pretrained_weights

@@ -37,7 +37,7 @@ def calendar_fields(history_len: int) -> tuple[str, ...]:
         *(f"{when}[+{steps}]" for when in ("day_ago", "week_ago") for steps in ahead),
         "time_of_day",
         "time_of_week",
-        *(f"target[-{age}]" for age in range(history_len, 0, -1)),
+        *target_fields(history_len),
     )
 
 
@@ -55,6 +55,11 @@ def forecast_fields(horizons: Sequence[int]) -> tuple[str, ...]:
         "time_of_day",
         "time_of_week",
     )
+
+
+def target_fields(history_len: int) -> tuple[str, ...]:
+    """The targets told, oldest first."""
+    return tuple(f"target[-{age}]" for age in range(history_len, 0, -1))
 
 
 def from_notebook(observation: Sequence[float], fields: Sequence[str]) -> list[float]:

@@ -14,13 +14,18 @@ HORIZONS = (1, 2, 4, 6, 9, 13, 20, 30)
 """Steps ahead."""
 LEVELS = (0.5, 0.7, 5 / 6, 0.9, 0.94, 0.97)
 """Probabilities that demand stays below."""
+LEAD_STEPS = 6
+"""Steps ahead that the local unit and the time fields of an observation are for."""
 CALIBRATION_PACE = 0.005
 """How far a quantile moves after a miss, in local units (adaptive conformal inference)."""
 LEAST_OFFSET, MOST_OFFSET = -1.0, 3.0
 """In local units."""
 MISSES_PACE = 0.05
 """Weight of the newest outcome in how often demand has exceeded its forecast of late."""
-_UNIT_HORIZON = HORIZONS.index(9)
+UNIT_HORIZON = HORIZONS.index(9)
+"""Whose spread the local unit is half of."""
+UNIT_OF_DEMAND, LEAST_UNIT = 0.03, 0.3
+"""Added to it: a part of the demand, and servers."""
 _WATCHED = HORIZONS.index(6), LEVELS.index(0.9)
 """The forecast whose misses are counted."""
 
@@ -53,6 +58,12 @@ class Forecasts:
         calibrated = _calibrated(quantiles, demands, units)
         return cls(calibrated, units, _misses(calibrated, demands))
 
+    @classmethod
+    def uncalibrated(cls, quantiles: FloatArray, demands: FloatArray) -> "Forecasts":
+        """Of quantiles that nothing has been met after: a single look."""
+        units = local_units(quantiles, demands)
+        return cls(quantiles, units, np.zeros(len(demands)))
+
     def at(self, rows: IntArray, horizons: FloatArray, logits: FloatArray) -> FloatArray:
         """Demand at a horizon and level, interpolated; shape ``(lanes,)`` all.
 
@@ -73,10 +84,15 @@ class Forecasts:
         return between
 
 
+def ordered(quantiles: FloatArray) -> FloatArray:
+    """Ascending along levels, at least 0: nets of their own may cross."""
+    return np.maximum(np.sort(quantiles, axis=-1), 0.0)
+
+
 def local_units(quantiles: FloatArray, demands: FloatArray) -> FloatArray:
     """Half of the gap between the highest quantile and the median, and a little of the level."""
-    gap = quantiles[:, _UNIT_HORIZON, -1] - quantiles[:, _UNIT_HORIZON, 0]
-    units: FloatArray = 0.5 * gap + 0.03 * demands + 0.3
+    gap = quantiles[:, UNIT_HORIZON, -1] - quantiles[:, UNIT_HORIZON, 0]
+    units: FloatArray = 0.5 * gap + UNIT_OF_DEMAND * demands + LEAST_UNIT
     return units
 
 

@@ -140,6 +140,20 @@ def opening(demand: FloatArray) -> LobbyState:
     )
 
 
+def from_targets(demand: FloatArray, targets: FloatArray) -> LobbyState:
+    """The state that the notebook's numbers stand for: demand ``(lanes,)``, targets ``(lanes, n)``.
+
+    Targets are oldest first: the oldest is up, later rises above all before are starting.
+    """
+    highest = np.maximum.accumulate(targets, axis=1)
+    starting = np.zeros((len(targets), AGES))
+    # The newest target was told one step ago.
+    starting[:, 1 : targets.shape[1]] = np.diff(highest, axis=1)[:, ::-1]
+    up = targets[:, 0]
+    busy = np.minimum(up, demand)
+    return LobbyState(demand, up, busy, demand - busy, starting)
+
+
 def meet(state: LobbyState, demand: FloatArray, ended: Ended, lobby: Lobby) -> Met:
     """Points 1 to 6 of a step: demand arrives, starts end, waiting matches are served."""
     starting, start_steps = _without(_older(state.starting), ended.came_up + ended.failed)

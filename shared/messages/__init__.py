@@ -21,6 +21,7 @@ from shared.messages.fleets import Explanation, FleetMode
 from shared.messages.policies import (
     Champion,
     CheckpointManifest,
+    LobbyRule,
     PolicyManifest,
     TrainingJob,
     TrainingOutcome,
@@ -48,6 +49,7 @@ __all__ = [
     "FleetSupply",
     "Label",
     "LeadTimes",
+    "LobbyRule",
     "Message",
     "PolicyManifest",
     "RecordedStep",

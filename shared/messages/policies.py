@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from shared.core.parameters import FleetParameters
-from shared.messages.base import Count, FleetId, Label, Message, NotNegative, Servers, Utc
+from shared.messages.base import Count, Finite, FleetId, Label, Message, NotNegative, Servers, Utc
 
 Signature = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """Hex HMAC-SHA256 of a manifest without its signature."""
@@ -19,6 +19,17 @@ class Champion(Message):
     since: Utc
     runner_up: Label | None = None
     """The champion before this one, for a rollback."""
+
+
+class LobbyRule(Message):
+    """What a policy of the lobby's dynamics has beside its model's forecasts."""
+
+    numbers: dict[str, Finite]
+    """The rule's, by name; see `shared.core.band_rule`."""
+    horizons: tuple[Annotated[int, Field(ge=1)], ...]
+    """Steps ahead that the model forecasts, in the order of its outputs."""
+    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
+    """Quantiles of each horizon, side by side."""
 
 
 class PolicyManifest(Message):
@@ -39,6 +50,11 @@ class PolicyManifest(Message):
     experts: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
     """Prior weights of the experts, in the order of the model's outputs; they sum to 1. Empty: a
     single expert. See `shared.core.adaptation`."""
+    dynamics: Literal["notebook", "lobby"] | None = None
+    """That it was trained and scored in; None: the notebook's. Costs of different dynamics are
+    never compared."""
+    lobby: LobbyRule | None = None
+    """Where the dynamics are the lobby's."""
     scores: dict[str, float]
     """Metrics of the training and of the gate, by name; costs in servers per step."""
     trained_on_steps: Count

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shared.core.adaptation import average
 from shared.core.arrays import FloatArray
 from shared.core.fields import calendar_fields, in_servers, notebook_fields
+from shared.core.forecasts import LEAD_STEPS
 from shared.core.parameters import FleetParameters
 from shared.core.replay import BatchPolicy, prior_of
 from shared.core.rules import trend
@@ -86,9 +87,10 @@ class LearntPolicy:
         """Raises `PolicyCorrupt` for an invalid model, or one that does not match its manifest."""
         self.manifest = manifest
         try:
-            self.lead_steps = manifest.parameters.lead_steps
+            own_lead = manifest.parameters.lead_steps
         except BadSetting as error:
             raise PolicyCorrupt(f"policy {manifest.version}: its manifest says {error}") from error
+        self.lead_steps = own_lead if manifest.lobby is None else LEAD_STEPS
         try:
             with library_notices_dropped():
                 self._interpreter = Interpreter(model_content=model, num_threads=1)
@@ -100,7 +102,11 @@ class LearntPolicy:
                 f"policy {manifest.version}: not a LiteRT model: {error}"
             ) from error
         size = len(manifest.observation_fields)
-        wanted = ([[1, size]], [[1, max(1, len(manifest.experts))]])
+        outputs = sorted(outputs, key=lambda detail: detail["shape"][-1])
+        shapes = [[1, max(1, len(manifest.experts))]]
+        if manifest.lobby is not None:
+            shapes.append([1, len(manifest.lobby.horizons) * len(manifest.lobby.levels)])
+        wanted = ([[1, size]], shapes)
         found = tuple([detail["shape"].tolist() for detail in side] for side in (inputs, outputs))
         if found != wanted:
             raise PolicyCorrupt(
@@ -108,12 +114,15 @@ class LearntPolicy:
                 f"its manifest says {wanted[0]} to {wanted[1]}"
             )
         self._input, self._output = inputs[0]["index"], outputs[0]["index"]
+        self._forecast = outputs[-1]["index"]
         probe = np.full((1, size), manifest.min_servers)
         actions = self.actions(probe)
         if not np.isfinite(actions).all():
             raise PolicyCorrupt(f"policy {manifest.version}: its actions are {actions.tolist()}")
         probe[:, [field.startswith("target[") for field in self.fields]] = np.nan
-        self.reads_targets = not np.array_equal(self.actions(probe), actions)
+        differs = not np.array_equal(self.actions(probe), actions)
+        # In the lobby's dynamics targets are the fleet's state, whatever one probe says.
+        self.reads_targets = differs or manifest.lobby is not None
 
     @property
     def version(self) -> str:
@@ -133,13 +142,30 @@ class LearntPolicy:
 
     def actions(self, observations: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """The experts' actions, ``(rows, experts)``; the model takes one observation at a time."""
+        return self._run(observations, self._output, max(1, len(self.experts)))
+
+    def quantiles(self, observations: NDArray[np.floating[Any]]) -> FloatArray:
+        """Forecasts in servers, ``(rows, horizons, levels)``, of a policy of the lobby's dynamics.
+
+        Raises `PolicyUnfit` of any other.
+        """
+        lobby = self.manifest.lobby
+        if lobby is None:
+            raise PolicyUnfit(f"policy {self.version} forecasts nothing: it is of the notebook's")
+        shape = (len(lobby.horizons), len(lobby.levels))
+        flat = self._run(observations, self._forecast, shape[0] * shape[1])
+        return flat.astype(np.float64).reshape(len(flat), *shape)
+
+    def _run(
+        self, observations: NDArray[np.floating[Any]], output: int, width: int
+    ) -> NDArray[np.float32]:
         rows = np.asarray(observations, dtype=np.float32)
-        actions = np.empty((len(rows), max(1, len(self.experts))), dtype=np.float32)
+        found = np.empty((len(rows), width), dtype=np.float32)
         for number in range(len(rows)):
             self._interpreter.set_tensor(self._input, rows[number : number + 1])
             self._interpreter.invoke()
-            actions[number] = self._interpreter.get_tensor(self._output)[0]
-        return actions
+            found[number] = self._interpreter.get_tensor(output)[0]
+        return found
 
 
 class FleetPolicy:
@@ -273,6 +299,8 @@ def why_unfit(manifest: PolicyManifest, parameters: FleetParameters) -> str | No
     `history_len` targets, and the notebook's as many demands, so a policy that was trained for a
     shorter lead time finds all of its fields.
     """
+    if manifest.dynamics == "lobby":
+        return "is of the lobby's dynamics, in which no fleet runs yet: `autopilot backtest` it"
     made_for = manifest.history_len
     notebook = manifest.observation_fields == notebook_fields(made_for)
     if not notebook and manifest.observation_fields != calendar_fields(made_for):

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.lead_process import Starts, draws
-from shared.core.lobby import AGES, Band, Ended, Lobby, act, meet, opening, whole
+from shared.core.lobby import (
+    AGES,
+    Band,
+    Ended,
+    Lobby,
+    act,
+    from_targets,
+    meet,
+    opening,
+    whole,
+)
 
 LOBBY = Lobby()
 DEMANDS = st.lists(st.floats(0, 200), min_size=2, max_size=60)
@@ -179,3 +189,14 @@ def test_a_band_is_whole_and_within_the_limits() -> None:
     band = whole(Band(np.array([3.2, -1.0, 99.0]), np.array([1.0, 4.5, 120.0])), 2, 60)
     assert band.raise_level.tolist() == [4, 2, 60]
     assert band.keep_level.tolist() == [4, 5, 60]
+
+
+def test_the_notebooks_numbers_are_read_as_servers_up_and_starting() -> None:
+    targets = np.array([[40.0, 40, 46, 43, 49], [30, 25, 20, 20, 20], [50, 60, 60, 60, 60]])
+    state = from_targets(np.array([45.0, 22.0, 50.0]), targets)
+    assert state.up.tolist() == [40, 30, 50]
+    assert state.busy.tolist() == [40, 22, 50]
+    assert state.waiting.tolist() == [5, 0, 0]
+    assert state.position.tolist() == [49, 30, 60]
+    assert state.starting[0, :6].tolist() == [0, 3, 0, 6, 0, 0], "the newest was told a step ago"
+    assert state.starting[2, :6].tolist() == [0, 0, 0, 0, 10, 0]

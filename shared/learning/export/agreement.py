@@ -74,22 +74,26 @@ def random_observations(
     return observations.astype(np.float32)
 
 
-def run_saved_model(folder: Path, observations: Observations) -> Observations:
-    """Actions of the SavedModel on disk, ``(batch, n)`` to ``(batch, 1)``."""
+def run_saved_model(folder: Path, observations: Observations, output: str = OUTPUT) -> Observations:
+    """An output of the SavedModel on disk, for ``(batch, n)``; actions are ``(batch, 1)``."""
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
     outputs = loaded.signatures["serving_default"](**{INPUT: tf.constant(observations)})
-    actions: Observations = outputs[OUTPUT].numpy()
-    return actions
+    found: Observations = outputs[output].numpy()
+    return found
 
 
-def run_litert(folder: Path, observations: Observations) -> Observations:
-    """The experts' actions in the LiteRT file, one observation at a time, as the services do."""
+def run_litert(folder: Path, observations: Observations, output: str = OUTPUT) -> Observations:
+    """An output of the LiteRT file, one observation at a time, as the services do.
+
+    The policy's is the narrowest: the experts' actions.
+    """
     content = (folder / LITERT_MODEL).read_bytes()
     with library_notices_dropped():
         interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]["index"]
-    result = interpreter.get_output_details()[0]["index"]
+    outputs = sorted(interpreter.get_output_details(), key=lambda one: one["shape"][1])
+    result = outputs[0 if output == OUTPUT else -1]["index"]
     actions = []
     for observation in observations:
         interpreter.set_tensor(source, observation[np.newaxis])

@@ -1,4 +1,4 @@
-"""The nets in TensorFlow: the same function as `ResidualModule`, with native variables."""
+"""The nets in TensorFlow: the same functions as torch's, with native variables."""
 
 import math
 from collections.abc import Sequence
@@ -9,27 +9,26 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from torch import Tensor, block_diag
 
-from shared.learning.models.ensemble import LIMIT, SMALLEST_UNIT, TYPICAL_CHANGE
+from shared.learning.models.ensemble import LIMIT, SMALLEST_UNIT, TYPICAL_CHANGE, Ensemble
 from shared.learning.models.features import FeatureLayout
 from shared.learning.models.network import PolicyShape, ResidualModule
 
 
-class ServedPolicy(tf.Module):  # type: ignore[misc]
-    """The policy in TensorFlow. Input: raw observation in servers. Output: clipped mean action.
+class ServedEnsemble(tf.Module):  # type: ignore[misc]
+    """Features and ensemble in TensorFlow, merged into one net.
 
     Its weights are native variables: a Keras model, inside or traced, is converted to a LiteRT file
-    without weights, and without an error. The ensemble is merged into one net: the first layers
-    concatenated, the second ones block-diagonal, the outputs averaged.
+    without weights, and without an error. The first layers are concatenated, the second ones
+    block-diagonal, the outputs averaged.
     """
 
-    def __init__(self, module: ResidualModule) -> None:
+    def __init__(self, nets: Ensemble, layout: FeatureLayout, lead_steps: int) -> None:
         super().__init__()
-        self._shape: PolicyShape = module.shape
-        self._layout: FeatureLayout = module.layout
-        nets = module.nets
-        members = nets.first.shape[0]
+        self._layout = layout
+        self._lead_steps = lead_steps
+        members, _, outputs = nets.last.shape
         second = block_diag(*nets.second.detach())  # type: ignore[no-untyped-call]
-        last = nets.last.detach().reshape(-1, 1) / members
+        last = nets.last.detach().reshape(-1, outputs) / members
         weights = (_side_by_side(nets.first), second.numpy(), last.numpy())
         biases = (
             nets.first_bias.detach().reshape(-1).numpy(),
@@ -40,17 +39,18 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
         self._biases = [tf.Variable(bias) for bias in biases]
         self._linear = tf.Variable(nets.linear.detach().mean(dim=0).numpy())
 
-    def actions(self, observation: Any) -> Any:
-        """As `ResidualModule.actions`: observations ``(batch, n)`` to actions ``(batch, 1)``."""
-        shape = self._shape
+    def outputs(self, observation: Any) -> tuple[Any, Any, Any]:
+        """Of raw observations in servers, ``(batch, n)``: the mean of the nets' outputs.
+
+        ``(batch, outputs)``, in local units; the last demand and the local unit, ``(batch, 1)``.
+        """
         features, last, unit = self._features(observation)
         signal = features
         for weight, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
             signal = signal @ weight + bias
             signal = signal * tf.sigmoid(signal)
-        residual = signal @ self._weights[-1] + self._biases[-1] + features @ self._linear
-        action = (last + unit * residual) / shape.action_factor
-        return tf.clip_by_value(action, shape.lowest_action, shape.highest_action)
+        mean = signal @ self._weights[-1] + self._biases[-1] + features @ self._linear
+        return mean, last, unit
 
     def _features(self, observation: Any) -> tuple[Any, Any, Any]:
         """As `TorchFeatures`."""
@@ -93,8 +93,24 @@ class ServedPolicy(tf.Module):  # type: ignore[misc]
             level = averaged * average + (1 - averaged) * last
             move = known[:, plan.spread : plan.spread + 1]
         by_level = TYPICAL_CHANGE * level
-        walk = has_move * move * math.sqrt(self._shape.lead_steps) + (1 - has_move) * by_level
+        walk = has_move * move * math.sqrt(self._lead_steps) + (1 - has_move) * by_level
         return tf.maximum(0.5 * by_level + 0.5 * walk, SMALLEST_UNIT), level
+
+
+class ServedPolicy(tf.Module):  # type: ignore[misc]
+    """The policy in TensorFlow. Input: raw observation in servers. Output: clipped mean action."""
+
+    def __init__(self, module: ResidualModule) -> None:
+        super().__init__()
+        self._shape: PolicyShape = module.shape
+        self._ensemble = ServedEnsemble(module.nets, module.layout, module.lead_steps)
+
+    def actions(self, observation: Any) -> Any:
+        """As `ResidualModule.actions`: observations ``(batch, n)`` to actions ``(batch, 1)``."""
+        shape = self._shape
+        residual, last, unit = self._ensemble.outputs(observation)
+        action = (last + unit * residual) / shape.action_factor
+        return tf.clip_by_value(action, shape.lowest_action, shape.highest_action)
 
 
 def _side_by_side(weights: Tensor) -> NDArray[np.float32]:

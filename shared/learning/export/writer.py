@@ -1,6 +1,6 @@
 """Write a policy as SavedModel and LiteRT."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,23 @@ def export(policy: Mixture | ResidualModule | TunedRulePolicy, folder: Path) -> 
     else:
         graphs = [ServedPolicy(policy)]
     exported = Exported(graphs, prior_of(policy))
-    size = len(policy.fields)
-    many = tf.TensorSpec([None, size], tf.float32, name=INPUT)
-    decide = tf.function(exported.decide).get_concrete_function(many)
+    write_graph(exported, exported.decide, exported.actions, len(policy.fields), folder)
+
+
+def write_graph(
+    module: tf.Module,
+    decide: Callable[[Any], dict[str, Any]],
+    actions: Callable[[Any], dict[str, Any]],
+    fields: int,
+    folder: Path,
+) -> None:
+    """Write a module's `decide` as SavedModel, for many observations, its `actions` as LiteRT."""
+    many = tf.TensorSpec([None, fields], tf.float32, name=INPUT)
+    decided = tf.function(decide).get_concrete_function(many)
     saved_model = folder / SAVED_MODEL
     saved_model.parent.mkdir(parents=True, exist_ok=True)
-    tf.saved_model.save(exported, str(saved_model), signatures={"serving_default": decide})
-    one = tf.TensorSpec([1, size], tf.float32, name=INPUT)
-    actions = tf.function(exported.actions).get_concrete_function(one)
-    lite = tf.lite.TFLiteConverter.from_concrete_functions([actions], exported).convert()
+    tf.saved_model.save(module, str(saved_model), signatures={"serving_default": decided})
+    one = tf.TensorSpec([1, fields], tf.float32, name=INPUT)
+    acted = tf.function(actions).get_concrete_function(one)
+    lite = tf.lite.TFLiteConverter.from_concrete_functions([acted], module).convert()
     (folder / LITERT_MODEL).write_bytes(lite)

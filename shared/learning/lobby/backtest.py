@@ -16,6 +16,7 @@ from shared.core.forecasts import Forecasts
 from shared.core.history import History
 from shared.core.lead_process import Kind, Starts
 from shared.core.lobby import Lobby
+from shared.core.replay import observations_after
 from shared.core.rollout import BandPolicy, LobbyScore, M, Step, roll_out, scored
 from shared.core.tuning import BUFFER, CONSTANT, RULES, SEASONAL, TREND_BUFFER, tune
 from shared.learning.backtest import AUTOPILOT, Case
@@ -27,6 +28,7 @@ from shared.learning.lobby.training import (
     forecasts_of,
     usual_lead,
 )
+from shared.policies.runtime import LearntPolicy
 
 SCORED: tuple[Kind, ...] = ("regimes",)
 """Lead process of the scored paths, unless lead times are given."""
@@ -170,6 +172,23 @@ def backtest_trained(case: LobbyCase, made: LobbyTraining) -> LobbyReport:
     )
     rules = target_rules(case)
     return LobbyReport(case, {AUTOPILOT: serving, **outcomes, **rules}, steps, [])
+
+
+def backtest_artefact(case: LobbyCase, artefact: LearntPolicy) -> LobbyReport:
+    """A policy of the lobby's dynamics, as its files have it, beside autoscalers' rules."""
+    rule = artefact.manifest.lobby
+    assert rule is not None, "the caller has looked"
+    history, parameters = case.case.history, case.case.parameters
+    rows = np.arange(len(history.demands))
+    seen = observations_after(history, artefact.fields, parameters, rows, artefact.lead_steps)
+    demands = parameters.within_limits(history.demands)
+    forecasts = Forecasts.of(artefact.quantiles(seen), demands)
+    numbers = np.array([rule.numbers[name] for name in NAMES])
+    policy = case.rule(numbers, forecasts)
+    chosen = {"version": artefact.version, "rule": rule.numbers}
+    serving = LobbyOutcome(scored(case.rolled(policy)), chosen)
+    steps = list(case.rolled(policy))
+    return LobbyReport(case, {AUTOPILOT: serving, **target_rules(case)}, steps, [])
 
 
 def backtest_targets(case: LobbyCase, targets: FloatArray, **chosen: Any) -> LobbyReport:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.core.arrays import FloatArray
-from shared.core.forecasts import HORIZONS
+from shared.core.forecasts import HORIZONS, ordered
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.learning.hindsight.optimizer import BATCH, Hindsight
@@ -53,11 +53,11 @@ class Forecaster:
         """What is forecast after each row, ``(rows, horizons, levels)``: out of fold, or by all."""
         rows = np.arange(len(history.demands))
         found = self.nets.quantiles(SIGHT.observations(history, parameters, rows))
-        together: FloatArray = found.mean(axis=0)
+        together = found.mean(axis=0)
         for fold, (begin, end) in enumerate(self.folds):
             inside = (history.times >= begin) & (history.times < end)
             together[inside] = found[fold, inside]
-        return together
+        return ordered(together)
 
 
 def fit(

@@ -22,6 +22,7 @@ from shared.core.rollout import LobbyScore, roll_out, scored
 from shared.errors import BadInput
 from shared.learning.budget import Budget
 from shared.learning.lobby.forecasting import Forecaster, Weights, fit
+from shared.learning.lobby.policy import LobbyPolicy
 from shared.learning.lobby.search import SearchBudget, Simulator, search, search_plain
 from shared.learning.progress import Stages
 from shared.learning.threads import use_one_thread
@@ -39,6 +40,8 @@ LEAST_ROWS = 120
 """Recorded rows below which there is too little to search on."""
 FIT_PART, PLAIN_PART, SEARCH_PART = 0.45, 0.2, 0.3
 """Of the time: for the nets, the plain rule, the whole rule."""
+LEARNT = "learnt"
+"""Kind of its policies: the nets are, whatever numbers the rule has."""
 ADAPTIVE, TUNED, ONE_QUANTILE = "adaptive_rule", "tuned_rule", "quantile"
 """Contenders by name: the rule with all of its numbers, with the plain ones, with one quantile."""
 
@@ -63,6 +66,11 @@ class LobbyTraining:
     def named_numbers(self) -> dict[str, float]:
         """Of what serves."""
         return dict(zip(NAMES, self.numbers[self.winner].tolist(), strict=True))
+
+
+def lobby_policy(made: LobbyTraining, parameters: FleetParameters) -> LobbyPolicy:
+    """What serves, as it is exported."""
+    return LobbyPolicy(made.forecaster.nets, made.named_numbers, parameters)
 
 
 def usual_lead(parameters: FleetParameters) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 INPUT = "observation"
 OUTPUT = "policy"
+FORECAST = "forecast"
 """Input and output names of every policy's graph."""
 HARMONICS = {"time_of_day": 3, "time_of_week": 2}
 """Number of sine and cosine pairs of a time: enough for a daily curve with an evening peak."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shared.core.arrays import FloatArray
 from shared.core.fields import forecast_fields
-from shared.core.forecasts import HORIZONS, LEVELS
+from shared.core.forecasts import HORIZONS, LEAD_STEPS, LEVELS
 from shared.learning.hindsight.optimizer import Heads
 from shared.learning.hindsight.samples import Sight
 from shared.learning.models.ensemble import Ensemble, TorchFeatures
@@ -19,8 +19,6 @@ FOLDS = 4
 """Stretches of recorded demand, each of which some of the nets never see."""
 OF_EACH_FOLD = 2
 """Nets that leave a fold out: one begun from the pretrained ones, one from nothing."""
-LEAD_STEPS = 6
-"""Steps ahead that the local unit and the time fields are for."""
 
 SIGHT = Sight(forecast_fields(HORIZONS), LEAD_STEPS, HORIZONS)
 """What the nets see, and the horizons that they forecast."""
@@ -56,9 +54,9 @@ class QuantileNets(nn.Module):
         self.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
 
     def quantiles(self, observations: NDArray[np.float32]) -> FloatArray:
-        """Quantiles in servers of every fold's nets, ``(folds, rows, horizons, levels)``.
+        """Quantiles in servers by every fold's nets, ``(folds, rows, horizons, levels)``.
 
-        Averaged over the nets of a fold, ascending along levels, at least 0.
+        Averaged over the nets of a fold, and not yet `ordered`.
         """
         with torch.no_grad():
             features, last, unit = self.features(torch.from_numpy(observations))
@@ -66,5 +64,5 @@ class QuantileNets(nn.Module):
             changes = changes.unflatten(-1, (len(HORIZONS), len(LEVELS)))
             scaled = unit[..., None] * torch.tensor(HEADS.scales)[:, None]
             servers = last[..., None] + scaled * changes
-        found: FloatArray = np.sort(servers.numpy().astype(np.float64), axis=-1)
-        return np.maximum(found, 0.0)
+        quantiles: FloatArray = servers.numpy().astype(np.float64)
+        return quantiles
