@@ -1,4 +1,4 @@
-"""Which `AUTOPILOT_*` variables there are: a misspelt one is refused, not passed over."""
+"""Checks the names of `AUTOPILOT_*` variables: an unknown one is refused, not ignored."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ _OF_A_SERVICE = re.compile(
 
 
 def is_service_address(value: object) -> bool:
-    """Whether it is what Kubernetes puts into the ``..._PORT`` of a Service: ``tcp://10.0.0.1:80``.
+    """Whether it is the value of Kubernetes' ``..._PORT`` of a Service: ``tcp://10.0.0.1:80``.
 
     A Service named `autopilot-prediction` makes it the value of AUTOPILOT_PREDICTION_PORT.
     """
@@ -23,10 +23,10 @@ def is_service_address(value: object) -> bool:
 
 
 def check_names(environment: Mapping[str, str], known: Iterable[str]) -> None:
-    """Raise `BadSetting` for variables that are no setting, with the name that was meant.
+    """Raise `BadSetting` for variables that are not a setting, with the closest name.
 
-    Names count in any case, as they do for pydantic-settings. What Kubernetes injects for the
-    Services of a namespace is passed over.
+    Names are case-insensitive, as in pydantic-settings. Variables that Kubernetes injects for the
+    Services of a namespace are ignored.
     """
     settings = {PREFIX + name.upper() for name in known}
     unknown = sorted(
@@ -43,4 +43,4 @@ def check_names(environment: Mapping[str, str], known: Iterable[str]) -> None:
 
 def _refusal(name: str, settings: Iterable[str]) -> str:
     closest = get_close_matches(name.upper(), settings, n=1, cutoff=0.0)
-    return f"{name} is no setting: the closest is {closest[0]}; set that instead, or unset it"
+    return f"{name} is not a setting: the closest is {closest[0]}; set that instead, or unset it"

@@ -74,7 +74,7 @@ def configure_logs(service: str, log_format: str, level: str) -> None:
 
 
 def tell_uncaught_errors() -> None:
-    """Have errors that nobody catches told without secrets, in the main thread and in others."""
+    """Log uncaught errors without secrets, in the main thread and in others."""
 
     def tell(error: BaseException, trace: TracebackType | None) -> None:
         if structlog.is_configured():
@@ -97,7 +97,7 @@ def tell_uncaught_errors() -> None:
 
 
 class _Handler(logging.StreamHandler[Any]):
-    """Tells that a line could not be written, without what was in it."""
+    """Reports that a line could not be written, without its content."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         _, error, trace = sys.exc_info()
@@ -117,7 +117,7 @@ def _redact_line(_: Any, __: str, line: Any) -> Any:
 
 
 def _columns() -> list[structlog.dev.Column]:
-    """Time, service, level, event, then the fields: aligned, so that services read together."""
+    """Time, service, level, event, then the fields; aligned over all services."""
 
     def column(key: str, width: int = 0, cut: slice = slice(None)) -> structlog.dev.Column:
         plain = structlog.dev.KeyValueColumnFormatter(

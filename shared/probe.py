@@ -1,7 +1,7 @@
-"""Is a service well? What a container's health check runs: ``python -IS shared/probe.py WHAT``.
+"""The health check of containers: ``python -IS shared/probe.py WHAT``.
 
 WHAT is the address of an HTTP service's `/readyz`, ``https://`` where it has a certificate, or the
-file that a worker touches while it is well. Standard library only and no site-packages: it runs
+heartbeat file of a worker. It uses only the standard library, without site-packages, since it runs
 every few seconds in every container.
 """
 
@@ -11,30 +11,30 @@ import time
 from pathlib import Path
 
 WELL_SECONDS = 20.0
-"""Without a sign of life for so long a worker is not well."""
+"""Age of a heartbeat from which a worker is unhealthy."""
 ANSWER_SECONDS = 2.0
 
 
 def beat(heartbeat: Path | None) -> None:
-    """A sign of life, if anybody looks for one."""
+    """Touch the heartbeat file, if there is one."""
     if heartbeat is not None:
         heartbeat.touch()
 
 
 def ailment(what: str) -> str | None:
-    """What is wrong, or None."""
+    """What is wrong; None if the service is healthy."""
     scheme, _, address = what.partition("://")
     if address:
         return _http_ailment(address, encrypted=scheme == "https")
     try:
         age_s = time.time() - Path(what).stat().st_mtime
     except OSError as error:
-        return f"no sign of life yet: {error.strerror}"
-    return f"the last sign of life is {age_s:.0f} s old" if age_s > WELL_SECONDS else None
+        return f"no heartbeat yet: {error.strerror}"
+    return f"the last heartbeat is {age_s:.0f} s old" if age_s > WELL_SECONDS else None
 
 
 def _http_ailment(address: str, *, encrypted: bool) -> str | None:
-    """By hand: to import an HTTP client takes twice as long as all of this."""
+    """Without an HTTP client, whose import takes twice as long as the whole check."""
     place, _, path = address.partition("/")
     host, _, port = place.partition(":")
     answer = b""
@@ -53,10 +53,10 @@ def _connected(host: str, port: int, *, encrypted: bool) -> socket.socket:
     connection = socket.create_connection((host, port), ANSWER_SECONDS)
     if not encrypted:
         return connection
-    # Imported where it is needed: it takes as long as all of this.
+    # Imported only if needed: it takes as long as the rest of the check.
     import ssl
 
-    # Whether it is well is asked, on the same machine; not whether others may trust it.
+    # The certificate is not verified: this checks health, from the same machine.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

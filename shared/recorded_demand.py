@@ -1,6 +1,6 @@
-"""Recorded demand: what a fleet's steps leave behind, for the live worker and for training.
+"""Recorded demand: the series of a fleet's steps, for the live worker and for training.
 
-Demand is exogenous (what we allocate does not change what players do), so a recorded series can
+Demand is exogenous (allocations do not change the behaviour of players), so a recorded series can
 be replayed against any policy.
 """
 
@@ -18,15 +18,15 @@ from shared.messages import RecordedStep
 
 
 class TooLittleHistory(BadInput):
-    """A fleet has not recorded enough usable demand to learn from; more steps will mend it."""
+    """A fleet has not recorded enough usable demand to train on yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Demand as it was recorded, and where it has gaps.
+    """Recorded demand, and where it has gaps.
 
-    Fields that count rows and the calendar look across a gap, as the live worker does; what a
-    decision meets does not.
+    An observation may span a gap, as in the live worker; a decision and the demand that it meets
+    may not.
     """
 
     history: History

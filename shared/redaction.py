@@ -1,4 +1,4 @@
-"""No secret in what we write: the last thing that is done to a line of a log or a terminal."""
+"""Redaction of secrets, the last processing step of every line in a log or a terminal."""
 
 import re
 import traceback
@@ -10,9 +10,9 @@ from urllib.parse import quote, unquote
 
 HIDDEN = "***"
 SHORTEST_PLAIN_SECRET = 8
-"""Characters. A shorter one is hidden only where it stands alone: `read` is a word as well."""
+"""Characters. A shorter secret is hidden only as a whole word."""
 SHORTEST_PART = 3
-"""Characters of a part of a password that a message may show by itself."""
+"""Least characters of a part of a password that is hidden as well."""
 
 _PARAMETER = r"[\w.-]*(?:token|key|passw|secret|signature|credential)[\w.-]*"
 _PATTERNS = (
@@ -24,17 +24,17 @@ _PATTERNS = (
 
 
 class _Known:
-    """The secrets of this process, in every form."""
+    """The secrets of this process, in all encodings."""
 
     forms: frozenset[str] = frozenset()
     pattern: re.Pattern[str] | None = None
 
 
 def keep_secret(*secrets: str) -> None:
-    """Hide these texts from now on, as they are and as JSON, Python and URLs write them."""
+    """Hide these texts from now on, plain and as encoded in JSON, Python and URLs."""
     forms = _Known.forms.union(*(_forms(secret) for secret in secrets if secret))
     if forms != _Known.forms:
-        # The longest first: a secret may begin with another.
+        # The longest first, since a secret may begin with another.
         longest_first = sorted(forms, key=len, reverse=True)
         _Known.forms, _Known.pattern = forms, re.compile("|".join(map(_alone, longest_first)))
 
@@ -58,7 +58,7 @@ def redact(text: str) -> str:
 
 
 def redacted(value: Any) -> Any:
-    """A field of a log's event without secrets; what JSON does not know becomes text."""
+    """A field of a log event without secrets; values that JSON lacks become text."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""The address of Redis, with its password: what `autopilot up` has written, and what files add."""
+"""The address of Redis with its password, from `autopilot up` or from a password file."""
 
 import os
 import re
@@ -9,16 +9,16 @@ from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 from shared.errors import BadSetting
 
 URL_FILE = Path(".autopilot/redis.url")
-"""Address of the Redis that this folder's platform has started, where no setting names another."""
+"""Address of the Redis that `autopilot up` embeds in this folder, used without another setting."""
 OWNER_ONLY = 0o600
 
 _WRITTEN = re.compile(r"redis://:[\w-]+@[\w.-]+:\d{1,5}/0", re.ASCII)
 
 
 def kept_url() -> str | None:
-    """The address in `URL_FILE`, or None without the file; raises `BadSetting` for any other text.
+    """The address in `URL_FILE`, None without the file; raises `BadSetting` for any other text.
 
-    A file that others could read is taken from them first.
+    The file's permissions are restricted to its owner first.
     """
     try:
         if URL_FILE.stat().st_mode & ~OWNER_ONLY & 0o777:
@@ -40,9 +40,9 @@ def kept_url() -> str | None:
 
 
 def keep_url(host: str, port: int) -> str:
-    """Have `URL_FILE` say this host and port; the address.
+    """Write this host and port to `URL_FILE`. Returns the address.
 
-    The password is random when the file is new, and stays as long as the file is there.
+    A new file gets a random password, which is kept as long as the file exists.
     """
     kept = kept_url()
     password = secrets.token_urlsafe(32) if kept is None else urlsplit(kept).password
@@ -54,7 +54,7 @@ def keep_url(host: str, port: int) -> str:
 
 
 def with_password_of(url: str, file: Path) -> str:
-    """The address with the password that a file holds; raises `BadSetting` where that can't be."""
+    """The address with the password in a file; raises `BadSetting` for an unusable one."""
     setting = f"AUTOPILOT_REDIS_PASSWORD_FILE={file}"
     try:
         address = urlsplit(url)
@@ -77,7 +77,7 @@ def with_password_of(url: str, file: Path) -> str:
 
 
 def write_private(path: Path, text: str, mode: int = OWNER_ONLY) -> None:
-    """Write a file in one step; nobody beyond `mode` can read it at any time."""
+    """Write a file atomically; its permissions are never wider than `mode`."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
     with os.fdopen(descriptor, "w") as file:

@@ -112,7 +112,7 @@ def _of_settings(resource: Resource) -> Iterator[str]:
 
 def _unknown(who: str, name: str) -> Iterator[str]:
     if name.startswith(PREFIX) and name not in KNOWN:
-        yield f"{who}: {name} is no setting of shared/settings"
+        yield f"{who}: {name} is not a setting of shared/settings"
 
 
 def _amount(text: Any) -> float:

@@ -236,12 +236,16 @@ def fleets_shadow(fleet: str) -> None:
 
 
 def main() -> None:
-    """Run a command; a mistake of the user is one line on standard error, and exit code 2."""
+    """`run_command` in a process of its own, which ends at once."""
     with ending_at_once():
-        _run()
+        run_command()
 
 
-def _run() -> None:
+def run_command() -> None:
+    """Run a command; a mistake of the user is one line on standard error, and exit code 2.
+
+    Ends with `SystemExit`.
+    """
     tell_uncaught_errors()
     try:
         sys.exit(app(standalone_mode=False) or 0)

@@ -1,4 +1,4 @@
-"""What the containers of docker-compose.yml let each other in with, on volumes of its own.
+"""Writes the passwords and tokens of docker-compose.yml's containers, on separate volumes.
 
 | file | holds | who reads it |
 |---|---|---|
@@ -6,8 +6,8 @@
 | ``.autopilot/redis.password`` | the password alone | Redis itself |
 | ``/var/lib/autopilot/scraping/token`` | a token with the role read | Prometheus |
 
-``python -m services.cli.access_files`` runs before every other container and ends. The password is
-made once; the token is written again each time.
+``python -m services.cli.access_files`` runs to completion before every other container starts. The
+password is made once; the token is written every time.
 """
 
 import os
@@ -24,9 +24,9 @@ REDIS_HOST, REDIS_PORT = "redis", 6379
 PASSWORD_FILE = URL_FILE.with_name("redis.password")
 SCRAPE_TOKEN_FILE = Path("/var/lib/autopilot/scraping/token")
 FOR_THE_GROUP = 0o640
-"""Redis and Prometheus are other users than we, in our group."""
+"""Redis and Prometheus run as other users, in our group."""
 NO_TOKEN = "none-is-wanted"  # noqa: S105
-"""Prometheus sends one in any case."""
+"""Prometheus always sends a token, also where none is required."""
 
 
 def main(_: Settings, __: Fleets) -> None:
@@ -34,7 +34,7 @@ def main(_: Settings, __: Fleets) -> None:
 
 
 def write_access_files(scrape_token_file: Path, environment: Mapping[str, str]) -> None:
-    """Write all three files; raises `BadSetting` where that can't be."""
+    """Write all three files; raises `BadSetting` if that fails."""
     token = scrape_token(environment)
     try:
         password = urlsplit(keep_url(REDIS_HOST, REDIS_PORT)).password or ""

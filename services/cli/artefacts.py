@@ -12,7 +12,7 @@ from shared.settings import Settings
 
 
 def load_artefact(folder: Path, settings: Settings) -> LearntPolicy:
-    """The policy in a folder; raises `BadInput` when it is none, is damaged, or is not signed."""
+    """The policy in a folder; raises `BadInput` if it is missing, damaged, or not signed."""
     key = SigningKey.of(settings.signing_key_file)
     try:
         return policies.load_artefact(folder, key)
@@ -21,7 +21,7 @@ def load_artefact(folder: Path, settings: Settings) -> LearntPolicy:
 
 
 def find_artefact(name: str, fleet: str, settings: Settings) -> LearntPolicy:
-    """The policy that DIR or VERSION names: a folder first, else a version in the store."""
+    """The policy named by DIR or VERSION: a folder if it exists, else a version in the store."""
     if Path(name).exists():
         return load_artefact(Path(name), settings)
     try:
@@ -50,9 +50,9 @@ def find_version(
 
 
 def check_history_len(manifest: PolicyManifest, history_len: int | None) -> None:
-    """Raise `BadInput` when a policy was learnt for another lead time than is asked for."""
+    """Raise `BadInput` if a policy was trained for another lead time than the option's."""
     if history_len not in (None, manifest.history_len):
         raise BadInput(
-            f"--history-len {history_len}: policy {manifest.version} was learnt for "
+            f"--history-len {history_len}: policy {manifest.version} was trained for "
             f"{manifest.history_len}; leave the option out"
         )

@@ -35,7 +35,7 @@ def prepare(
 
 
 def for_policy(case: Case, manifest: PolicyManifest, history_len: int | None) -> Case:
-    """The same demand with the lead time and the action factor that a policy was learnt for."""
+    """The same demand with the lead time and the action factor that a policy was trained for."""
     check_history_len(manifest, history_len)
     parameters = replace(
         case.parameters,

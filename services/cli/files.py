@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written atomically."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from shared.errors import BadInput
 
 
 def check_can_write(path: Path | None, option: str) -> None:
-    """Raise `BadInput` when a file can't be put there: before the work, not after it."""
+    """Raise `BadInput` if a file can't be written there: before the work, not after it."""
     if path is None:
         return
     if path.is_dir():
@@ -23,14 +23,14 @@ def check_can_write(path: Path | None, option: str) -> None:
 
 
 def check_new_file(path: Path, option: str) -> None:
-    """Raise `BadInput` unless a file can be put there without replacing anything."""
+    """Raise `BadInput` unless a new file can be written there."""
     check_can_write(path, option)
     if os.path.lexists(path):
         raise BadInput(f"{option} {path} is there already: name a new file")
 
 
 def check_new_folder(path: Path, option: str) -> None:
-    """Raise `BadInput` unless a folder can be made there, or an empty one is there."""
+    """Raise `BadInput` unless a folder can be created there, or an empty one exists."""
     if path.resolve() == Path.cwd():
         raise BadInput(f"{option} {path} is the folder that you are in: name a new one in it")
     empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
@@ -40,9 +40,9 @@ def check_new_folder(path: Path, option: str) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file under a hidden name (same suffix), then give it its own.
+    """Let `write` make a file under a hidden name (same suffix), then rename it to `path`.
 
-    A link stays one: what it leads to is written. Raises `BadInput` when it can't be.
+    A link is kept, and its target is written. Raises `BadInput` if that fails.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -62,7 +62,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def hidden_folder(beside: Path) -> Iterator[Path]:
-    """A hidden folder to write in; what is left of it goes when the block ends."""
+    """A hidden folder to write in; unless renamed, it is removed with the block."""
     folder = beside.with_name(f".{beside.name}.{uuid.uuid4().hex[:6]}.partial")
     folder.mkdir()
     try:
@@ -74,7 +74,7 @@ def hidden_folder(beside: Path) -> Iterator[Path]:
 def _check_parent(path: Path, option: str) -> None:
     if not path.absolute().parent.is_dir():
         raise BadInput(f"{option} {path}: there is no folder {path.absolute().parent}: make it")
-    try:  # to root all folders look writable
+    try:  # for root, all folders seem to be writable
         tempfile.TemporaryFile(dir=path.absolute().parent).close()
     except OSError as error:
         raise BadInput(

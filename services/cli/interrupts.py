@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C for commands that work for minutes: they end at once, and clean up."""
+"""SIGTERM and Ctrl-C for long commands: they end at once, and clean up."""
 
 import signal
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """A signal has ended the command; what it was writing is removed on the way out."""
+    """A signal has ended the command; unfinished files are removed."""
 
     def __init__(self, number: int) -> None:
         self.exit_code = 128 + number

@@ -1,4 +1,4 @@
-"""Learn on recorded demand, with what the extra `trainer` brings; nothing of it loads before."""
+"""Training for the commands; the libraries of the extra `trainer` are loaded only when needed."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from shared.learning.progress import Progress as Reached
     from shared.learning.training import TrainingResult
 
-Told = Callable[[float, str], None]
-"""How far learning has come: the part that is done, 0 to 1, and the figures in words."""
+ReportProgress = Callable[[float, str], None]
+"""Reports progress: the completed fraction, 0 to 1, and a text with metrics."""
 
 
 @contextmanager
@@ -42,8 +42,8 @@ def trainer() -> Iterator[None]:
         yield
 
 
-def telling(options: TrainingOptions, tell: Told) -> Callable[["Reached"], None]:
-    """Hands on how far training has come, as a part of its budget and in words."""
+def reporting(options: TrainingOptions, tell: ReportProgress) -> Callable[["Reached"], None]:
+    """Converts training's reports to the completed fraction of the budget, and a text."""
     seconds, steps = options.budget.seconds, options.budget.steps
 
     def on_progress(progress: "Reached") -> None:
@@ -61,12 +61,12 @@ def write_artefact(
     parameters: FleetParameters,
     options: TrainingOptions,
     now: datetime,
-    tell: Told,
+    tell: ReportProgress,
     *,
     save_model: bool,
     key: SigningKey | None = None,
 ) -> PolicyManifest:
-    """Learn, export, check, and put the artefact at `folder`, whole or not at all.
+    """Train, export, verify, and write the artefact to `folder`, atomically.
 
     It is signed with the key, if there is one.
     """
@@ -76,7 +76,7 @@ def write_artefact(
 
     with hidden_folder(folder) as hidden:
         checkpoint = hidden / CHECKPOINT if save_model else None
-        on_progress = telling(options, tell)
+        on_progress = reporting(options, tell)
         made = train_on(history, parameters, options, checkpoint, on_progress)
         if made.kind != LEARNT:
             shutil.rmtree(hidden / CHECKPOINT, ignore_errors=True)
@@ -99,10 +99,10 @@ def write_pretrained(
     history_len: int,
     seed: int,
     now: datetime,
-    tell: Told,
+    tell: ReportProgress,
     key: SigningKey | None = None,
 ) -> PolicyManifest:
-    """Learn the general policy from made-up demand, and put its artefact at `folder`, whole."""
+    """Train the pretrained policy on synthetic demand, and write its artefact to `folder`."""
     check_trainer()
     quiet_libraries()
     from shared.learning import pretraining
@@ -110,7 +110,7 @@ def write_pretrained(
     from shared.learning.export.writer import export
 
     parameters = pretraining.pretraining_parameters(history_len)
-    # The forms are compared in fleets of the usual size: their numbers have so many digits.
+    # The exported forms are compared at the size of a typical fleet, since float32 is relative.
     usual = FleetParameters(history_len=history_len, observation="calendar")
     with hidden_folder(folder) as hidden:
         learnt = pretraining.pretrain(history_len, seed, tell)
@@ -134,10 +134,10 @@ def write_lobby_artefact(
     lobby: Lobby,
     options: TrainingOptions,
     now: datetime,
-    tell: Told,
+    tell: ReportProgress,
     key: SigningKey | None = None,
 ) -> PolicyManifest:
-    """Learn for the lobby's dynamics, export, check, and put the artefact at `folder`, whole."""
+    """Train for the lobby's dynamics, export, verify, and write the artefact to `folder`."""
     check_trainer()
     quiet_libraries()
     from shared.learning.export.lobby import check_lobby_agreement, export_lobby
@@ -176,7 +176,7 @@ def write_lobby_artefact(
         return seal(draft, hidden, folder, key)
 
 
-def write_pretrained_nets(folder: Path, history_len: int, seed: int, tell: Told) -> None:
+def write_pretrained_nets(folder: Path, history_len: int, seed: int, tell: ReportProgress) -> None:
     """Train the lobby's forecasts on synthetic demand, and put their weights into `folder`."""
     check_trainer()
     quiet_libraries()
@@ -202,11 +202,11 @@ def _draft(
 
 
 @contextmanager
-def progress_bar() -> Iterator[Told]:
-    """A bar on standard error while learning runs; nothing where that is no terminal."""
+def progress_bar() -> Iterator[ReportProgress]:
+    """A progress bar on standard error during training, if that is a terminal."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("learning"),
+        TextColumn("training"),
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.description}"),

@@ -169,7 +169,7 @@ def _in_notebook(
         case, outcome = replayed(case, policy, history_len, settings)
     else:
         with learner.trainer(), learner.progress_bar() as tell:
-            outcome = trained(case, options, learner.telling(options, tell))
+            outcome = trained(case, options, learner.reporting(options, tell))
     others, notes = baselines(case)
     notes = [*selection_notes(outcome), *notes]
     return Report(case, {AUTOPILOT: outcome, **others}, notes)

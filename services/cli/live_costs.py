@@ -1,4 +1,4 @@
-"""What a fleet's decisions have cost against its demand, beside what ran or the plain rule."""
+"""Live costs of a fleet's decisions on its demand, compared with what ran or with the rule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,23 +19,23 @@ Other = Literal["ran", "rule"]
 
 @dataclass(frozen=True, slots=True)
 class LiveCosts:
-    """Servers per step: one too many costs 1, one too few `over_prov_factor`."""
+    """Costs in servers per step: an idle server costs 1, a missing one `over_prov_factor`."""
 
     decided: float
-    """Of what the decisions have brought up, or would have, were they followed."""
+    """Of the servers that the decisions have brought up, or would have if followed."""
     instead: float
-    """On the same steps, of what it is compared with."""
+    """Of the alternative, on the same steps."""
     compared_with: Other
-    """`ran`: the servers that were really up, as reported; `rule`: what the plain rule would have
-    brought up, through the same guards, since no supply is reported."""
+    """The alternative: `ran`, the servers that were really up, as reported; or `rule`, those that
+    the rule would have brought up with the same guards, where no supply is reported."""
     steps: int
 
 
 def live_costs(steps: Sequence[RecordedStep], settings: FleetSettings) -> LiveCosts | None:
-    """Compare a fleet's recorded steps, oldest first; None while there is nothing to compare.
+    """The costs over a fleet's recorded steps, oldest first; None without any to score.
 
-    Demand does not depend on what is decided, so what either costs is exact. What ran counts where
-    it is reported for at least half of the steps.
+    Demand does not depend on decisions, so both costs are exact. The alternative is what ran, if
+    that is reported for at least half of the steps.
     """
     steps = [step for step in steps if step.allocation is not None]
     if not steps:
@@ -71,19 +71,19 @@ def _compared(
 
 
 def _by_rule(steps: Sequence[RecordedStep], settings: FleetSettings) -> np.ndarray:
-    """What the rule would have had up at each step; it holds what it asked while demand is held.
+    """The servers that the rule would have had up at each step, shape ``(steps,)``.
 
-    It begins with the number that was really told before.
+    Its target is held while demand is. It starts from the number that was really told before.
     """
     parameters, guards = settings.parameters, settings.guards
     times = np.array([step.at for step in steps])
     demands = np.array([step.demand for step in steps], dtype=np.float64)
-    asks = live_rule(History(times, demands, settings.learning_freq), parameters)
+    requested = live_rule(History(times, demands, settings.learning_freq), parameters)
     newest_usable = np.maximum.accumulate(
         [row if step.usable else 0 for row, step in enumerate(steps)]
     )
     told = guarded_series(
-        asks[newest_usable],
+        requested[newest_usable],
         demands,
         guards,
         parameters,

@@ -105,7 +105,7 @@ def _lead(text: str | None, where: str) -> float:
     try:
         lead = float(text or "")
     except ValueError:
-        raise BadInput(f"{where}: lead_steps {quoted(text)} is no number") from None
+        raise BadInput(f"{where}: lead_steps {quoted(text)} is not a number") from None
     if not (math.isfinite(lead) and SHORTEST_LEAD <= lead <= LONGEST_LEAD):
         raise BadInput(
             f"{where}: lead_steps {quoted(text)} can't be: give {SHORTEST_LEAD:g} to "

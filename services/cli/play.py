@@ -1,4 +1,4 @@
-"""Play demand as a matchmaker would: post it to the matchmaking service, step by step."""
+"""Plays demand like a matchmaker: posts it to the matchmaking service, step by step."""
 
 import itertools
 import time
@@ -21,7 +21,7 @@ from shared.resilience import Outage
 
 REQUEST_TIMEOUT_SECONDS = 5.0
 AWAY_SECONDS = 0.5
-"""Wait before another try while the matchmaking service does not answer."""
+"""Wait before a retry while the matchmaking service is unavailable."""
 
 _log = structlog.get_logger(__name__)
 
@@ -35,15 +35,15 @@ class Matchmaker:
     fleet: str
     tokens: Tokens
     give_way_s: float = 0.0
-    """Reports say that they were observed so long ago: anyone else's newer one counts meanwhile."""
+    """Age of the reports: a newer one of another sender takes precedence for this long."""
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
 
     def play(self, demands: Iterable[float], steps_per_second: float) -> int:
-        """Post demands (servers) on a steady clock, and say how many were taken.
+        """Post demands (servers) at a steady rate. Returns how many were accepted.
 
-        A service that is away is waited for: demand that could not be told in time is skipped,
-        as a real matchmaker would. Raises `BadInput` when it refuses a demand, or took none.
+        It waits for a service that is unavailable, and skips demand that is late, like a real
+        matchmaker. Raises `BadInput` if a demand is refused, or none was accepted.
         """
         accepted, outage = 0, Outage("matchmaking_is_away", "matchmaking_is_back", url=self.url)
         with httpx.Client(timeout=REQUEST_TIMEOUT_SECONDS, auth=self._auth()) as client:
@@ -53,9 +53,9 @@ class Matchmaker:
                 if behind > max(1.0, 1 / steps_per_second):
                     continue
                 self.sleep(max(0.0, -behind))
-                answered = self._post(client, demand)
-                accepted += answered
-                if answered:
+                posted = self._post(client, demand)
+                accepted += posted
+                if posted:
                     outage.end()
                 else:
                     outage.begin("it does not take demand")
@@ -87,7 +87,7 @@ class Matchmaker:
 
 
 def trace_demands(path: Path, players_per_server: float, *, repeat: bool) -> Iterator[float]:
-    """Demand in servers, a row a step; from the start again for ever if `repeat`."""
+    """Demand in servers, one row per step; without end if `repeat`."""
     servers = read_trace(path).demand / checked(players_per_server)
     if servers.max() > MAX_SERVERS_EVER:
         raise BadInput(
@@ -98,5 +98,5 @@ def trace_demands(path: Path, players_per_server: float, *, repeat: bool) -> Ite
 
 
 def sine_demands(max_servers: float) -> Iterator[float]:
-    """The notebook's `sine1h` for ever, a point a step."""
+    """The notebook's `sine1h` without end, one point per step."""
     return (sine1h(step, PEAK_FRACTION * max_servers) for step in itertools.count(1))

@@ -1,4 +1,4 @@
-"""Run the platform's processes under supervisord, and hand their combined log on."""
+"""Runs the platform's processes under supervisord, and passes on their combined log."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ STOP_SECONDS = 3
 Whatever a kill cuts short is done again: a step by another worker, a training job by its retry.
 """
 GAVE_UP = "entered FATAL state"
-"""What supervisord says of a process that does not stay up."""
+"""supervisord's message for a process that does not stay up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Program:
 
 
 def service_command(module: str, *arguments: str) -> list[str]:
-    """A module of this installation, run by this Python."""
+    """The command that runs a module of this installation with this Python."""
     return [sys.executable, "-m", module, *arguments]
 
 
 def check_port_free(host: str, port: int, purpose: str, variable: str) -> None:
-    """Raise `BadInput` with what to do when a port is taken."""
+    """Raise `BadInput`, with what to do, if a port is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -74,7 +74,7 @@ class Supervisor:
         )
 
     def pump(self, write: Callable[[str], None]) -> None:
-        """Hand on every log line until supervisord has ended."""
+        """Pass on every log line until supervisord has ended."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             write(line.decode(errors="replace").rstrip("\n"))

@@ -12,12 +12,12 @@ from shared.core.arrays import FloatArray
 from shared.errors import BadInput, quoted
 
 MAX_DEMAND = 1e15
-"""In the source's own unit, players or requests: a float does not count by one above it."""
+"""In the trace's unit, players or requests: above it, floats are not exact to one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Demand as it was recorded, one row a step, in the source's own unit."""
+    """Recorded demand, one row per step, in the trace's unit."""
 
     name: str
     timestamps: tuple[datetime, ...]
@@ -25,7 +25,7 @@ class Trace:
 
 
 def read_trace(path: Path) -> Trace:
-    """Read a trace; raises `BadInput` with the line that can't be used and why."""
+    """Read a trace; raises `BadInput` with the number of an invalid line, and the reason."""
     timestamps: list[datetime] = []
     demand: list[float] = []
     try:
@@ -59,8 +59,8 @@ def _check_order(newest: list[datetime], where: str) -> None:
         raise BadInput(f"{where}: time runs backwards: sort the rows by timestamp")
     if len(newest) > 1 and newest[0] == newest[1]:
         raise BadInput(
-            f"{where}: {newest[1]:%Y-%m-%dT%H:%M:%SZ} is there twice: a row is a step, so keep one "
-            "row a time"
+            f"{where}: {newest[1]:%Y-%m-%dT%H:%M:%SZ} occurs twice: a row is a step, so keep one "
+            "row per time"
         )
 
 
@@ -70,7 +70,7 @@ def _timestamp(text: str | None, where: str) -> datetime:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):  # the first and last hours of time are no UTC elsewhere
         raise BadInput(
-            f"{where}: {quoted(text)} is no time: write it like 2024-06-12T16:50:00Z"
+            f"{where}: {quoted(text)} is not a time: write it like 2024-06-12T16:50:00Z"
         ) from None
 
 
@@ -78,7 +78,7 @@ def _demand(text: str | None, where: str) -> float:
     try:
         demand = float(text or "")
     except ValueError:
-        raise BadInput(f"{where}: demand {quoted(text)} is no number") from None
+        raise BadInput(f"{where}: demand {quoted(text)} is not a number") from None
     if not (math.isfinite(demand) and 0 <= demand <= MAX_DEMAND):
         raise BadInput(
             f"{where}: demand {quoted(text)} can't be: it must be finite and not negative, "

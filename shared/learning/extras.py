@@ -1,4 +1,4 @@
-"""The extra `trainer`: whether it is installed, and its libraries kept out of the logs."""
+"""The extra `trainer`: checks that it is installed, and keeps its libraries out of the logs."""
 
 import importlib.util
 import os
@@ -6,13 +6,13 @@ import os
 from shared.errors import BadInput
 
 _QUIET = {
-    # TensorFlow's C++ reports the missing GPU as an error; its Python still raises what matters.
+    # TensorFlow's C++ logs a missing GPU as an error; its Python still raises real errors.
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    # Else it depends on the processor how TensorFlow rounds, and it says so at each start.
+    # With oneDNN, rounding depends on the processor, and TensorFlow logs that at each start.
     "TF_ENABLE_ONEDNN_OPTS": "0",
     "CUDA_VISIBLE_DEVICES": "-1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray rewrites CUDA_VISIBLE_DEVICES of processes without a GPU, and warns that it will stop.
+    # Ray overrides CUDA_VISIBLE_DEVICES of processes without a GPU, and warns of a coming change.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -24,7 +24,7 @@ def quiet_libraries() -> None:
 
 
 def check_trainer(what: str = "learning") -> None:
-    """Raise `BadInput` when the extra `trainer`, which `what` needs, is not installed."""
+    """Raise `BadInput` if the extra `trainer`, which `what` needs, is not installed."""
     missing = [name for name in ("ray", "torch", "tensorflow") if not _installed(name)]
     if missing:
         raise BadInput(

@@ -89,7 +89,7 @@ def run(
     def run(*arguments: Any) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["autopilot", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            cli.run_command()
         out, err = capsys.readouterr()
         return ended.value.code, out, err
 

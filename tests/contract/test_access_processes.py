@@ -70,7 +70,7 @@ def test_an_empty_token_and_a_misspelt_setting_are_refused(words):
     )
     assert "AUTOPILOT_API_TOKEN: it is empty" in told(empty)
     line = told(run(*words, env=variables(api_tokn="s3cret")))
-    assert "AUTOPILOT_API_TOKN is no setting: the closest is AUTOPILOT_API_TOKEN" in line
+    assert "AUTOPILOT_API_TOKN is not a setting: the closest is AUTOPILOT_API_TOKEN" in line
     assert "s3cret" not in line
 
 

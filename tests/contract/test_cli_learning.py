@@ -94,10 +94,10 @@ HEAD = "timestamp,demand\n"
         (HEAD + "2024-06-12,-1\n", "not negative"),
         (HEAD + "2024-06-12,nan\n", "must be finite"),
         (HEAD + "2024-06-12\n", "line 2"),
-        (HEAD + "0001-01-01T00:00:00+14:00,1\n", "is no time"),
+        (HEAD + "0001-01-01T00:00:00+14:00,1\n", "is not a time"),
         (HEAD + "2024-06-12,1\n9999-12-31T23:00:00-10:00,1\n", "line 3"),
         (HEAD + "2024-06-12,1\n2024-06-11,1\n", "time runs backwards"),
-        (HEAD + "2024-06-12,1\n2024-06-12,1\n", "2024-06-12T00:00:00Z is there twice"),
+        (HEAD + "2024-06-12,1\n2024-06-12,1\n", "2024-06-12T00:00:00Z occurs twice"),
         (HEAD + "2024-06-12,10000001\n", "raise --players-per-server"),
     ],
 )

@@ -157,7 +157,7 @@ def test_what_comes_later_changes_no_draw_before_it(
     [
         ("lead\n5\n", "the first line must name the column lead_steps"),
         ("lead_steps\n5\n", f"has 1 rows, and {SCORED} steps are scored: give a row for each"),
-        ("lead_steps\nfive\n", "line 2: lead_steps 'five' is no number"),
+        ("lead_steps\nfive\n", "line 2: lead_steps 'five' is not a number"),
         ("lead_steps\n0\n", "line 2: lead_steps '0' can't be"),
         ("lead_steps\nnan\n", "line 2: lead_steps 'nan' can't be"),
     ],

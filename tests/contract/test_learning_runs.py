@@ -87,7 +87,7 @@ def test_a_signal_in_mid_learning_ends_with_one_line(
     """While PPO learns, before anything is there to be written."""
     from shared.learning import progress
 
-    def telling(*_):
+    def reporting(*_):
         def on_progress(reached):
             if reached.environment_steps:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -95,7 +95,7 @@ def test_a_signal_in_mid_learning_ends_with_one_line(
         return on_progress
 
     monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr(learner, "telling", telling)
+    monkeypatch.setattr(learner, "reporting", reporting)
     path = trace(WAVE)
     before = sorted(tmp_path.rglob("*"))
     code, _, err = run("backtest", "--json", "b.json", "--seconds", "600", "--trace", path)

@@ -273,7 +273,7 @@ BROKEN = [
         "Deployment/trainer",
         FIRST,
         to("env", [{"name": "AUTOPILOT_MIN_SERVER", "value": "1"}]),
-        "AUTOPILOT_MIN_SERVER is no setting",
+        "AUTOPILOT_MIN_SERVER is not a setting",
     ),
     (
         "Deployment/trainer",
@@ -303,7 +303,7 @@ def test_what_is_broken_is_found(checks, rendering, name, path, breaking, findin
 @pytest.mark.parametrize(
     ("settings", "finding"),
     [
-        ({"AUTOPILOT_REDIS": "x"}, "AUTOPILOT_REDIS is no setting"),
+        ({"AUTOPILOT_REDIS": "x"}, "AUTOPILOT_REDIS is not a setting"),
         ({"fleets.toml": "[eu]\nmin_server = 1\n"}, "fleet eu: Extra inputs"),
         ({"fleets.toml": "[eu]\nmin_servers = 200\n"}, "fleet eu: "),
     ],

@@ -24,7 +24,7 @@ def test_a_misspelt_variable_is_refused_with_the_closest_name(monkeypatch, name,
     monkeypatch.setenv(name, "s3cret")
     with pytest.raises(BadSetting) as refused:
         load_settings()
-    assert str(refused.value).startswith(f"{name} is no setting: the closest is {closest}")
+    assert str(refused.value).startswith(f"{name} is not a setting: the closest is {closest}")
     assert "s3cret" not in str(refused.value)
     assert "\n" not in str(refused.value)
 

@@ -51,7 +51,7 @@ def test_a_service_that_is_not_there(unused_port, scheme):
 
 def test_a_worker_that_beats_is_well(tmp_path):
     heartbeat = tmp_path / "heartbeat"
-    assert "no sign of life yet" in ailment(str(heartbeat))
+    assert "no heartbeat yet" in ailment(str(heartbeat))
     beat(heartbeat)
     assert ailment(str(heartbeat)) is None
 
