@@ -173,7 +173,7 @@ def test_policies_list_shows_what_serves_a_fleet_without_a_champion(
     assert row.startswith("default v1 learnt champion"), "and only that serves now"
 
 
-def test_policies_show_finds_the_general_policy(autopilot):
+def test_policies_show_finds_the_pretrained_policy(autopilot):
     shown = autopilot(
         "policies",
         "show",
@@ -220,7 +220,7 @@ def gated(redis_url, tmp_path, publish_policy):
     return {"AUTOPILOT_REDIS_URL": redis_url, "AUTOPILOT_POLICY_STORE": "policies"}
 
 
-def test_policies_list_shows_every_verdict_with_its_scores(autopilot, gated):
+def test_policies_list_shows_every_gate_decision_with_its_scores(autopilot, gated):
     out = autopilot("policies", "list", "--wide", **gated).stdout
     (row,) = [line for line in out.splitlines() if "3.250" in line]
     assert re.split(r"\s{2,}", row.strip())[1:] == [
@@ -247,7 +247,9 @@ def test_policies_list_fits_80_columns(autopilot, gated, tmp_path, publish_polic
     assert any("failed no space left" in row for row in rows)
 
 
-def test_policies_list_as_json_has_whole_verdicts_also_of_those_without_a_version(autopilot, gated):
+def test_policies_list_as_json_has_whole_gate_decisions_also_of_those_without_a_version(
+    autopilot, gated
+):
     listed = json.loads(autopilot("policies", "list", "--json", **gated).stdout)
     (version,) = listed["versions"]
     assert (version["fleet"], version["version"], version["place"]) == ("default", "v2", "champion")
@@ -264,7 +266,7 @@ def test_policies_list_as_json_has_whole_verdicts_also_of_those_without_a_versio
     assert json.loads(newest)["verdicts"]["default"] == [kept]
 
 
-def test_policies_show_adds_the_verdicts_on_a_version(autopilot, gated):
+def test_policies_show_adds_the_gate_decisions_on_a_version(autopilot, gated):
     shown = json.loads(autopilot("policies", "show", "v2", **gated).stdout)
     assert shown["version"] == "v2"
     assert [verdict["outcome"] for verdict in shown["verdicts"]] == ["published", "kept"]

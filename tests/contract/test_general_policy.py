@@ -119,7 +119,7 @@ def test_the_command_makes_it_again(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--seconds", "--steps", "--peak-servers"])
-def test_made_up_demand_takes_no_options_of_recorded_one(option, tmp_path):
+def test_synthetic_demand_takes_no_options_of_recorded_one(option, tmp_path):
     command = ["train", "--demand", "synthetic", "--out", str(tmp_path / "out"), option, "5"]
     answer = CliRunner().invoke(app, command)
     assert answer.exit_code != 0

@@ -197,13 +197,13 @@ async def test_invocations_keep_to_the_limits_and_the_order(
     assert answer["predictions"][1] == [pytest.approx(10.0)]
 
 
-async def test_without_a_champion_the_general_policy_answers(client):
+async def test_without_a_champion_the_pretrained_policy_answers(client):
     answer = (await client.post("/invocations", json={"observation": ROW})).json()
     assert answer["policy_version"].startswith("general-5-")
     assert 50 <= answer["num_of_gameservers"][0] <= 65, "a level demand of 50, and some headroom"
 
 
-async def test_where_the_general_policy_does_not_fit_the_rule_answers(client):
+async def test_where_the_pretrained_policy_does_not_fit_the_rule_answers(client):
     """It is made for servers that take five steps; `eu-west` has three."""
     body = {"observation": [50.0] * 6}
     answer = (await client.post("/invocations", params={"fleet": "eu-west"}, json=body)).json()

@@ -222,7 +222,7 @@ def test_any_demand_makes_a_number_within_the_limits(servers):
     assert answer["Prediction"]["num_of_gameservers"] == expected
 
 
-def test_what_is_not_for_this_board_is_left_out():
+def test_messages_of_unknown_fleets_are_ignored():
     states = board_of(
         demand(50, fleet="elsewhere"), Champion(fleet="default", version="v", since=NOW)
     )

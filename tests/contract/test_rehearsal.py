@@ -17,7 +17,7 @@ def own(rows):
     return Samples(seen, np.full((rows, 1), 50.0, dtype=np.float32), rows)
 
 
-def test_its_own_come_first_and_made_up_ones_follow():
+def test_its_own_come_first_and_synthetic_ones_follow():
     mixed = with_synthetic(own(30), 50.0, SIGHT, PARAMETERS)
     assert (mixed.recorded, mixed.synthetic) == (30, SERIES * OF_EACH)
     assert len(mixed.observations) == len(mixed.outcomes) == 30 + SERIES * OF_EACH
@@ -34,7 +34,7 @@ def test_servers_are_scaled_and_times_are_not():
     np.testing.assert_allclose(4 * small.outcomes[1:], large.outcomes[1:], rtol=1e-5)
 
 
-def test_the_more_of_its_own_the_less_is_made_up():
+def test_the_more_of_its_own_the_less_is_synthetic():
     parts = [
         with_synthetic(own(rows), 50.0, SIGHT, PARAMETERS).synthetic_share
         for rows in (10, 5_000, 20_000)

@@ -39,7 +39,7 @@ async def test_nobody_knows_anything_before_the_first_demand(ring):
     assert await ring.committed_steps() == []
 
 
-async def test_demand_goes_round_to_a_decision_of_the_general_policy(ring):
+async def test_demand_goes_round_to_a_decision_of_the_pretrained_policy(ring):
     async with ring.demand():
         answer = await ring.until(lambda answer: len(answer["Prediction"]["observations"]) == 10)
         later = await later_than(ring, answer)

@@ -87,7 +87,7 @@ def on_bus(redis_url):
     return use_it
 
 
-def test_fleets_share_the_general_policy_until_their_own_pays(
+def test_fleets_share_the_pretrained_policy_until_their_own_pays(
     jobs, context, on_bus, tmp_path, monkeypatch
 ):
     """What is learnt here is to ask for the last demand, and no rule is in the contest."""
