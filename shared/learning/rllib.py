@@ -26,6 +26,13 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.tune.registry import register_env
 
+# Ray's loggers have handlers of their own, and warn of deprecated APIs with every module.
+for _name in ("ray", "ray.rllib"):
+    _logger = logging.getLogger(_name)
+    _logger.handlers.clear()
+    _logger.propagate = True
+    _logger.setLevel(logging.ERROR)
+
 __all__ = [
     "DEFAULT_MODULE_ID",
     "WITHOUT_TENSORFLOW",

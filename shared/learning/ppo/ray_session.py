@@ -36,12 +36,6 @@ def ray_session() -> Iterator[None]:
 
 def _start() -> None:
     use_one_thread()
-    # Ray's loggers have handlers of their own, and warn of deprecated APIs with every algorithm.
-    for name in ("ray", "ray.rllib"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(logging.ERROR)
     own = (
         {}
         if "RAY_ADDRESS" in os.environ
