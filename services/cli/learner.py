@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from services.cli.files import hidden_folder
 from shared.core.forecasts import HORIZONS, LEVELS
 from shared.core.history import History
-from shared.core.lobby import Lobby
 from shared.core.parameters import FleetParameters
+from shared.core.rollout import LobbyFleet
 from shared.learning.budget import TrainingOptions
 from shared.learning.extras import check_trainer, quiet_libraries
 from shared.messages import LobbyRule, PolicyManifest
@@ -131,7 +131,7 @@ def write_lobby_artefact(
     folder: Path,
     history: History,
     parameters: FleetParameters,
-    lobby: Lobby,
+    fleet: LobbyFleet,
     options: TrainingOptions,
     now: datetime,
     tell: ReportProgress,
@@ -149,7 +149,7 @@ def write_lobby_artefact(
         made = train_lobby(
             history,
             parameters,
-            lobby,
+            fleet,
             options.budget,
             options.seed,
             pretrained_weights(),

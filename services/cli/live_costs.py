@@ -88,7 +88,7 @@ def _by_rule(steps: Sequence[RecordedStep], settings: FleetSettings) -> np.ndarr
         guards,
         parameters,
         floors=[step.floor for step in steps],
-        scheduled=guards.scheduled_at(times, parameters, settings.learning_freq),
+        scheduled=guards.scheduled_at(times, parameters.lead_steps, settings.learning_freq),
         previous=next((step.allocation for step in steps[parameters.history_len :]), None),
     )
     return later(told, parameters.lead_steps, parameters.min_servers)

@@ -10,7 +10,10 @@ from services.cli import learner
 from services.cli.artefacts import load_artefact
 from services.cli.backtest import decisions_of, for_policy
 from shared.core.arrays import FloatArray
+from shared.core.history import History
 from shared.core.lead_process import SHORTEST_LEAD
+from shared.core.parameters import FleetParameters
+from shared.core.rollout import LobbyFleet
 from shared.errors import BadInput, BadSetting, quoted
 from shared.learning.backtest import Case
 from shared.learning.budget import TrainingOptions
@@ -22,6 +25,7 @@ from shared.learning.lobby.backtest import (
     backtest_targets,
     backtest_trained,
 )
+from shared.learning.lobby.scoring import fleet_of
 from shared.settings import FleetSettings, Settings
 
 STEP_SECONDS = 65.0
@@ -51,11 +55,11 @@ def backtest_lobby(
     """Train, or take a policy's folder, and roll it out beside rules. Raises `BadInput`."""
     scored = len(case.history.demands) - case.start
     leads = None if lead_times is None else read_lead_times(lead_times, scored)
-    lobby = fleet.lobby(STEP_SECONDS)
     if policy is not None:
         artefact = load_artefact(policy, settings)
         case = for_policy(case, artefact.manifest, history_len)
-        of_policy = LobbyCase.of(case, lobby, options.seed, leads)
+        in_lobby = in_lobby_of(case.history, case.parameters, fleet)
+        of_policy = LobbyCase.of(case, in_lobby, options.seed, leads)
         if artefact.manifest.lobby is not None:
             return backtest_artefact(of_policy, artefact)
         targets = decisions_of(case, artefact)
@@ -65,17 +69,23 @@ def backtest_lobby(
     from shared.learning.lobby.pretrained import pretrained_weights
     from shared.learning.lobby.training import train_lobby
 
+    in_lobby = in_lobby_of(case.history, case.parameters, fleet)
     with learner.progress_bar() as tell:
         made = train_lobby(
             case.training,
             case.parameters,
-            lobby,
+            in_lobby,
             options.budget,
             options.seed,
             pretrained_weights(),
             tell,
         )
-    return backtest_trained(LobbyCase.of(case, lobby, options.seed, leads), made)
+    return backtest_trained(LobbyCase.of(case, in_lobby, options.seed, leads), made)
+
+
+def in_lobby_of(history: History, parameters: FleetParameters, fleet: FleetSettings) -> LobbyFleet:
+    """The fleet as roll-outs know it, guards included, over a history's times."""
+    return fleet_of(parameters, fleet.lobby(STEP_SECONDS), fleet.guards, history)
 
 
 def read_lead_times(path: Path, scored: int) -> FloatArray:

@@ -54,7 +54,7 @@ def by_cost(report: LobbyReport) -> list[str]:
 def print_lobby(report: LobbyReport, console: Console) -> None:
     """A table of every contender, the cheapest first."""
     case, paths = report.case.case, len(report.case.leads)
-    low, high = report.case.limits
+    low, high = case.parameters.min_servers, case.parameters.max_servers
     drawn = "on the lead times given" if paths == 1 else f"on {paths} lead paths"
     print_text(
         console,
@@ -142,7 +142,7 @@ def draw_lobby(report: LobbyReport) -> "Figure":
         for name, score in zip(names, scores, strict=True)
     ]
     cut = draw_bars(bars, titles, [score.cost_per_step for score in scores], names.index(AUTOPILOT))
-    weights = report.case.lobby.weights
+    weights = report.case.fleet.lobby.weights
     bars.set_title("cost per step")
     for axes in (series, bars):
         axes.spines[["top", "right"]].set_visible(False)

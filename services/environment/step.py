@@ -200,7 +200,9 @@ class _Taken:
         self._requests = () if record is None else record.asks
         held = float(outcome.target)
         self._requested = held if self._stale else following.action * parameters.action_factor
-        self._scheduled = given.guards.scheduled(given.now, parameters, given.step_seconds)
+        self._scheduled = given.guards.scheduled(
+            given.now, parameters.lead_steps, given.step_seconds
+        )
         self._guarded = guarded(
             self._requested,
             reported,

@@ -197,7 +197,9 @@ def _by_headroom(
             _over(settings.guards, steps),
             settings.parameters,
             floor=floor,
-            scheduled=settings.guards.scheduled(now, settings.parameters, settings.learning_freq),
+            scheduled=settings.guards.scheduled(
+                now, settings.parameters.lead_steps, settings.learning_freq
+            ),
             previous=None if limited is None else limited.target,
             requests=() if limited is None else limited.requests,
         )

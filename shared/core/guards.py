@@ -72,25 +72,23 @@ class Guards:
             return 0.0
         return (allocated or 0) + self.servers_per_ticket * (tickets_waiting or 0)
 
-    def scheduled(self, now: datetime, parameters: FleetParameters, step_s: float) -> float:
-        """Servers that known events need from a decision at `now`; a step takes `step_s` seconds.
+    def scheduled(self, now: datetime, lead_steps: int, step_s: float) -> float:
+        """Servers that known events need from a decision at `now`, 0 where no event is near.
 
-        0 where no event is near.
+        A step takes `step_s` seconds; servers are up `lead_steps` after a decision.
         """
         if not self.scheduled_floors:
             return 0.0
         step = timedelta(seconds=step_s)
-        lead = parameters.lead_steps * step
+        lead = lead_steps * step
         return max(
             event.servers_at(now, lead, step, self.max_step_up) for event in self.scheduled_floors
         )
 
-    def scheduled_at(
-        self, times: FloatArray, parameters: FleetParameters, step_s: float
-    ) -> list[float]:
+    def scheduled_at(self, times: FloatArray, lead_steps: int, step_s: float) -> list[float]:
         """`scheduled` at each of `times`, in seconds since 1970."""
         moments = (datetime.fromtimestamp(at, UTC) for at in times.tolist())
-        return [self.scheduled(moment, parameters, step_s) for moment in moments]
+        return [self.scheduled(moment, lead_steps, step_s) for moment in moments]
 
 
 NO_GUARDS = Guards()

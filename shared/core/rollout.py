@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from shared.core.arrays import FloatArray, IntArray
-from shared.core.lead_process import Starts
-from shared.core.lobby import Acted, Band, Ended, Lobby, Met, act, meet, opening, whole
+from shared.core.lead_process import USUAL_LEAD, Starts
+from shared.core.lobby import Acted, Band, Ended, Lobby, Met, meet, opening
+from shared.core.lobby_guards import LobbyGuards
 
 M = TypeVar("M")
 
@@ -25,13 +26,23 @@ class BandPolicy(Protocol[M]):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class LobbyFleet:
+    """A fleet, as roll-outs know it."""
+
+    lobby: Lobby
+    guards: LobbyGuards
+    usual_lead: float = USUAL_LEAD
+    """Steps that its servers usually take to start: a prior."""
+
+
 class Step(NamedTuple):
     """One step of every lane."""
 
     met: Met
     ended: Ended
     band: Band
-    """In whole servers, within the limits."""
+    """In force: in whole servers, within floors and limits."""
     acted: Acted
 
 
@@ -41,23 +52,21 @@ def roll_out(
     starts: Starts,
     first_rows: IntArray,
     steps: int,
-    lobby: Lobby,
-    limits: tuple[float, float],
+    fleet: LobbyFleet,
 ) -> Iterator[Step]:
     """So many steps of every lane, from row `first_rows` on, whose demand is met first.
 
     `demands`: the whole series, ``(rows,)``. A lane begins with the row before served (`opening`);
-    `starts` hold each lane's luck. `limits` are the least and most servers.
+    `starts` hold each lane's luck.
     """
     state = opening(demands[first_rows - 1])
-    memory = policy.begin()
+    memory, guarded = policy.begin(), fleet.guards.begin(len(first_rows))
     for step in range(steps):
         rows = first_rows + step
         ended = starts.ended(step)
-        met = meet(state, demands[rows], ended, lobby)
+        met = meet(state, demands[rows], ended, fleet.lobby)
         memory, wanted = policy.decide(memory, met, ended, rows)
-        band = whole(wanted, *limits)
-        acted = act(met.state, band)
+        guarded, band, acted = fleet.guards.act(met.state, wanted, rows, guarded)
         starts.launch(step, acted.launched)
         state = acted.state
         yield Step(met, ended, band, acted)

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from services.cli.backtest import prepare
 from services.cli.demand import Source, fleet_settings
-from services.cli.lobby import STEP_SECONDS
+from services.cli.lobby import in_lobby_of
 from shared.core.forecasts import HORIZONS, LEVELS, Forecasts
 from shared.core.lead_process import Kind
 from shared.core.rollout import LobbyScore, scored
@@ -33,17 +33,14 @@ from shared.learning.backtest import Case
 from shared.learning.budget import Budget
 from shared.learning.lobby.backtest import LobbyCase, target_rules
 from shared.learning.lobby.pretrained import pretrained_weights
+from shared.learning.lobby.scoring import drawn_paths
 from shared.learning.lobby.search import SearchBudget, Simulator, search, search_plain
 from shared.learning.lobby.training import (
     ADAPTIVE,
     ONE_QUANTILE,
-    PRIOR,
     TUNED,
     LobbyTraining,
-    drawn_paths,
-    forecasts_of,
     train_lobby,
-    usual_lead,
 )
 from shared.settings import load_settings
 from tests.bench.quantile_trees import trees_of
@@ -62,20 +59,14 @@ Scores = dict[str, LobbyScore]
 def scores_of(case: Case, made: LobbyTraining, kind: Kind, console: Console) -> Scores:
     """Every contender on one lead process."""
     fleet = fleet_settings(load_settings())
-    lobby = fleet.lobby(STEP_SECONDS)
+    in_lobby = in_lobby_of(case.history, case.parameters, fleet)
     steps = len(case.history.demands) - case.start
-    leads = drawn_paths((kind,), steps, TEST_SEED, usual_lead(case.parameters))
-    on = LobbyCase(case, lobby, leads, TEST_SEED)
-    forecasts = forecasts_of(made.forecaster, case.history, case.parameters)
+    leads = drawn_paths((kind,), steps, TEST_SEED, in_lobby.usual_lead)
+    on = LobbyCase(case, in_lobby, leads, TEST_SEED)
+    forecasts = made.forecasts(case.history, case.parameters)
     numbers = dict(made.numbers)
     if kind == "constant":  # a lead that is known to be constant: both are searched for it
-        simulator = Simulator(
-            case.training.demands,
-            (kind,),
-            lobby,
-            on.limits,
-            usual_lead(case.parameters),
-        )
+        simulator = Simulator(case.training.demands, (kind,), in_lobby)
         numbers[TUNED] = search_plain(simulator, forecasts, 0, SearchBudget())
         numbers[ADAPTIVE] = search(simulator, forecasts, numbers[TUNED], 0, SearchBudget())
     found = {name: scored(on.rolled(on.rule(one, forecasts))) for name, one in numbers.items()}
@@ -86,9 +77,7 @@ def scores_of(case: Case, made: LobbyTraining, kind: Kind, console: Console) -> 
         console.print(f"  best autoscaler's rule: {best} {rules[best].cost_per_step:.2f}")
         found["autoscaler"] = rules[best]
         known = perfect(case)
-        simulator = Simulator(
-            case.training.demands, PRIOR, lobby, on.limits, usual_lead(case.parameters)
-        )
+        simulator = on.simulator
         plain = search_plain(simulator, known, 0, SearchBudget(plain_rounds=12))
         sure = search(simulator, known, plain, 0, SearchBudget(rounds=16))
         found[KNOWS] = scored(on.rolled(on.rule(sure, known)))
@@ -150,9 +139,9 @@ def print_table(kind: Kind, results: Mapping[str, Scores], console: Console) -> 
 
 def print_speed(case: Case, console: Console) -> None:
     """Simulated steps a second of the search, on one core."""
-    lobby = fleet_settings(load_settings()).lobby(STEP_SECONDS)
-    limits = (case.parameters.min_servers, case.parameters.max_servers)
-    simulator = Simulator(case.training.demands, ("regimes",), lobby, limits)
+    fleet = fleet_settings(load_settings())
+    in_lobby = in_lobby_of(case.history, case.parameters, fleet)
+    simulator = Simulator(case.training.demands, ("regimes",), in_lobby)
     forecasts = perfect(case)
     rng = np.random.default_rng(0)
     numbers = np.zeros((40, 16)) + 1.0
@@ -183,10 +172,10 @@ def main() -> None:
     results: dict[Kind, dict[str, Scores]] = {kind: {} for kind in PROCESSES}
     for path in paths:
         case = prepare(Source(path, None, peak_servers=90.0), fleet, TRAIN_FRACTION, None)
-        lobby = fleet.lobby(STEP_SECONDS)
+        in_lobby = in_lobby_of(case.history, case.parameters, fleet)
         budget = Budget(60.0, steps=1)
         made = train_lobby(
-            case.training, case.parameters, lobby, budget, arguments.seed, pretrained_weights()
+            case.training, case.parameters, in_lobby, budget, arguments.seed, pretrained_weights()
         )
         seconds = ", ".join(f"{stage} {took:.1f}" for stage, took in made.stage_seconds.items())
         console.print(f"{path.stem}: {made.winner} serves; {seconds}")

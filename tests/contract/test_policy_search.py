@@ -8,8 +8,9 @@ from shared.core.forecasts import HORIZONS, LEVELS, Forecasts
 from shared.core.history import History, part
 from shared.core.lead_process import Starts, lead_paths
 from shared.core.lobby import Lobby
+from shared.core.lobby_guards import LobbyGuards
 from shared.core.parameters import FleetParameters
-from shared.core.rollout import roll_out, scored
+from shared.core.rollout import LobbyFleet, roll_out, scored
 from shared.learning.lobby.forecasting import fit
 from shared.learning.lobby.search import SearchBudget, Simulator, search, search_plain
 from shared.learning.models.quantile_nets import SIGHT
@@ -17,7 +18,7 @@ from shared.learning.threads import use_one_thread
 from shared.recorded_demand import Recorded
 
 LEARNT, ROWS = 1_200, 1_700
-LIMITS = (0.0, 200.0)
+FLEET = LobbyFleet(Lobby(), LobbyGuards(0.0, 200.0))
 PARAMETERS = FleetParameters(min_servers=0.0, max_servers=200.0, observation="calendar")
 
 
@@ -87,8 +88,7 @@ def cost_of(
         Starts(leads, np.arange(paths), 5),
         np.full(paths, LEARNT),
         steps,
-        Lobby(),
-        LIMITS,
+        FLEET,
     )
     return scored(rolled).cost_per_step
 
@@ -96,7 +96,7 @@ def cost_of(
 def test_search_beats_the_quantile_and_following_the_lead_beats_a_fixed_horizon(
     history: History, forecasts: Forecasts
 ) -> None:
-    simulator = Simulator(history.demands[:LEARNT], ("regimes",), Lobby(), LIMITS)
+    simulator = Simulator(history.demands[:LEARNT], ("regimes",), FLEET)
     plain = search_plain(simulator, forecasts, 0, SearchBudget(plain_rounds=8))
     adaptive = search(simulator, forecasts, plain, 0, SearchBudget(rounds=10))
     leads = lead_paths("regimes", 16, ROWS - LEARNT - 1, np.random.default_rng(77))
@@ -110,7 +110,7 @@ def test_search_beats_the_quantile_and_following_the_lead_beats_a_fixed_horizon(
 def test_search_is_the_same_from_the_same_seed_and_bounded(
     history: History, forecasts: Forecasts
 ) -> None:
-    simulator = Simulator(history.demands[:LEARNT], ("constant",), Lobby(), LIMITS)
+    simulator = Simulator(history.demands[:LEARNT], ("constant",), FLEET)
     told: list[float] = []
     first = search(
         simulator,

@@ -7,10 +7,11 @@ from shared.core.band_rule import NAMES, NUMBERS, QUANTILE, BandRule, TargetRule
 from shared.core.forecasts import HORIZONS, LEVELS, Forecasts
 from shared.core.lead_process import Starts
 from shared.core.lobby import Lobby
-from shared.core.rollout import Step, mean_cost, roll_out, scored
+from shared.core.lobby_guards import LobbyGuards
+from shared.core.rollout import LobbyFleet, Step, mean_cost, roll_out, scored
 
 ROWS = 400
-LOBBY = Lobby()
+FLEET = LobbyFleet(Lobby(), LobbyGuards(0.0, 200.0))
 
 
 def sine() -> np.ndarray:
@@ -30,7 +31,7 @@ def rolled(numbers: np.ndarray, lead: float = 5.0, lanes: int = 2, first: int = 
     steps = 300
     starts = Starts(np.full((1, steps), lead), np.zeros(lanes, dtype=np.int64), 1)
     rows = np.full(lanes, first)
-    return list(roll_out(rule, demands, starts, rows, steps, LOBBY, (0.0, 200.0)))
+    return list(roll_out(rule, demands, starts, rows, steps, FLEET))
 
 
 def test_every_number_has_a_name_of_its_own_and_a_start_within_its_bounds() -> None:
@@ -72,7 +73,7 @@ def test_the_oldest_start_is_believed_before_it_has_ended() -> None:
     forecasts = perfect(demands)
     rule = BandRule(numbers[None], forecasts)
     starts = Starts(np.full((1, 60), 50.0), np.zeros(1, dtype=np.int64), 1)
-    steps = list(roll_out(rule, demands, starts, np.array([95]), 40, LOBBY, (0, 200)))
+    steps = list(roll_out(rule, demands, starts, np.array([95]), 40, FLEET))
     assert steps[0].band.raise_level[0] == 40, "the jump is within the prior's six steps"
     memory = rule.begin()
     for number, step in enumerate(steps):
@@ -106,7 +107,9 @@ def test_an_autoscaler_s_target_is_both_levels() -> None:
     demands = sine()
     starts = Starts(np.full((1, 50), 5.0), np.zeros(1, dtype=np.int64), 1)
     rule = TargetRule(demands * 1.2)
-    steps = roll_out(rule, demands, starts, np.array([10]), 50, LOBBY, (0.0, 70.0))
+    steps = roll_out(
+        rule, demands, starts, np.array([10]), 50, LobbyFleet(Lobby(), LobbyGuards(0, 70))
+    )
     for row, step in enumerate(steps, start=10):
         expected = min(np.ceil(demands[row] * 1.2), 70)
         assert step.band.raise_level[0] == step.band.keep_level[0] == expected

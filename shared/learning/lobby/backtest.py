@@ -6,7 +6,7 @@ forecasts. Everything, limits and tuning included, comes from the rows before th
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,20 +15,16 @@ from shared.core.band_rule import NAMES, BandRule, TargetRule
 from shared.core.forecasts import Forecasts
 from shared.core.history import History
 from shared.core.lead_process import Kind, Starts
-from shared.core.lobby import Lobby
 from shared.core.replay import observations_after
-from shared.core.rollout import BandPolicy, LobbyScore, M, Step, roll_out, scored
+from shared.core.rollout import BandPolicy, LobbyFleet, LobbyScore, M, Step, roll_out, scored
 from shared.core.tuning import BUFFER, CONSTANT, RULES, SEASONAL, TREND_BUFFER, tune
 from shared.learning.backtest import AUTOPILOT, Case
+from shared.learning.lobby.scoring import PRIOR, drawn_paths
 from shared.learning.lobby.search import CANDIDATES, Simulator
-from shared.learning.lobby.training import (
-    PRIOR,
-    LobbyTraining,
-    drawn_paths,
-    forecasts_of,
-    usual_lead,
-)
 from shared.policies.runtime import LearntPolicy
+
+if TYPE_CHECKING:
+    from shared.learning.lobby.training import LobbyTraining
 
 SCORED: tuple[Kind, ...] = ("regimes",)
 """Lead process of the scored paths, unless lead times are given."""
@@ -47,31 +43,26 @@ class LobbyCase:
     """What contenders are rolled out on."""
 
     case: Case
-    lobby: Lobby
+    fleet: LobbyFleet
     leads: FloatArray
     """Lead in steps of each path and scored step, ``(paths, steps)``."""
     seed: int
 
     @classmethod
     def of(
-        cls, case: Case, lobby: Lobby, seed: int, lead_steps: FloatArray | None = None
+        cls, case: Case, fleet: LobbyFleet, seed: int, lead_steps: FloatArray | None = None
     ) -> "LobbyCase":
         """On drawn lead paths, or on the one that is given, for each scored row."""
         steps = len(case.history.demands) - case.start
         if lead_steps is None:
-            usual = usual_lead(case.parameters)
-            return cls(case, lobby, drawn_paths(SCORED, steps, seed + _PATHS, usual), seed)
-        return cls(case, lobby, lead_steps[np.newaxis, :steps], seed)
+            drawn = drawn_paths(SCORED, steps, seed + _PATHS, fleet.usual_lead)
+            return cls(case, fleet, drawn, seed)
+        return cls(case, fleet, lead_steps[np.newaxis, :steps], seed)
 
     @property
     def demands(self) -> FloatArray:
         """Of the whole series, in servers."""
         return self.case.history.demands
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Least and most servers."""
-        return self.case.parameters.min_servers, self.case.parameters.max_servers
 
     def rolled(self, policy: BandPolicy[M]) -> Iterator[Step]:
         """Roll a policy out over the scored part, a lane for each path."""
@@ -82,25 +73,18 @@ class LobbyCase:
             Starts(self.leads, np.arange(paths), self.seed + _STARTS),
             np.full(paths, self.case.start),
             steps,
-            self.lobby,
-            self.limits,
+            self.fleet,
         )
 
     def rule(self, numbers: FloatArray, forecasts: Forecasts) -> BandRule:
         """The state-feedback rule, on every path."""
         lanes = np.tile(numbers, (len(self.leads), 1))
-        return BandRule(lanes, forecasts, usual_lead(self.case.parameters))
+        return BandRule(lanes, forecasts, self.fleet.usual_lead)
 
     @property
     def simulator(self) -> Simulator:
         """To tune on the training part."""
-        return Simulator(
-            self.demands[: self.case.start],
-            PRIOR,
-            self.lobby,
-            self.limits,
-            usual_lead(self.case.parameters),
-        )
+        return Simulator(self.demands[: self.case.start], PRIOR, self.fleet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +116,7 @@ class LobbyReport:
             "steps": len(self.steps),
             "training_steps": case.start,
             "paths": len(self.case.leads),
-            "cost_weights": asdict(self.case.lobby.weights),
+            "cost_weights": asdict(self.case.fleet.lobby.weights),
             "parameters": asdict(case.parameters),
             "policies": {
                 name: {
@@ -152,9 +136,9 @@ class LobbyReport:
         }
 
 
-def backtest_trained(case: LobbyCase, made: LobbyTraining) -> LobbyReport:
+def backtest_trained(case: LobbyCase, made: "LobbyTraining") -> LobbyReport:
     """What serves after training, beside its own parts and autoscalers' rules."""
-    forecasts = forecasts_of(made.forecaster, case.case.history, case.case.parameters)
+    forecasts = made.forecasts(case.case.history, case.case.parameters)
     outcomes = {
         name: LobbyOutcome(scored(case.rolled(case.rule(numbers, forecasts))), _named(numbers))
         for name, numbers in made.numbers.items()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.core.arrays import FloatArray
-from shared.core.forecasts import HORIZONS, ordered
+from shared.core.forecasts import HORIZONS, Forecasts, ordered
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.learning.hindsight.optimizer import BATCH, Hindsight
@@ -58,6 +58,11 @@ class Forecaster:
             inside = (history.times >= begin) & (history.times < end)
             together[inside] = found[fold, inside]
         return ordered(together)
+
+    def forecasts(self, history: History, parameters: FleetParameters) -> Forecasts:
+        """The same, calibrated row by row on demand within the limits."""
+        demands = parameters.within_limits(history.demands)
+        return Forecasts.of(self.quantiles(history, parameters), demands)
 
 
 def fit(

@@ -14,9 +14,8 @@ import numpy as np
 from shared.core.arrays import FloatArray
 from shared.core.band_rule import NAMES, NUMBERS, PLAIN, BandRule, TargetRule
 from shared.core.forecasts import Forecasts
-from shared.core.lead_process import USUAL_LEAD, Kind, Starts, lead_paths
-from shared.core.lobby import Lobby
-from shared.core.rollout import BandPolicy, M, mean_cost, roll_out
+from shared.core.lead_process import Kind, Starts, lead_paths
+from shared.core.rollout import BandPolicy, LobbyFleet, M, mean_cost, roll_out
 
 CANDIDATES = 40
 BEST = 8
@@ -51,11 +50,7 @@ class Simulator:
     """``(rows,)``, servers."""
     leads: Sequence[Kind]
     """Lead processes to draw from, one piece after the other."""
-    lobby: Lobby
-    limits: tuple[float, float]
-    """Least and most servers."""
-    usual_lead: float = USUAL_LEAD
-    """Steps."""
+    fleet: LobbyFleet
 
     def rule_costs(
         self, forecasts: Forecasts, numbers: FloatArray, rng: np.random.Generator
@@ -65,7 +60,7 @@ class Simulator:
         `forecasts` are made after each row by what has not learnt from the rows to come.
         """
         lanes = np.repeat(numbers, PIECES, axis=0)
-        return self._costs(BandRule(lanes, forecasts, self.usual_lead), len(numbers), rng)
+        return self._costs(BandRule(lanes, forecasts, self.fleet.usual_lead), len(numbers), rng)
 
     def target_costs(
         self, targets: FloatArray, times: FloatArray, added: FloatArray, rng: np.random.Generator
@@ -83,7 +78,7 @@ class Simulator:
         steps = min(PIECE_STEPS, (rows - first_row) // 2)
         begins = rng.integers(first_row, rows - steps, PIECES)
         kinds = [self.leads[piece % len(self.leads)] for piece in range(PIECES)]
-        paths = [lead_paths(kind, 1, steps, rng, self.usual_lead) for kind in kinds]
+        paths = [lead_paths(kind, 1, steps, rng, self.fleet.usual_lead) for kind in kinds]
         path_of = np.tile(np.arange(PIECES), candidates)
         rolled = roll_out(
             policy,
@@ -91,8 +86,7 @@ class Simulator:
             Starts(np.concatenate(paths), path_of, int(rng.integers(2**31))),
             np.tile(begins, candidates),
             steps,
-            self.lobby,
-            self.limits,
+            self.fleet,
         )
         costs = mean_cost(rolled, min(WARM_UP_STEPS, steps // 4))
         by_candidate: FloatArray = costs.reshape(candidates, PIECES).mean(axis=1)

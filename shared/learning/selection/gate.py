@@ -101,7 +101,7 @@ def cost_on(
                 guards,
                 parameters,
                 scheduled=guards.scheduled_at(
-                    history.times[rows], parameters, history.step_seconds
+                    history.times[rows], parameters.lead_steps, history.step_seconds
                 ),
             )
         held_out = evaluate(targets, history, parameters, rows)

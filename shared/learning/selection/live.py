@@ -119,7 +119,9 @@ def instead_of(
         guards,
         parameters,
         floors=served.floors[1:].tolist(),
-        scheduled=guards.scheduled_at(history.times[rows], parameters, history.step_seconds),
+        scheduled=guards.scheduled_at(
+            history.times[rows], parameters.lead_steps, history.step_seconds
+        ),
         previous=float(served.told[0]),
     )
     return np.concatenate((served.told[:1], after_first))
