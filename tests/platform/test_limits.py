@@ -123,7 +123,7 @@ async def test_a_longer_history_len_keeps_the_champion_till_training_which_is_as
     (kept,) = [line for line in logs if line["event"] == "policy_kept"]
     assert (kept["fleet"], kept["version"]) == ("default", VERSION)
     assert (kept["lead_steps"], kept["fleet_lead_steps"]) == (6, 8)
-    assert "it serves until training has made one for HISTORY_LEN=7" in kept["means"]
+    assert "it serves until training has made a better one for HISTORY_LEN=7" in kept["means"]
     (changed,) = [line for line in logs if line["event"] == "history_len_changed"]
     assert (changed["before"], changed["now"]) == (5, 7)
 
