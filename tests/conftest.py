@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import shutil
 import socket
@@ -59,6 +60,16 @@ def secrets_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test keeps as a secret is no secret in the next: it may be a word there."""
     monkeypatch.setattr(redaction._Known, "forms", redaction._Known.forms)
     monkeypatch.setattr(redaction._Known, "pattern", redaction._Known.pattern)
+
+
+@pytest.fixture(autouse=True)
+def log_handlers_of_this_test() -> Iterator[None]:
+    """A command that runs in a test's process logs to that test's streams, which end with it."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    yield
+    for handler in [handler for handler in root.handlers if handler not in before]:
+        root.removeHandler(handler)
 
 
 def free_port() -> int:

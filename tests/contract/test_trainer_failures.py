@@ -92,7 +92,7 @@ def test_forms_that_disagree_are_not_published(
     class Biased(export.ServedPolicy):
         def __init__(self, module):
             super().__init__(module)
-            self._biases[-1].assign_add([0.5])
+            self._ensemble._biases[-1].assign_add([0.5])
 
     monkeypatch.setattr(export, "ServedPolicy", Biased)
     with pytest.raises(PolicyDisagrees, match="not published"):
