@@ -15,7 +15,7 @@ from services.cli.demand import Source, fleet_settings
 from services.cli.evaluate import episode_rewards, find_checkpoint, print_rewards, trained_for
 from services.cli.files import check_new_folder
 from services.cli.interrupts import interruptible
-from services.cli.lobby import backtest_lobby, check_lobby, in_lobby_of
+from services.cli.lobby import backtest_lobby, check_lobby, lobby_fleet
 from services.cli.lobby_report import draw_lobby, print_lobby, write_lobby_decisions
 from services.cli.output import print_table, print_text
 from services.cli.plots import draw
@@ -228,7 +228,7 @@ def train(
             f"needs {least} to train on: give a longer trace"
         )
     if dynamics is Dynamics.LOBBY:
-        in_lobby = in_lobby_of(recorded.history, parameters, fleet)
+        in_lobby = lobby_fleet(recorded.history, parameters, fleet)
         with learner.progress_bar() as tell:
             manifest = learner.write_lobby_artefact(
                 out, recorded.history, parameters, in_lobby, options, utc_now(), tell, key

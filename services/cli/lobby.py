@@ -58,7 +58,7 @@ def backtest_lobby(
     if policy is not None:
         artefact = load_artefact(policy, settings)
         case = for_policy(case, artefact.manifest, history_len)
-        in_lobby = in_lobby_of(case.history, case.parameters, fleet)
+        in_lobby = lobby_fleet(case.history, case.parameters, fleet)
         of_policy = LobbyCase.of(case, in_lobby, options.seed, leads)
         if artefact.manifest.lobby is not None:
             return backtest_artefact(of_policy, artefact)
@@ -69,7 +69,7 @@ def backtest_lobby(
     from shared.learning.lobby.pretrained import pretrained_weights
     from shared.learning.lobby.training import train_lobby
 
-    in_lobby = in_lobby_of(case.history, case.parameters, fleet)
+    in_lobby = lobby_fleet(case.history, case.parameters, fleet)
     with learner.progress_bar() as tell:
         made = train_lobby(
             case.training,
@@ -83,7 +83,7 @@ def backtest_lobby(
     return backtest_trained(LobbyCase.of(case, in_lobby, options.seed, leads), made)
 
 
-def in_lobby_of(history: History, parameters: FleetParameters, fleet: FleetSettings) -> LobbyFleet:
+def lobby_fleet(history: History, parameters: FleetParameters, fleet: FleetSettings) -> LobbyFleet:
     """The fleet as roll-outs know it, guards included, over a history's times."""
     return fleet_of(parameters, fleet.lobby(STEP_SECONDS), fleet.guards, history)
 

@@ -65,7 +65,7 @@ class Memory(NamedTuple):
     """What the rule remembers from step to step, shape ``(lanes,)``."""
 
     kept: FloatArray
-    """Servers that were worth keeping."""
+    """The keep level before, in servers."""
     lead: LeadEvidence
 
 
@@ -102,10 +102,12 @@ class BandRule:
         buffer = n["buffer"] + n["buffer_by_lead"] * by_lead
         wanted = forecasts.at(rows, horizon, level) + buffer * unit + waiting
         nearer = np.maximum(n["keep_horizon"] * horizon, 1.0)
-        surer = level + n["keep_level"] + n["keep_level_by_lead"] * by_lead
-        worth = forecasts.at(rows, nearer, surer) + (buffer + n["keep_buffer"]) * unit + waiting
-        falling = before.kept + (worth - before.kept) / (1.0 + n["keep_steps"])
-        kept = np.maximum(worth, falling)
+        keep_level = level + n["keep_level"] + n["keep_level_by_lead"] * by_lead
+        needed = (
+            forecasts.at(rows, nearer, keep_level) + (buffer + n["keep_buffer"]) * unit + waiting
+        )
+        falling = before.kept + (needed - before.kept) / (1.0 + n["keep_steps"])
+        kept = np.maximum(needed, falling)
         return Memory(kept, lead), Band(wanted, kept)
 
     def _lead_steps(self, lead: LeadEvidence) -> FloatArray:

@@ -2,8 +2,8 @@
 
 In a step all starting servers of a fleet make the same progress, ``1 / lead``; a server is up when
 it has made a progress of its own, drawn when it is launched. Draws are a hash of a path's seed, the
-step of the launch and the server's number in it: so contenders on the same path meet the same
-luck, whatever they launch, and nothing depends on demand.
+step of the launch and the server's number in it: so contenders on the same path get the same
+draws, whatever they launch, and nothing depends on demand.
 """
 
 from typing import Literal

@@ -57,7 +57,7 @@ def roll_out(
     """So many steps of every lane, from row `first_rows` on, whose demand is met first.
 
     `demands`: the whole series, ``(rows,)``. A lane begins with the row before served (`opening`);
-    `starts` hold each lane's luck.
+    `starts` draw the start-up times and failures of each lane.
     """
     state = opening(demands[first_rows - 1])
     memory, guarded = policy.begin(), fleet.guards.begin(len(first_rows))

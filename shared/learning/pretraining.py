@@ -10,7 +10,7 @@ from shared.core.evaluation import evaluate, evaluate_rule
 from shared.core.parameters import FleetParameters
 from shared.core.replay import decide
 from shared.learning.hindsight.optimizer import Heads, Hindsight
-from shared.learning.hindsight.samples import Samples, Sight, drawn_samples
+from shared.learning.hindsight.samples import Samples, SampleSpec, drawn_samples
 from shared.learning.hindsight.synthetic import synthetic_history
 from shared.learning.models.network import ResidualModule, module_of
 from shared.learning.models.pretrained import NETS
@@ -54,7 +54,7 @@ def pretrain(
     rng = np.random.default_rng(seed)
     use_one_thread()
     stages = Stages()
-    decisions = synthetic_decisions(Sight.of(parameters), parameters, rng, tell)
+    decisions = synthetic_decisions(SampleSpec.of(parameters), parameters, rng, tell)
     stages.done("synthetic")
     module = module_of(parameters, seed)
     heads = Heads((parameters.over_prov_factor,))
@@ -74,7 +74,7 @@ def write_nets(module: ResidualModule, folder: Path) -> None:
 
 
 def synthetic_decisions(
-    sight: Sight,
+    spec: SampleSpec,
     parameters: FleetParameters,
     rng: np.random.Generator,
     tell: Callable[[float, str], None],
@@ -84,7 +84,7 @@ def synthetic_decisions(
     for number in range(SERIES):
         history = synthetic_history(rng)
         parts = ((len(history.demands), OF_EACH), *BEGINNINGS)
-        one_seen, one_met = drawn_samples(history, sight, parameters, rng, parts)
+        one_seen, one_met = drawn_samples(history, spec, parameters, rng, parts)
         seen.append(one_seen)
         met.append(one_met)
         tell(0.0, f"{number + 1} of {SERIES} synthetic fleets")

@@ -17,7 +17,7 @@ from shared.core.parameters import FleetParameters
 from shared.core.replay import decide
 from shared.learning.budget import Budget, TrainingOptions
 from shared.learning.hindsight.optimizer import BATCH, Heads, Hindsight
-from shared.learning.hindsight.samples import Sight, samples_of
+from shared.learning.hindsight.samples import SampleSpec, samples_of
 from shared.learning.hindsight.synthetic_samples import with_synthetic
 from shared.learning.models.mixture import Trained, rule_expert, with_rule
 from shared.learning.models.network import ResidualModule, module_of
@@ -151,10 +151,10 @@ def _hindsight(
     module: ResidualModule, recorded: Recorded, parameters: FleetParameters, seed: int
 ) -> Hindsight:
     """A fit to samples of recorded demand, and of synthetic demand at the same level."""
-    sight = Sight.of(parameters)
-    samples = samples_of(recorded, sight, parameters, np.random.default_rng(seed))
+    spec = SampleSpec.of(parameters)
+    samples = samples_of(recorded, spec, parameters, np.random.default_rng(seed))
     level = float(np.median(recorded.history.demands))
-    samples = with_synthetic(samples, level, sight, parameters)
+    samples = with_synthetic(samples, level, spec, parameters)
     return Hindsight(module, samples, Heads((parameters.over_prov_factor,)), seed)
 
 

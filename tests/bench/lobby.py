@@ -25,7 +25,7 @@ from rich.table import Table
 
 from services.cli.backtest import prepare
 from services.cli.demand import Source, fleet_settings
-from services.cli.lobby import in_lobby_of
+from services.cli.lobby import lobby_fleet
 from shared.core.forecasts import HORIZONS, LEVELS, Forecasts
 from shared.core.lead_process import Kind
 from shared.core.rollout import LobbyScore, scored
@@ -59,7 +59,7 @@ Scores = dict[str, LobbyScore]
 def scores_of(case: Case, made: LobbyTraining, kind: Kind, console: Console) -> Scores:
     """Every contender on one lead process."""
     fleet = fleet_settings(load_settings())
-    in_lobby = in_lobby_of(case.history, case.parameters, fleet)
+    in_lobby = lobby_fleet(case.history, case.parameters, fleet)
     steps = len(case.history.demands) - case.start
     leads = drawn_paths((kind,), steps, TEST_SEED, in_lobby.usual_lead)
     on = LobbyCase(case, in_lobby, leads, TEST_SEED)
@@ -140,7 +140,7 @@ def print_table(kind: Kind, results: Mapping[str, Scores], console: Console) -> 
 def print_speed(case: Case, console: Console) -> None:
     """Simulated steps a second of the search, on one core."""
     fleet = fleet_settings(load_settings())
-    in_lobby = in_lobby_of(case.history, case.parameters, fleet)
+    in_lobby = lobby_fleet(case.history, case.parameters, fleet)
     simulator = Simulator(case.training.demands, ("regimes",), in_lobby)
     forecasts = perfect(case)
     rng = np.random.default_rng(0)
@@ -172,7 +172,7 @@ def main() -> None:
     results: dict[Kind, dict[str, Scores]] = {kind: {} for kind in PROCESSES}
     for path in paths:
         case = prepare(Source(path, None, peak_servers=90.0), fleet, TRAIN_FRACTION, None)
-        in_lobby = in_lobby_of(case.history, case.parameters, fleet)
+        in_lobby = lobby_fleet(case.history, case.parameters, fleet)
         budget = Budget(60.0, steps=1)
         made = train_lobby(
             case.training, case.parameters, in_lobby, budget, arguments.seed, pretrained_weights()

@@ -7,7 +7,7 @@ from shared.core.forecasts import HORIZONS, LEVELS, Forecasts, logit
 from shared.core.observation import Encoder
 from shared.learning.backtest import Case
 from shared.learning.forecasters import SETTINGS
-from shared.learning.models.quantile_nets import SIGHT
+from shared.learning.models.quantile_nets import SAMPLE_SPEC
 
 FITTED_HORIZONS = (2, 6, 13, 30)
 FITTED_LEVELS = (0.5, 5 / 6, 0.97)
@@ -24,8 +24,8 @@ def trees_of(case: Case) -> Forecasts:
     """
     history, start = case.history, case.start
     rows = np.arange(len(history.demands))
-    inputs = Encoder(SIGHT.fields, SIGHT.lead_steps).encode(history, rows)
-    for column, field in enumerate(SIGHT.fields):
+    inputs = Encoder(SAMPLE_SPEC.fields, SAMPLE_SPEC.lead_steps).encode(history, rows)
+    for column, field in enumerate(SAMPLE_SPEC.fields):
         if field.startswith(("demand[", "mean[", "day_ago", "week_ago")):
             inputs[:, column] -= history.demands
     inputs = np.column_stack((inputs, history.demands))

@@ -13,7 +13,7 @@ from shared.core.parameters import FleetParameters
 from shared.core.rollout import LobbyFleet, roll_out, scored
 from shared.learning.lobby.forecasting import fit
 from shared.learning.lobby.search import SearchBudget, Simulator, search, search_plain
-from shared.learning.models.quantile_nets import SIGHT
+from shared.learning.models.quantile_nets import SAMPLE_SPEC
 from shared.learning.threads import use_one_thread
 from shared.recorded_demand import Recorded
 
@@ -38,7 +38,7 @@ def history() -> History:
 
 @pytest.fixture(scope="module")
 def forecasts(history: History) -> Forecasts:
-    forecaster = fit(Recorded.unbroken(part(history, 0, LEARNT)), PARAMETERS, 0, updates=400)
+    forecaster = fit(Recorded.unbroken(part(history, 0, LEARNT)), PARAMETERS, 0, updates=250)
     return Forecasts.of(forecaster.quantiles(history, PARAMETERS), history.demands)
 
 
@@ -75,7 +75,7 @@ def test_each_fold_is_forecast_by_nets_that_have_not_seen_it(history: History) -
 
 
 def _seen(history: History, rows: np.ndarray) -> np.ndarray:
-    return SIGHT.observations(history, PARAMETERS, rows)
+    return SAMPLE_SPEC.observations(history, PARAMETERS, rows)
 
 
 def cost_of(

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from shared.core.parameters import FleetParameters
-from shared.learning.hindsight.samples import Samples, Sight
+from shared.learning.hindsight.samples import Samples, SampleSpec
 from shared.learning.hindsight.synthetic_samples import OF_EACH, SERIES, with_synthetic
 
 PARAMETERS = FleetParameters(observation="calendar")
-SIGHT = Sight.of(PARAMETERS)
+SAMPLE_SPEC = SampleSpec.of(PARAMETERS)
 
 
 def own(rows):
@@ -18,7 +18,7 @@ def own(rows):
 
 
 def test_its_own_come_first_and_synthetic_ones_follow():
-    mixed = with_synthetic(own(30), 50.0, SIGHT, PARAMETERS)
+    mixed = with_synthetic(own(30), 50.0, SAMPLE_SPEC, PARAMETERS)
     assert (mixed.recorded, mixed.synthetic) == (30, SERIES * OF_EACH)
     assert len(mixed.observations) == len(mixed.outcomes) == 30 + SERIES * OF_EACH
     np.testing.assert_array_equal(mixed.observations[:30], own(30).observations)
@@ -26,7 +26,9 @@ def test_its_own_come_first_and_synthetic_ones_follow():
 
 
 def test_servers_are_scaled_and_times_are_not():
-    small, large = (with_synthetic(own(1), level, SIGHT, PARAMETERS) for level in (10.0, 40.0))
+    small, large = (
+        with_synthetic(own(1), level, SAMPLE_SPEC, PARAMETERS) for level in (10.0, 40.0)
+    )
     times = np.array([name.startswith("time_") for name in PARAMETERS.observation_fields])
     synthetic = small.observations[1:], large.observations[1:]
     np.testing.assert_allclose(4 * synthetic[0][:, ~times], synthetic[1][:, ~times], rtol=1e-5)
@@ -36,7 +38,7 @@ def test_servers_are_scaled_and_times_are_not():
 
 def test_the_more_of_its_own_the_less_is_synthetic():
     parts = [
-        with_synthetic(own(rows), 50.0, SIGHT, PARAMETERS).synthetic_share
+        with_synthetic(own(rows), 50.0, SAMPLE_SPEC, PARAMETERS).synthetic_share
         for rows in (10, 5_000, 20_000)
     ]
     assert parts == pytest.approx([0.5, 0.25, 0.1], abs=1e-3)

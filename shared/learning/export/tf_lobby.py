@@ -21,7 +21,7 @@ from shared.core.lobby import ROUNDING
 from shared.learning.export.tf_network import ServedEnsemble
 from shared.learning.lobby.policy import LobbyPolicy
 from shared.learning.models.features import FORECAST, OUTPUT
-from shared.learning.models.quantile_nets import HEADS, SIGHT
+from shared.learning.models.quantile_nets import HEADS, SAMPLE_SPEC
 
 _LOGITS = logit(np.array(LEVELS)).tolist()
 
@@ -32,7 +32,7 @@ class ServedLobbyPolicy(tf.Module):  # type: ignore[misc]
     def __init__(self, policy: LobbyPolicy) -> None:
         super().__init__()
         nets = policy.nets
-        self._ensemble = ServedEnsemble(nets.nets, nets.layout, SIGHT.lead_steps)
+        self._ensemble = ServedEnsemble(nets.nets, nets.layout, SAMPLE_SPEC.lead_steps)
         self._scales = tf.constant([np.repeat(HEADS.scales, len(LEVELS))], dtype=tf.float32)
         self._numbers = dict(policy.numbers)
         self._parameters = policy.parameters
@@ -44,7 +44,7 @@ class ServedLobbyPolicy(tf.Module):  # type: ignore[misc]
         These are ``(batch, horizons * levels)`` in servers, the levels of a horizon side by side,
         ascending.
         """
-        mean, last, unit = self._ensemble.outputs(observation[:, : len(SIGHT.fields)])
+        mean, last, unit = self._ensemble.outputs(observation[:, : len(SAMPLE_SPEC.fields)])
         flat = tf.maximum(last + unit * self._scales * mean, 0.0)
         quantiles = tf.sort(tf.reshape(flat, (-1, len(HORIZONS), len(LEVELS))), axis=-1)
         told = self._told(quantiles, observation)
@@ -71,10 +71,12 @@ class ServedLobbyPolicy(tf.Module):  # type: ignore[misc]
         unit = 0.5 * spread + UNIT_OF_DEMAND * demand + LEAST_UNIT
         wanted = _at(quantiles, horizon, level) + buffer * unit + waiting
         nearer = tf.maximum(numbers["keep_horizon"] * horizon, 1.0)
-        surer = level + numbers["keep_level"] + numbers["keep_level_by_lead"] * by_lead
-        worth = _at(quantiles, nearer, surer) + (buffer + numbers["keep_buffer"]) * unit + waiting
+        quantile = level + numbers["keep_level"] + numbers["keep_level_by_lead"] * by_lead
+        needed = (
+            _at(quantiles, nearer, quantile) + (buffer + numbers["keep_buffer"]) * unit + waiting
+        )
         # Nothing was kept before: the keep level falls from 0.
-        kept = tf.maximum(worth, worth / (1.0 + numbers["keep_steps"]))
+        kept = tf.maximum(needed, needed / (1.0 + numbers["keep_steps"]))
         raise_level = tf.clip_by_value(tf.math.ceil(wanted), low, high)
         keep_level = tf.maximum(tf.math.ceil(kept), raise_level)
         keep_level = tf.clip_by_value(keep_level, low, high)

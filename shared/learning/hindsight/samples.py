@@ -22,7 +22,7 @@ COPIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class SampleSpec:
     """What the nets observe after a row, and the steps ahead that they forecast."""
 
     fields: tuple[str, ...]
@@ -32,7 +32,7 @@ class Sight:
     """Steps from the newest demand observed to the demands forecast, ascending."""
 
     @classmethod
-    def of(cls, parameters: FleetParameters) -> "Sight":
+    def of(cls, parameters: FleetParameters) -> "SampleSpec":
         """Of a decision in the notebook's dynamics, which meets one demand."""
         lead = parameters.lead_steps
         return cls(parameters.observation_fields, lead, (lead,))
@@ -71,23 +71,23 @@ class Samples:
 
 
 def samples_of(
-    recorded: Recorded, sight: Sight, parameters: FleetParameters, rng: np.random.Generator
+    recorded: Recorded, spec: SampleSpec, parameters: FleetParameters, rng: np.random.Generator
 ) -> Samples:
     """The samples of a history and of `COPIES` augmented copies of it."""
-    rows = sight.rows(recorded, parameters)
+    rows = spec.rows(recorded, parameters)
     copies = min(COPIES, ROWS_LIMIT // len(rows) - 1)
     histories = [recorded.history]
     histories += [augmented(recorded.history, parameters, rng) for _ in range(copies)]
     return Samples(
-        np.concatenate([sight.observations(each, parameters, rows) for each in histories]),
-        np.concatenate([sight.outcomes(each, parameters, rows) for each in histories]),
+        np.concatenate([spec.observations(each, parameters, rows) for each in histories]),
+        np.concatenate([spec.outcomes(each, parameters, rows) for each in histories]),
         len(rows),
     )
 
 
 def drawn_samples(
     history: History,
-    sight: Sight,
+    spec: SampleSpec,
     parameters: FleetParameters,
     rng: np.random.Generator,
     parts: Sequence[tuple[int, int]],
@@ -96,11 +96,11 @@ def drawn_samples(
 
     For each ``(first, count)`` in `parts`, `count` of its first `first` decisions.
     """
-    rows = sight.rows(Recorded.unbroken(history), parameters)
+    rows = spec.rows(Recorded.unbroken(history), parameters)
     rows = np.concatenate([rng.choice(rows[:first], count) for first, count in parts])
     return (
-        sight.observations(history, parameters, rows),
-        sight.outcomes(history, parameters, rows),
+        spec.observations(history, parameters, rows),
+        spec.outcomes(history, parameters, rows),
     )
 
 

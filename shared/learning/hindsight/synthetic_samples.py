@@ -13,7 +13,7 @@ import numpy as np
 from shared.core.fields import in_servers
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
-from shared.learning.hindsight.samples import Array32, Samples, Sight, drawn_samples
+from shared.learning.hindsight.samples import Array32, Samples, SampleSpec, drawn_samples
 from shared.learning.hindsight.synthetic import synthetic_history
 
 SERIES = 40
@@ -29,13 +29,13 @@ SMALLEST_LEVEL = 0.1
 
 
 def with_synthetic(
-    samples: Samples, level: float, sight: Sight, parameters: FleetParameters
+    samples: Samples, level: float, spec: SampleSpec, parameters: FleetParameters
 ) -> Samples:
     """The samples, and synthetic ones scaled to a fleet with a median demand of `level` servers."""
     unlimited = replace(parameters, min_servers=0.0, max_servers=MOST_SERVERS)
-    seen, met = _synthetic_samples(sight, unlimited)
+    seen, met = _synthetic_samples(spec, unlimited)
     scale = np.float32(max(level, SMALLEST_LEVEL))
-    servers = in_servers(sight.fields)
+    servers = in_servers(spec.fields)
     return Samples(
         np.concatenate((samples.observations, np.where(servers, scale * seen, seen))),
         np.concatenate((samples.outcomes, scale * met)),
@@ -46,7 +46,7 @@ def with_synthetic(
 
 
 @cache
-def _synthetic_samples(sight: Sight, parameters: FleetParameters) -> tuple[Array32, Array32]:
+def _synthetic_samples(spec: SampleSpec, parameters: FleetParameters) -> tuple[Array32, Array32]:
     """``(observations, outcomes)`` of fleets with a median demand of 1; made once in a process."""
     rng = np.random.default_rng(SEED)
     seen, met = [], []
@@ -55,7 +55,7 @@ def _synthetic_samples(sight: Sight, parameters: FleetParameters) -> tuple[Array
         median = max(float(np.median(history.demands)), SMALLEST_LEVEL)
         scaled = History(history.times, history.demands / median, history.step_seconds)
         one_seen, one_met = drawn_samples(
-            scaled, sight, parameters, rng, ((len(scaled.demands), OF_EACH),)
+            scaled, spec, parameters, rng, ((len(scaled.demands), OF_EACH),)
         )
         seen.append(one_seen)
         met.append(one_met)

@@ -25,7 +25,7 @@ from shared.learning.models.quantile_nets import (
     FOLDS,
     HEADS,
     OF_EACH_FOLD,
-    SIGHT,
+    SAMPLE_SPEC,
     QuantileNets,
 )
 from shared.recorded_demand import Recorded
@@ -52,7 +52,7 @@ class Forecaster:
     def quantiles(self, history: History, parameters: FleetParameters) -> FloatArray:
         """What is forecast after each row, ``(rows, horizons, levels)``: out of fold, or by all."""
         rows = np.arange(len(history.demands))
-        found = self.nets.quantiles(SIGHT.observations(history, parameters, rows))
+        found = self.nets.quantiles(SAMPLE_SPEC.observations(history, parameters, rows))
         together = found.mean(axis=0)
         for fold, (begin, end) in enumerate(self.folds):
             inside = (history.times >= begin) & (history.times < end)
@@ -81,10 +81,10 @@ def fit(
     nets = QuantileNets(seed)
     if pretrained is not None:
         nets.set_state(_begun(nets.get_state(), pretrained))
-    samples = samples_of(recorded, SIGHT, parameters, np.random.default_rng(seed))
+    samples = samples_of(recorded, SAMPLE_SPEC, parameters, np.random.default_rng(seed))
     usual = float(np.median(recorded.history.demands))
-    samples = with_synthetic(samples, usual, SIGHT, parameters)
-    rows = SIGHT.rows(recorded, parameters)
+    samples = with_synthetic(samples, usual, SAMPLE_SPEC, parameters)
+    rows = SAMPLE_SPEC.rows(recorded, parameters)
     edges = np.linspace(0, len(rows), FOLDS + 1).astype(int)
     reach = max(HORIZONS)
     left_out = [

@@ -13,7 +13,7 @@ from shared.core.fields import target_fields
 from shared.core.forecasts import Forecasts, ordered
 from shared.core.lobby import Ended, Met, act, from_targets, whole
 from shared.core.parameters import FleetParameters
-from shared.learning.models.quantile_nets import SIGHT, QuantileNets
+from shared.learning.models.quantile_nets import SAMPLE_SPEC, QuantileNets
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class LobbyPolicy:
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the observation's fields."""
-        return (*SIGHT.fields, *target_fields(self.parameters.history_len))
+        return (*SAMPLE_SPEC.fields, *target_fields(self.parameters.history_len))
 
     @property
     def lead_steps(self) -> int:
         """Steps ahead that the fields are built for."""
-        return SIGHT.lead_steps
+        return SAMPLE_SPEC.lead_steps
 
     @property
     def reads_targets(self) -> bool:
@@ -51,7 +51,7 @@ class LobbyPolicy:
 
     def quantiles(self, observations: NDArray[np.floating[Any]]) -> FloatArray:
         """Forecasts by all of the nets, ``(rows, horizons, levels)``."""
-        seen = np.asarray(observations, dtype=np.float32)[:, : len(SIGHT.fields)]
+        seen = np.asarray(observations, dtype=np.float32)[:, : len(SAMPLE_SPEC.fields)]
         return ordered(self.nets.quantiles(np.ascontiguousarray(seen)).mean(axis=0))
 
     def actions(self, observations: NDArray[np.floating[Any]]) -> FloatArray:

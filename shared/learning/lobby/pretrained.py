@@ -7,7 +7,7 @@ import numpy as np
 
 from shared.learning.hindsight.optimizer import Hindsight
 from shared.learning.lobby.forecasting import UPDATES_PER_ROUND, Weights
-from shared.learning.models.quantile_nets import HEADS, SIGHT, QuantileNets
+from shared.learning.models.quantile_nets import HEADS, SAMPLE_SPEC, QuantileNets
 from shared.learning.pretraining import (
     UPDATES,
     WEIGHT_DECAY,
@@ -35,7 +35,7 @@ def pretrain_nets(
     """
     use_one_thread()
     rng = np.random.default_rng(seed)
-    samples = synthetic_decisions(SIGHT, pretraining_parameters(history_len), rng, tell)
+    samples = synthetic_decisions(SAMPLE_SPEC, pretraining_parameters(history_len), rng, tell)
     nets = QuantileNets(seed)
     hindsight = Hindsight(nets, samples, HEADS, seed, WEIGHT_DECAY)
     state = nets.get_state()

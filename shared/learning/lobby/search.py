@@ -1,7 +1,7 @@
 """Direct policy search: the rule's numbers that cost least in the simulator.
 
 The cross-entropy method (Rubinstein, 1999): draw numbers around a mean, roll each out on the same
-pieces of recorded demand and the same lead paths, move the mean to the best, search less far.
+segments of recorded demand and the same lead paths, move the mean to the best, search less far.
 """
 
 import time
@@ -19,13 +19,13 @@ from shared.core.rollout import BandPolicy, LobbyFleet, M, mean_cost, roll_out
 
 CANDIDATES = 40
 BEST = 8
-PIECES = 16
+SEGMENTS = 16
 """Of recorded demand, each with a lead path of its own."""
-PIECE_STEPS = 400
+SEGMENT_STEPS = 400
 WARM_UP_STEPS = 30
-"""Of each piece, not scored: they depend on how it was begun."""
+"""Of each segment, not scored: they depend on how it was begun."""
 LEAST_ROWS = 100
-"""Of a series before the first piece: forecasts have little to go by there."""
+"""Of a series before the first segment: forecasts have little to go by there."""
 TOWARDS_BEST = 0.7
 """How far mean and spread move to those of the best in a round."""
 PLAIN_ROUNDS, ROUNDS = 22, 30
@@ -49,7 +49,7 @@ class Simulator:
     demands: FloatArray
     """``(rows,)``, servers."""
     leads: Sequence[Kind]
-    """Lead processes to draw from, one piece after the other."""
+    """Lead processes to draw from, one segment after the other."""
     fleet: LobbyFleet
 
     def rule_costs(
@@ -59,27 +59,27 @@ class Simulator:
 
         `forecasts` are made after each row by what has not learnt from the rows to come.
         """
-        lanes = np.repeat(numbers, PIECES, axis=0)
+        lanes = np.repeat(numbers, SEGMENTS, axis=0)
         return self._costs(BandRule(lanes, forecasts, self.fleet.usual_lead), len(numbers), rng)
 
     def target_costs(
         self, targets: FloatArray, times: FloatArray, added: FloatArray, rng: np.random.Generator
     ) -> FloatArray:
         """The same of an autoscaler's targets, with each candidate's factor and servers added."""
-        rule = TargetRule(targets, np.repeat(times, PIECES), np.repeat(added, PIECES))
+        rule = TargetRule(targets, np.repeat(times, SEGMENTS), np.repeat(added, SEGMENTS))
         return self._costs(rule, len(times), rng)
 
     def _costs(
         self, policy: BandPolicy[M], candidates: int, rng: np.random.Generator
     ) -> FloatArray:
-        """Of candidates that have `PIECES` lanes each, one after the other; all meet the same."""
+        """Of candidates that have `SEGMENTS` lanes each, one after the other; all meet the same."""
         rows = len(self.demands)
         first_row = min(LEAST_ROWS, rows // 4)
-        steps = min(PIECE_STEPS, (rows - first_row) // 2)
-        begins = rng.integers(first_row, rows - steps, PIECES)
-        kinds = [self.leads[piece % len(self.leads)] for piece in range(PIECES)]
+        steps = min(SEGMENT_STEPS, (rows - first_row) // 2)
+        begins = rng.integers(first_row, rows - steps, SEGMENTS)
+        kinds = [self.leads[segment % len(self.leads)] for segment in range(SEGMENTS)]
         paths = [lead_paths(kind, 1, steps, rng, self.fleet.usual_lead) for kind in kinds]
-        path_of = np.tile(np.arange(PIECES), candidates)
+        path_of = np.tile(np.arange(SEGMENTS), candidates)
         rolled = roll_out(
             policy,
             self.demands,
@@ -89,7 +89,7 @@ class Simulator:
             self.fleet,
         )
         costs = mean_cost(rolled, min(WARM_UP_STEPS, steps // 4))
-        by_candidate: FloatArray = costs.reshape(candidates, PIECES).mean(axis=1)
+        by_candidate: FloatArray = costs.reshape(candidates, SEGMENTS).mean(axis=1)
         return by_candidate
 
 

@@ -12,7 +12,7 @@ from shared.core.arrays import FloatArray
 from shared.core.fields import forecast_fields
 from shared.core.forecasts import HORIZONS, LEAD_STEPS, LEVELS
 from shared.learning.hindsight.optimizer import Heads
-from shared.learning.hindsight.samples import Sight
+from shared.learning.hindsight.samples import SampleSpec
 from shared.learning.models.ensemble import Ensemble, TorchFeatures
 
 FOLDS = 4
@@ -20,7 +20,7 @@ FOLDS = 4
 OF_EACH_FOLD = 2
 """Nets that leave a fold out: one begun from the pretrained ones, one from nothing."""
 
-SIGHT = Sight(forecast_fields(HORIZONS), LEAD_STEPS, HORIZONS)
+SAMPLE_SPEC = SampleSpec(forecast_fields(HORIZONS), LEAD_STEPS, HORIZONS)
 """What the nets see, and the horizons that they forecast."""
 HEADS = Heads(
     underage_costs=tuple(level / (1.0 - level) for level in LEVELS),
@@ -34,7 +34,7 @@ class QuantileNets(nn.Module):
     def __init__(self, seed: int) -> None:
         """Untrained: it forecasts the last demand."""
         super().__init__()
-        self._features = TorchFeatures(SIGHT.fields, SIGHT.lead_steps)
+        self._features = TorchFeatures(SAMPLE_SPEC.fields, SAMPLE_SPEC.lead_steps)
         self.layout = self._features.layout
         outputs = len(HORIZONS) * len(LEVELS)
         with torch.random.fork_rng():
