@@ -13,6 +13,10 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
+
+# Loaded before any service runs in a thread: pytest parses it, and CPython 3.11 can't parse in two
+# threads at once (python/cpython#106905).
+import schemathesis.specs.openapi.schemas
 import uvicorn
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode

@@ -65,6 +65,10 @@ async def test_max_servers_is_raised_in_a_running_ring_and_nothing_is_lost(
         shown = re.findall(r'autopilot_recommended_servers{fleet="\w+"} ([0-9.]+)', text)
         return len(shown) == len(FLEETS) and min(map(float, shown)) > PEAK
 
+    async def requested_more() -> bool:
+        newest = [await bus.newest_transitions(fleet, 1) for fleet in FLEETS]
+        return all(transitions and transitions[-1].target > PEAK for transitions in newest)
+
     async with platform.running(max_servers=100), platform.reported(PEAK):
         await eventually_async(at_the_limit, "all that may be is asked for")
         async with platform.asked():
@@ -72,6 +76,7 @@ async def test_max_servers_is_raised_in_a_running_ring_and_nothing_is_lost(
             since = len(platform.told)
             await eventually_async(told_more, "the new limit is used")
         await eventually_async(metrics_show_more, "the new limit is in the metrics")
+        await eventually_async(requested_more, "what was told is a step's target")
         refused = await platform.metrics("prediction")
     assert {(one["policy_version"], one["fallback"]) for one in platform.told} == {(VERSION, None)}
     assert platform.not_told == []
