@@ -1,4 +1,4 @@
-"""`autopilot backtest --dynamics lobby`: options in, a report out."""
+"""`autopilot backtest --dynamics lobby`: from its options to a report."""
 
 import csv
 import math
@@ -29,13 +29,13 @@ from shared.learning.lobby.scoring import fleet_of
 from shared.settings import FleetSettings, Settings
 
 STEP_SECONDS = 65.0
-"""Of game time, whatever the rows of a trace are apart: a row is a step."""
+"""Duration of a step in the simulated game. A row is a step, whatever the trace's interval is."""
 LONGEST_LEAD = 1e6
-"""Steps."""
+"""Upper bound of a given lead, in steps."""
 
 
 def check_lobby(fleet: FleetSettings) -> None:
-    """Raise `BadSetting` where a setting wants the notebook's dynamics."""
+    """Raise `BadSetting` if a setting applies to the notebook's dynamics only."""
     if fleet.reward == "notebook":
         raise BadSetting(
             "AUTOPILOT_REWARD=notebook is of the notebook's dynamics: leave it out, or give "
@@ -52,7 +52,10 @@ def backtest_lobby(
     history_len: int | None,
     settings: Settings,
 ) -> LobbyReport:
-    """Train, or take a policy's folder, and roll it out beside rules. Raises `BadInput`."""
+    """Train a policy, or load the one in the folder `policy`, and compare it with rules.
+
+    Raises `BadInput`.
+    """
     scored = len(case.history.demands) - case.start
     leads = None if lead_times is None else read_lead_times(lead_times, scored)
     if policy is not None:
@@ -84,12 +87,15 @@ def backtest_lobby(
 
 
 def lobby_fleet(history: History, parameters: FleetParameters, fleet: FleetSettings) -> LobbyFleet:
-    """The fleet as roll-outs know it, guards included, over a history's times."""
+    """The fleet for roll-outs, with its guards and the scheduled floors at the history's times."""
     return fleet_of(parameters, fleet.lobby(STEP_SECONDS), fleet.guards, history)
 
 
 def read_lead_times(path: Path, scored: int) -> FloatArray:
-    """Lead in steps of each scored row; surplus rows are ignored. Raises `BadInput`."""
+    """Read the lead, in steps, at each scored row, ``(scored,)``; further rows are ignored.
+
+    Raises `BadInput`.
+    """
     leads: list[float] = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

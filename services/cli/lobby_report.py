@@ -1,4 +1,4 @@
-"""The output of a backtest in the lobby's dynamics: a table, a CSV of decisions, a figure."""
+"""Output of a backtest in the lobby's dynamics: a table, a CSV of decisions, a figure."""
 
 import csv
 from pathlib import Path
@@ -47,12 +47,12 @@ COLUMNS = (
 
 
 def by_cost(report: LobbyReport) -> list[str]:
-    """Names of the contenders, the cheapest first, the autopilot before its equals."""
+    """Names of the contenders by ascending cost; in a tie, the autopilot comes first."""
     return sorted(report.outcomes, key=lambda name: report.outcomes[name].score.cost_per_step)
 
 
 def print_lobby(report: LobbyReport, console: Console) -> None:
-    """A table of every contender, the cheapest first."""
+    """Print a table of all contenders, by ascending cost."""
     case, paths = report.case.case, len(report.case.leads)
     low, high = case.parameters.min_servers, case.parameters.max_servers
     drawn = "on the lead times given" if paths == 1 else f"on {paths} lead paths"
@@ -89,9 +89,10 @@ def print_lobby(report: LobbyReport, console: Console) -> None:
 
 
 def write_lobby_decisions(report: LobbyReport, path: Path) -> None:
-    """`COLUMNS` of the autopilot on the first lead path, for every scored step.
+    """Write `COLUMNS` of the autopilot on the first lead path, a row per scored step.
 
-    Counts and cost as they stand when the step is paid for, then the band and what it does.
+    Counts and cost are those at the time the cost is charged, before the policy acts; the band and
+    its effects follow.
     """
     case = report.case.case
 
@@ -129,7 +130,7 @@ def _numbers(step: Step) -> tuple[float, ...]:
 
 
 def draw_lobby(report: LobbyReport) -> "Figure":
-    """The figure: the newest steps on the first path, and a bar for each contender."""
+    """Draw the newest steps on the first path, and a bar with the cost of each contender."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 6), layout="constrained")

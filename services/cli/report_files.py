@@ -1,4 +1,4 @@
-"""The files that a backtest writes: JSON, decisions, a plot."""
+"""The files that a backtest writes: JSON document, CSV of decisions, plot."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The files that a backtest is asked for; None: not asked for."""
+    """Paths of the files that a backtest should write; None: not requested."""
 
     json: Path | None
     decisions: Path | None
     plot: Path | None
 
     def check(self) -> None:
-        """Before the work: raises `BadInput` for a file that could not be written after it."""
+        """Raise `BadInput` for a file that cannot be written; call this before the long work."""
         names = ((self.json, "--json"), (self.decisions, "--decisions"), (self.plot, "--plot"))
         for path, option in names:
             check_can_write(path, option)
@@ -35,7 +35,7 @@ class Output:
         write_decisions: Callable[[Path], None],
         draw: "Callable[[], Figure]",
     ) -> None:
-        """Write them, each whole or not at all."""
+        """Write the requested files, each atomically."""
         if self.json is not None:
             text = json.dumps(document, indent=2) + "\n"
             write_whole(self.json, lambda partial: partial.write_text(text))

@@ -1,7 +1,7 @@
-"""Forecasts of demand: quantiles at several horizons, interpolated, and calibrated as they are met.
+"""Quantile forecasts of demand at several horizons: interpolation and online calibration.
 
-Demand is exogenous, so what is forecast after each row of a series depends on the series alone:
-all of it is there before a roll-out begins, and is the same for every contender.
+Demand is exogenous, so the forecast made after each row of a series depends on the series alone.
+All forecasts are therefore computed before a roll-out begins, and every contender gets the same.
 """
 
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ import numpy as np
 from shared.core.arrays import FloatArray, IntArray
 
 HORIZONS = (1, 2, 4, 6, 9, 13, 20, 30)
-"""Steps ahead."""
+"""Forecast horizons, in steps ahead."""
 LEVELS = (0.5, 0.7, 5 / 6, 0.9, 0.94, 0.97)
-"""Probabilities that demand stays below."""
+"""Quantile levels: the probability that demand stays below the forecast."""
 LEAD_STEPS = 6
-"""Steps ahead that the local unit and the time fields of an observation are for."""
+"""Horizon, in steps, of the observation's local unit and time fields."""
 CALIBRATION_PACE = 0.005
-"""How far a quantile moves after a miss, in local units (adaptive conformal inference)."""
+"""Step size of a quantile's offset per outcome, in local units (adaptive conformal inference)."""
 LEAST_OFFSET, MOST_OFFSET = -1.0, 3.0
-"""In local units."""
+"""Bounds of the offset, in local units."""
 MISSES_PACE = 0.05
-"""Weight of the newest outcome in how often demand has exceeded its forecast of late."""
+"""Weight of the newest outcome in the moving average of misses (`Forecasts.misses`)."""
 UNIT_HORIZON = HORIZONS.index(9)
-"""Whose spread the local unit is half of."""
+"""Index of the horizon whose spread of quantiles determines the local unit (`local_units`)."""
 UNIT_OF_DEMAND, LEAST_UNIT = 0.03, 0.3
-"""Added to it: a part of the demand, and servers."""
+"""Added to the local unit: this fraction of the demand, and this many servers."""
 _WATCHED = HORIZONS.index(6), LEVELS.index(0.9)
-"""The forecast whose misses are counted."""
+"""Indices of the horizon and level whose misses are counted."""
 
 
 def logit(level: float | FloatArray) -> FloatArray:
-    """Log odds of a probability: the scale on which levels are interpolated."""
+    """Log odds of a probability: the scale on which quantile levels are interpolated."""
     level = np.asarray(level, dtype=np.float64)
     odds: FloatArray = np.log(level / (1.0 - level))
     return odds
@@ -42,32 +42,33 @@ _LOGITS = logit(np.array(LEVELS))
 
 @dataclass(frozen=True, slots=True)
 class Forecasts:
-    """What is forecast after each row of a series, in servers."""
+    """The forecasts made after each row of a series, in servers."""
 
     quantiles: FloatArray
-    """``(rows, horizons, levels)``, ascending along levels."""
+    """Demand quantiles, ``(rows, horizons, levels)``, ascending along levels."""
     units: FloatArray
-    """The local unit, ``(rows,)``: how far demand may move from here in the time of a start."""
+    """The local unit, ``(rows,)``: how far demand may move during a server's start, in servers."""
     misses: FloatArray
-    """How much oftener than they should demand has exceeded its forecasts of late, ``(rows,)``."""
+    """Recent frequency of demand above its 0.9 quantile six steps ahead, minus the nominal 0.1;
+    ``(rows,)``."""
 
     @classmethod
     def of(cls, quantiles: FloatArray, demands: FloatArray) -> "Forecasts":
-        """Of quantiles as a net gives them: calibrated row by row on the demand seen by then."""
+        """Calibrate a model's quantiles, each row on the demand up to it; shapes as above."""
         units = local_units(quantiles, demands)
         calibrated = _calibrated(quantiles, demands, units)
         return cls(calibrated, units, _misses(calibrated, demands))
 
     @classmethod
     def uncalibrated(cls, quantiles: FloatArray, demands: FloatArray) -> "Forecasts":
-        """Of quantiles that nothing has been met after: a single look."""
+        """Take a model's quantiles as they are: for single observations without known outcomes."""
         units = local_units(quantiles, demands)
         return cls(quantiles, units, np.zeros(len(demands)))
 
     def at(self, rows: IntArray, horizons: FloatArray, logits: FloatArray) -> FloatArray:
-        """Demand at a horizon and level, interpolated; shape ``(lanes,)`` all.
+        """Forecasts at any horizon (steps) and level (log odds), interpolated; all ``(lanes,)``.
 
-        Beyond the outermost horizons and levels, those.
+        Horizons and levels outside the grid are clipped to its ends.
         """
         last_horizon, last_level = len(HORIZONS) - 2, len(LEVELS) - 2
         at_horizon = np.interp(horizons, HORIZONS, np.arange(len(HORIZONS)))
@@ -85,23 +86,27 @@ class Forecasts:
 
 
 def ordered(quantiles: FloatArray) -> FloatArray:
-    """Ascending along levels, at least 0: nets of their own may cross."""
+    """Quantiles sorted along levels and at least 0: those that a model outputs may cross."""
     return np.maximum(np.sort(quantiles, axis=-1), 0.0)
 
 
 def local_units(quantiles: FloatArray, demands: FloatArray) -> FloatArray:
-    """Half of the gap between the highest quantile and the median, and a little of the level."""
+    """The local unit, ``(rows,)``, in servers: a scale for buffers and offsets.
+
+    It is half of the gap between the highest quantile and the median nine steps ahead, plus
+    `UNIT_OF_DEMAND` of the demand and `LEAST_UNIT`.
+    """
     gap = quantiles[:, UNIT_HORIZON, -1] - quantiles[:, UNIT_HORIZON, 0]
     units: FloatArray = 0.5 * gap + UNIT_OF_DEMAND * demands + LEAST_UNIT
     return units
 
 
 def _calibrated(quantiles: FloatArray, demands: FloatArray, units: FloatArray) -> FloatArray:
-    """Each quantile with an offset that rises after a miss and falls after none.
+    """Quantiles plus an offset each, which rises after a miss and falls otherwise.
 
-    So that demand exceeds it as often as its level says, whatever has changed (Gibbs and Candes,
-    Adaptive Conformal Inference Under Distribution Shift, 2021). After row k it has learnt from
-    the outcomes up to row k.
+    So demand exceeds a quantile as often as its level says, even if its distribution shifts (Gibbs
+    and Candes, Adaptive Conformal Inference Under Distribution Shift, 2021). The offsets of row k
+    use the outcomes up to row k only.
     """
     rows = len(demands)
     calibrated = np.empty_like(quantiles)

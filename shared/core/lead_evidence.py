@@ -1,4 +1,4 @@
-"""What the starts that were seen tell of the lead time: state in, state out, many lanes at once."""
+"""Estimates of the lead time from the observed starts: state in, state out, for many lanes."""
 
 from typing import NamedTuple
 
@@ -9,27 +9,28 @@ from shared.core.lead_process import USUAL_LEAD
 from shared.core.lobby import Ended
 
 PRIOR_STEPS = 6.0
-"""Lead that is assumed before a start was seen, where servers usually take `USUAL_LEAD`."""
+"""Assumed lead, in steps, before a start was observed, if the usual lead is `USUAL_LEAD`."""
 FAST, MOST_FAST = 0.12, 0.6
-"""Weight of each ended start in the fast average, and at most of a step's."""
+"""Weight of each ended start in the fast moving average, and the maximum weight of a step."""
 SLOW, MOST_SLOW = 0.02, 0.2
+"""The same for the slow moving average."""
 
 
 class LeadEvidence(NamedTuple):
-    """Steps from launch to end, shape ``(lanes,)`` each."""
+    """Estimated steps from launch to the end of a start, shape ``(lanes,)`` each."""
 
     fast: FloatArray
-    """Average over the last starts."""
+    """Moving average over the last few starts."""
     slow: FloatArray
-    """Average over many."""
+    """Moving average over many starts."""
     newest: FloatArray
-    """Of those that ended last."""
+    """Mean over the starts that ended in the last step with any."""
     oldest: FloatArray
-    """Age of the oldest server that is still starting; 0 where none is."""
+    """Age, in steps, of the oldest server that is still starting; 0 if none is."""
 
 
 def no_evidence(lanes: int, usual: float = USUAL_LEAD) -> LeadEvidence:
-    """Before a start was seen, where servers usually take `usual` steps."""
+    """The prior, before a start was observed; `usual` is the typical start-up time in steps."""
     prior = np.full(lanes, PRIOR_STEPS * usual / USUAL_LEAD)
     return LeadEvidence(prior, prior, prior, np.zeros(lanes))
 
@@ -37,7 +38,7 @@ def no_evidence(lanes: int, usual: float = USUAL_LEAD) -> LeadEvidence:
 def seen(
     before: LeadEvidence, ended: Ended, start_steps: FloatArray, starting: FloatArray
 ) -> LeadEvidence:
-    """After a step; `start_steps` as in `Met`, `starting` as in `LobbyState`."""
+    """The estimates after a step; `start_steps` is that of `Met`, `starting` of `LobbyState`."""
     some = ~np.isnan(start_steps)
     took = np.where(some, start_steps, 0.0)
     number = ended.came_up + ended.failed

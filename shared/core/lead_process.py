@@ -1,9 +1,10 @@
-"""Start-up times of servers: how they vary from step to step, and from server to server.
+"""Start-up times of servers: a random process over steps, and a random factor per server.
 
-In a step all starting servers of a fleet make the same progress, ``1 / lead``; a server is up when
-it has made a progress of its own, drawn when it is launched. Draws are a hash of a path's seed, the
-step of the launch and the server's number in it: so contenders on the same path get the same
-draws, whatever they launch, and nothing depends on demand.
+In a step all starting servers of a fleet make the same progress, ``1 / lead``. The start of a
+server ends when its accumulated progress reaches a threshold, sampled at its launch. Samples are a
+hash of the lead path's seed, the step of the launch and the server's index within that launch. So
+contenders on the same path get the same random numbers (common random numbers), whatever each of
+them launches, and the samples do not depend on demand.
 """
 
 from typing import Literal
@@ -15,36 +16,38 @@ from shared.core.arrays import FloatArray, IntArray
 from shared.core.lobby import Ended
 
 LEAST_PROGRESS, MOST_PROGRESS = 0.85, 1.25
-"""At which a server is up, uniform."""
+"""Bounds of the progress at which a start ends; uniform."""
 FAILING = 0.015
-"""Part of the starts that fail, at their end."""
+"""Fraction of the starts that fail; a failure shows only at the end of the start."""
 SHORTEST_LEAD = 0.5
-"""Steps."""
+"""Lower bound of the lead, in steps."""
 USUAL_LEAD = 5.0
-"""Middle of the normal regime, in steps: the notebook's constant."""
+"""Mean lead of the normal regime, in steps; also the notebook's constant lead time."""
 
 Kind = Literal["regimes", "lognormal", "slowdown", "constant"]
 KINDS: tuple[Kind, ...] = ("regimes", "lognormal", "slowdown", "constant")
 
-# Regimes: normal, slow, a spell. Levels and mean stays are drawn by path, in steps.
+# Three regimes: normal, slow, and spells of very slow starts. Bounds, in steps, of each regime's
+# lead and mean duration, which are sampled once per path.
 _LEVELS = np.array([[4.0, 6.0], [8.0, 12.0], [15.0, 25.0]])
 _STAYS = np.array([[60.0, 200.0], [20.0, 60.0], [15.0, 50.0]])
 _NEXT = np.array([[0.0, 0.72, 0.28], [0.75, 0.0, 0.25], [0.7, 0.3, 0.0]])
-"""From regime (row) to regime (column)."""
+"""Transition probabilities from regime (row) to regime (column)."""
 _VISIT_SPREAD = 0.1
-"""Of a regime's level from visit to visit, relative."""
+"""Standard deviation of the log of a regime's lead from visit to visit."""
 _NOISE = 0.1
-"""From step to step, relative."""
+"""Standard deviation of the log of the noise in each step."""
 
 
 def lead_paths(
     kind: Kind, paths: int, steps: int, rng: np.random.Generator, usual: float = USUAL_LEAD
 ) -> FloatArray:
-    """Leads in steps, ``(paths, steps)``; longer or shorter in proportion to `usual`.
+    """Sample lead paths: leads in steps, ``(paths, steps)``, scaled by ``usual / USUAL_LEAD``.
 
-    `regimes`: spells that persist; `lognormal`: median 6 to 8, sigma 0.55, a memory of 25 steps;
-    `slowdown`: a lead of 4 to 6 steps that becomes 2.5 to 4 times as long for good, in the middle
-    third; `constant`: 5 steps.
+    The kinds, at the usual lead of 5 steps: `regimes`, a semi-Markov process of normal, slow and
+    very slow starts; `lognormal`, an AR(1) process of the log with median 6 to 8, sigma 0.55 and a
+    correlation time of 25 steps; `slowdown`, a lead of 4 to 6 steps that becomes 2.5 to 4 times as
+    long, permanently, at a time in the middle third; `constant`, 5 steps.
     """
     if kind == "constant":
         return np.full((paths, steps), usual)
@@ -60,19 +63,20 @@ def lead_paths(
 
 
 class Starts:
-    """When launched servers of many lanes come up, or fail; each lane follows one path."""
+    """Simulates when launched servers of many lanes come up or fail; a lane follows one path."""
 
     def __init__(self, leads: FloatArray, path_of: IntArray, seed: int, first: int = 0) -> None:
-        """`leads`: ``(paths, steps)``; `path_of`: each lane's path; `first`: the first step.
+        """`leads`: ``(paths, steps)``; `path_of`: the path of each lane, ``(lanes,)``.
 
-        The same seed draws the same for a path's launch of a step, whichever lane launches.
+        `first` is the absolute number of step 0. With the same seed, a server launched on the same
+        path, in the same step and with the same index gets the same samples in every lane.
         """
         paths, steps = leads.shape
         self._steps, self._first = steps, first
         self._path_of = path_of
         progress = np.cumsum(1.0 / leads, axis=1)
         self._progress = np.concatenate((np.zeros((paths, 1)), progress), axis=1)
-        # One ascending array for all paths, to search in once.
+        # The paths are joined into one ascending array, so that one searchsorted serves all lanes.
         self._apart = float(self._progress.max()) + 2 * MOST_PROGRESS
         offsets = self._apart * np.arange(paths)[:, np.newaxis]
         self._joined = (self._progress + offsets).ravel()
@@ -82,11 +86,11 @@ class Starts:
         self._failed = np.zeros((steps + 2, lanes))
 
     def ended(self, step: int) -> Ended:
-        """Starts that end in a step, 0 for the first."""
+        """Starts that end in a step; steps count from 0."""
         return Ended(self._came_up[step], self._failed[step])
 
     def launch(self, step: int, launched: FloatArray) -> None:
-        """Whole servers that each lane launches at the end of a step; ``(lanes,)``."""
+        """Register the whole servers that each lane launches at the end of a step; ``(lanes,)``."""
         lanes = np.flatnonzero(launched)
         if not len(lanes):
             return
@@ -106,7 +110,10 @@ class Starts:
 def draws(
     seeds: NDArray[np.uint64], step: int, numbers: IntArray
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Of each server: the progress at which its start ends, and whether it fails then."""
+    """Returns (progress at which the start ends, whether it fails then) of each server.
+
+    `numbers` are the servers' indices within the launches of the step; all shapes ``(servers,)``.
+    """
     key = _mixed(seeds + np.uint64(step))
     key = _mixed(key + numbers.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))
     needs = LEAST_PROGRESS + (MOST_PROGRESS - LEAST_PROGRESS) * _unit(key)
@@ -124,7 +131,7 @@ def _mixed(key: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
 
 
 def _unit(key: NDArray[np.uint64]) -> FloatArray:
-    """0 to 1."""
+    """Uniform in [0, 1), from the upper 53 bits of a hash."""
     return (key >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

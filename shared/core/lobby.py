@@ -1,19 +1,20 @@
-"""The lobby's dynamics: players wait, busy servers stay, servers take a varying time to start.
+"""The lobby's dynamics: players queue, busy servers are never removed, start-up times vary.
 
-Every function works on many fleets at once (*lanes*, shape ``(lanes,)``); the live worker and the
-simulator run these lines. A step, in this order:
+Every function is vectorised over many independent fleets (*lanes*, shape ``(lanes,)``), so that the
+simulator and a live worker can share it. One step, in this order:
 
 1. starting servers come up, or fail at the end of their start;
-2. matches end: ``keep`` of the busy servers go on;
-3. a part of the waiting matches leave, lost;
-4. new matches join the waiting;
-5. waiting matches take free servers;
-6. the step is paid for: idle, starting, waiting and lost;
-7. the policy answers with a band, and servers are launched or removed (`act`).
+2. matches end: the fraction ``keep`` of the busy servers stays busy;
+3. a fraction of the waiting matches is lost: their players leave;
+4. new matches arrive and join the queue;
+5. waiting matches are placed on idle servers;
+6. the cost of the step is charged: idle and starting servers, waiting and lost matches;
+7. the policy returns a band (`Band`), and servers are launched or removed accordingly (`act`).
 
-Servers (up, starting, launched, removed) are whole; matches (busy, waiting, lost) are fluid, in
-servers. Demand is what the players want to run: with enough servers, busy equals it exactly, so it
-stays exogenous and recorded demand can be replayed.
+`meet` does 1 to 6, `act` does 7. Servers (up, starting, launched, removed) are whole numbers;
+matches (busy, waiting, lost) are fluid, that is fractional, in units of one server each. Demand is
+the number of matches that would run if servers were never short: with enough servers, busy equals
+it exactly. So demand is exogenous, and recorded demand can be replayed against any policy.
 """
 
 from dataclasses import dataclass
@@ -24,112 +25,116 @@ import numpy as np
 from shared.core.arrays import FloatArray
 
 LOST_IN_WAITS = 6.0
-"""What a match that leaves unserved costs, in steps of waiting."""
+"""Cost of a match that is lost, as a multiple of the cost of one step of waiting."""
 ROUNDING = 1e-9
-"""Servers: matches add up to whole numbers but for so much."""
+"""Tolerance in servers: sums of fluid matches miss whole numbers by at most this much."""
 AGES = 64
-"""Ages by which starting servers are told apart, in steps; the last column holds all older ones."""
+"""Number of age classes of starting servers, in steps; the last one has all older servers too."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostWeights:
-    """What a server or a match costs in a step; in idle servers, or in money."""
+    """Cost of a server or a match per step; the unit is one idle server for a step, or money."""
 
     idle: float = 1.0
     starting: float = 1.0
     waiting: float = 5.0
     lost: float = 30.0
-    """Once, when a waiting match leaves."""
+    """Charged once, in the step in which a waiting match is lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lobby:
-    """The numbers of the lobby's dynamics."""
+    """Parameters of the lobby's dynamics."""
 
     step_seconds: float = 65.0
     session_seconds: float = 780.0
-    """How long a match runs on average."""
+    """Mean duration of a match."""
     patience_seconds: float = 1300.0
-    """How long players wait on average before they leave."""
+    """Mean time that players wait before they leave."""
     weights: CostWeights = CostWeights()
 
     @property
     def keep_most(self) -> float:
-        """Part of the matches that go on from one step to the next, at most."""
+        """Largest fraction of the running matches that continue into the next step.
+
+        Fewer continue if demand falls faster than matches end at this rate (`meet`).
+        """
         return 1.0 - 1.0 / max(1.0, self.session_seconds / self.step_seconds)
 
     @property
     def leaving(self) -> float:
-        """Part of the waiting matches that leave in a step."""
+        """Fraction of the waiting matches that is lost in a step."""
         return min(1.0, self.step_seconds / self.patience_seconds)
 
 
 class LobbyState(NamedTuple):
-    """A fleet after a step; servers, shape ``(lanes,)`` unless it says otherwise."""
+    """State of the fleets after a step; in servers, shape ``(lanes,)`` unless stated otherwise."""
 
     demand: FloatArray
-    """Of the newest step."""
+    """Demand of the newest step."""
     up: FloatArray
     busy: FloatArray
     waiting: FloatArray
-    """Matches that want a server each."""
+    """Matches in the queue; each needs one server."""
     starting: FloatArray
-    """By age, ``(lanes, AGES)``: column 0 was launched at the end of this step."""
+    """Starting servers by age, ``(lanes, AGES)``: column 0 was launched at the end of this step."""
 
     @property
     def idle(self) -> FloatArray:
-        """Servers that are up and free."""
+        """Servers that are up and run no match."""
         return self.up - self.busy
 
     @property
     def position(self) -> FloatArray:
-        """Servers that are up or starting."""
+        """Servers that are up or starting: the inventory position."""
         position: FloatArray = self.up + self.starting.sum(axis=-1)
         return position
 
 
 class Ended(NamedTuple):
-    """Starts that ended in a step, shape ``(lanes,)`` each."""
+    """Numbers of servers whose start ended in a step, shape ``(lanes,)`` each."""
 
     came_up: FloatArray
     failed: FloatArray
 
 
 class Met(NamedTuple):
-    """What a step did, until it was paid for; shape ``(lanes,)`` each."""
+    """Result of `meet`: the step up to and including its cost; shape ``(lanes,)`` each."""
 
     state: LobbyState
     arrivals: FloatArray
-    """Matches that joined."""
+    """New matches."""
     lost: FloatArray
-    """Matches that left without a server."""
+    """Waiting matches whose players left."""
     cost: FloatArray
     start_steps: FloatArray
-    """Steps from launch to end, mean over the starts that ended; NaN where none did. The oldest
-    launch is taken to end first: reports count servers, they do not name them."""
+    """Mean number of steps from launch to the end of the start, over the starts that ended in this
+    step; NaN where none did. It assumes that servers end in the order of their launch, because
+    supply reports only count servers and do not identify them."""
 
 
 class Band(NamedTuple):
-    """What a policy answers with: servers up and starting, shape ``(lanes,)`` each."""
+    """Action of a policy: two order-up-to levels for the position, shape ``(lanes,)`` each."""
 
     raise_level: FloatArray
-    """Below it the difference is launched."""
+    """If the position is below this level, the difference is launched."""
     keep_level: FloatArray
-    """Above it idle servers are removed; at least the raise level."""
+    """If the position is above this level, idle servers are removed; at least the raise level."""
 
 
 class Acted(NamedTuple):
-    """What a band did, in whole servers; shape ``(lanes,)`` each."""
+    """Result of applying a band, in whole servers; shape ``(lanes,)`` each."""
 
     state: LobbyState
     launched: FloatArray
     removed: FloatArray
     told: FloatArray
-    """The number that callers are told: servers up and starting, as they are to be."""
+    """The recommended target: the position after servers were launched and removed."""
 
 
 def opening(demand: FloatArray) -> LobbyState:
-    """Where a roll-out begins: demand is served, a tenth and one server more are up."""
+    """Initial state of a roll-out: all demand is served; a tenth plus one more server are up."""
     demand = np.asarray(demand, dtype=np.float64)
     return LobbyState(
         demand=demand,
@@ -141,13 +146,14 @@ def opening(demand: FloatArray) -> LobbyState:
 
 
 def from_targets(demand: FloatArray, targets: FloatArray) -> LobbyState:
-    """The state that the notebook's numbers stand for: demand ``(lanes,)``, targets ``(lanes, n)``.
+    """Estimate the state from the notebook's observation: its demand and its last targets.
 
-    Targets are oldest first: the oldest is up, later rises above all before are starting.
+    `demand` is ``(lanes,)``, `targets` is ``(lanes, n)``, oldest first. The servers of the oldest
+    target are taken to be up; each later rise above the highest target so far is still starting.
     """
     highest = np.maximum.accumulate(targets, axis=1)
     starting = np.zeros((len(targets), AGES))
-    # The newest target was told one step ago.
+    # The newest target was recommended one step ago.
     starting[:, 1 : targets.shape[1]] = np.diff(highest, axis=1)[:, ::-1]
     up = targets[:, 0]
     busy = np.minimum(up, demand)
@@ -155,7 +161,10 @@ def from_targets(demand: FloatArray, targets: FloatArray) -> LobbyState:
 
 
 def meet(state: LobbyState, demand: FloatArray, ended: Ended, lobby: Lobby) -> Met:
-    """Points 1 to 6 of a step: demand arrives, starts end, waiting matches are served."""
+    """Points 1 to 6 of a step: starts end, matches end and arrive, the queue is served.
+
+    `demand` is that of the new step, ``(lanes,)``.
+    """
     starting, start_steps = _without(_older(state.starting), ended.came_up + ended.failed)
     up = state.up + ended.came_up
     before = state.demand
@@ -178,15 +187,19 @@ def meet(state: LobbyState, demand: FloatArray, ended: Ended, lobby: Lobby) -> M
 
 
 def whole(band: Band, least: float, most: float) -> Band:
-    """A band in whole servers, rounded up, within a fleet's limits; keep at least raise."""
+    """The band rounded up to whole servers, within the limits `least` and `most`.
+
+    The keep level is raised to the raise level where it was lower.
+    """
     low = np.clip(np.ceil(band.raise_level), least, most)
     return Band(low, np.clip(np.maximum(np.ceil(band.keep_level), low), least, most))
 
 
 def act(state: LobbyState, band: Band) -> Acted:
-    """Point 7: below a whole band the difference is launched; above it idle servers are removed.
+    """Point 7: launch up to the raise level, remove idle servers down to the keep level.
 
-    At once, but never busy ones, and starting ones can't be cancelled.
+    The band must be in whole servers (`whole`). Removal is immediate, but busy servers are never
+    removed, and a start cannot be cancelled; so the position may stay above the keep level.
     """
     position = state.position
     launched = np.maximum(band.raise_level - position, 0.0)
@@ -199,7 +212,7 @@ def act(state: LobbyState, band: Band) -> Acted:
 
 
 def _older(starting: FloatArray) -> FloatArray:
-    """All starting servers a step older."""
+    """Starting servers, each one step older."""
     older = np.empty_like(starting)
     older[..., 0] = 0.0
     older[..., 1:] = starting[..., :-1]
@@ -208,10 +221,10 @@ def _older(starting: FloatArray) -> FloatArray:
 
 
 def _without(starting: FloatArray, ended: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Starting servers when the oldest `ended` of them are done, and the mean age of those."""
+    """Remove the oldest `ended` starting servers. Returns (the rest, mean age of the removed)."""
     if not ended.any():
         return starting, np.full(ended.shape, np.nan)
-    # Servers older than each age: what is left of `ended` when that age's turn comes.
+    # Servers older than each age: `ended` minus this is what remains to take from that age.
     older = np.cumsum(starting[..., ::-1], axis=-1)[..., ::-1] - starting
     done = np.clip(ended[..., np.newaxis] - older, 0.0, starting)
     ages = done @ np.arange(starting.shape[-1], dtype=np.float64)

@@ -1,16 +1,18 @@
-"""What stands between a policy's band and the number that is told, for many lanes at once.
+"""Guards of the lobby's dynamics: from a policy's band to the recommended target, for many lanes.
 
-In this order, each on what the one before made of it:
+The guards act in this order, each on the result of the one before:
 
-1. Limits and floors raise the band: `min_servers`, `max_servers`; what a known event needs
-   (`scheduled`); servers in use and those that waiting players need (`floor_at_allocated`).
-2. The number told is made of the band and the fleet's state (`shared.core.lobby.act`).
-3. `scale_down_delay`: no less than the highest number of the last steps, and no more than was told.
-4. `max_step_up`, `max_step_down`: no further from the number told before.
-5. Floors, then limits, again: they hold whatever a gentle move would want.
+1. Floors and limits are applied to the band. Floors: the servers that a known event needs
+   (`scheduled`), and servers in use plus those that waiting players need (`floor_at_allocated`).
+   Limits: `min_servers`, `max_servers`.
+2. The band and the fleet's state give a target (`shared.core.lobby.act`).
+3. `scale_down_delay`, a stabilization window: the target does not fall below the highest one of
+   the last steps. An earlier target keeps servers; it never adds any above the last recommendation.
+4. `max_step_up`, `max_step_down`: rate limits, from the recommended target of the step before.
+5. Floors, then limits, again: they take precedence over stabilization window and rate limits.
 
-What is launched and removed follows from the number in the end, and so does the number: no match is
-ended and no start cancelled for it.
+Servers are launched and removed towards the resulting target. Since no busy server is removed and
+no start is cancelled for it, the recommended target is the position that was actually reached.
 """
 
 from dataclasses import dataclass, field
@@ -24,17 +26,18 @@ from shared.core.lobby import Acted, Band, LobbyState, act, whole
 
 
 class GuardMemory(NamedTuple):
-    """What guards remember from step to step."""
+    """Memory of the guards between steps."""
 
     told: FloatArray
-    """The number told before, ``(lanes,)``; NaN: none was."""
+    """Recommended target of the step before, ``(lanes,)``; NaN before the first step."""
     wanted: FloatArray
-    """Numbers before the rate limits, of the newest `scale_down_delay` steps, ``(n, lanes)``."""
+    """Targets before stabilization window and rate limits, of the newest `scale_down_delay` steps,
+    ``(n, lanes)``."""
 
 
 @dataclass(frozen=True, slots=True)
 class LobbyGuards:
-    """A fleet's limits and guards."""
+    """Limits and guards of a fleet."""
 
     least: float
     """`min_servers`."""
@@ -42,16 +45,19 @@ class LobbyGuards:
     """`max_servers`."""
     guards: Guards = NO_GUARDS
     scheduled: FloatArray | None = field(default=None, compare=False)
-    """Servers that known events need after each row, ``(rows,)``; None: there are none."""
+    """Servers needed for known events after each row of demand, ``(rows,)``; None: no events."""
 
     def begin(self, lanes: int) -> GuardMemory:
-        """Before the first step: no number was told."""
+        """Memory before the first step: nothing was recommended yet."""
         return GuardMemory(np.full(lanes, np.nan), np.empty((0, lanes)))
 
     def act(
         self, state: LobbyState, wanted: Band, rows: IntArray, before: GuardMemory
     ) -> tuple[GuardMemory, Band, Acted]:
-        """The band in force, and what it does; `rows` number the demand seen last, by lane."""
+        """Returns (memory, band within floors and limits, servers launched and removed).
+
+        `rows` ``(lanes,)`` are the indices of the newest demand that each lane has seen.
+        """
         floor = self._floor(state, rows)
         raised = Band(*(np.maximum(level, floor) for level in wanted))
         band = whole(raised, self.least, self.most)
@@ -73,7 +79,7 @@ class LobbyGuards:
         return floor
 
     def _gently(self, number: FloatArray, before: GuardMemory) -> tuple[FloatArray, FloatArray]:
-        """The number within the rate limits, and what they remember."""
+        """Targets within stabilization window and rate limits. Returns (targets, new `wanted`)."""
         guards, told, remembered = self.guards, before.told, before.wanted
         some = ~np.isnan(told)
         if guards.scale_down_delay:

@@ -1,4 +1,7 @@
-"""Roll band policies out on recorded demand and drawn lead paths: one way for search and scores."""
+"""Roll out band policies on recorded demand and sampled lead times; for policy search and scoring.
+
+A *lead path* is one sampled series of start-up lead times, a value per step.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,34 +18,37 @@ M = TypeVar("M")
 
 
 class BandPolicy(Protocol[M]):
-    """Decides a band for many lanes at once; what it remembers goes in and comes out."""
+    """A policy that decides bands for many lanes at once; its memory is passed in and returned."""
 
     def begin(self) -> M:
-        """What is remembered before the first step."""
+        """Memory before the first step."""
         ...
 
     def decide(self, before: M, met: Met, ended: Ended, rows: IntArray) -> tuple[M, Band]:
-        """The band after a step, in servers; `rows` number the demand seen last, by lane."""
+        """Returns (memory, band in servers) after a step.
+
+        `rows` ``(lanes,)`` are the indices of the newest demand that each lane has seen.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LobbyFleet:
-    """A fleet, as roll-outs know it."""
+    """What a roll-out needs to know of a fleet."""
 
     lobby: Lobby
     guards: LobbyGuards
     usual_lead: float = USUAL_LEAD
-    """Steps that its servers usually take to start: a prior."""
+    """Typical start-up time of its servers, in steps: the prior of the lead time."""
 
 
 class Step(NamedTuple):
-    """One step of every lane."""
+    """One step, in every lane."""
 
     met: Met
     ended: Ended
     band: Band
-    """In force: in whole servers, within floors and limits."""
+    """The band after floors and limits, in whole servers."""
     acted: Acted
 
 
@@ -54,10 +60,11 @@ def roll_out(
     steps: int,
     fleet: LobbyFleet,
 ) -> Iterator[Step]:
-    """So many steps of every lane, from row `first_rows` on, whose demand is met first.
+    """Yield `steps` steps of every lane; the first one meets the demand of row `first_rows`.
 
-    `demands`: the whole series, ``(rows,)``. A lane begins with the row before served (`opening`);
-    `starts` draw the start-up times and failures of each lane.
+    `demands` is the whole series, ``(rows,)``, in servers; `first_rows` is ``(lanes,)``. In the
+    initial state of a lane the demand of the row before is served (`opening`). `starts` samples the
+    start-up times and failures of each lane.
     """
     state = opening(demands[first_rows - 1])
     memory, guarded = policy.begin(), fleet.guards.begin(len(first_rows))
@@ -73,7 +80,7 @@ def roll_out(
 
 
 def mean_cost(rolled: Iterator[Step], skipped: int) -> FloatArray:
-    """Mean cost per step of each lane, the first `skipped` steps left out, shape ``(lanes,)``."""
+    """Mean cost per step of each lane, without the first `skipped` steps; shape ``(lanes,)``."""
     total, counted = np.zeros(()), 0
     for number, step in enumerate(rolled):
         if number >= skipped:
@@ -83,21 +90,21 @@ def mean_cost(rolled: Iterator[Step], skipped: int) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class LobbyScore:
-    """What a contender did over a scored part: means over the paths, unless it says otherwise."""
+    """A contender's result on the scored part; means over lead paths unless stated otherwise."""
 
     steps: int
     costs: FloatArray
-    """Per step, of each path, ``(paths,)``."""
+    """Mean cost per step on each path, ``(paths,)``."""
     waiting_mean: float
-    """Matches that wait, a step."""
+    """Waiting matches per step."""
     waiting_p95: float
-    """Over all steps and paths."""
+    """95th percentile of the waiting matches, over all steps and paths."""
     matches_that_wait_pct: float
-    """Of the new matches, those that were not served in the step they came in."""
+    """Percentage of the new matches that were not served in the step in which they arrived."""
     idle_server_steps: float
     launches: float
     lost: float
-    """Matches that left unserved."""
+    """Waiting matches whose players left."""
 
     @property
     def cost_per_step(self) -> float:
@@ -106,13 +113,13 @@ class LobbyScore:
 
     @property
     def standard_error(self) -> float:
-        """Of that mean, over the paths; 0 of a single one."""
+        """Standard error of that mean over the paths; 0 if there is only one."""
         paths = len(self.costs)
         return float(self.costs.std(ddof=1) / np.sqrt(paths)) if paths > 1 else 0.0
 
 
 def scored(rolled: Iterator[Step]) -> LobbyScore:
-    """The score of a roll-out, every lane a path."""
+    """The score of a roll-out in which every lane is one lead path."""
     costs: list[FloatArray] = []
     waiting: list[FloatArray] = []
     made_wait, came, idle, launches, lost = (np.zeros(()) for _ in range(5))

@@ -2,13 +2,16 @@
 
     python -m tests.bench.lobby [folder of CSV traces] [--seed 0] [--only TRACE] [--json FILE]
 
-Cost per step on the last 30 % of every trace, scaled so that the 99.9th percentile of the first
-70 %, which is trained on, is 90 servers; one row a step of 65 s, 16 unseen lead paths for each
-process, the same for all contenders, in whole servers. A raises and lowers to one quantile six
-steps ahead, B is the tuned rule with a fixed horizon, B+ the one that follows the lead time; all
-see the same forecasts, and so does LightGBM's row, from quantile trees. "knows demand" is B+ on
-forecasts that know the future: a floor for what better forecasts could bring. +- is the standard
-error of the ratio over paths. Lower is better.
+The figures are costs per step on the last 30 % of every trace; lower is better. Each trace is
+scaled so that the 99.9th percentile of the first 70 %, the training part, is 90 servers. A row is a
+step of 65 s, servers are whole, and every lead process has 16 lead paths that were not used in
+training, the same for all contenders.
+
+Contenders: A is one quantile six steps ahead as both levels of the band; B is the tuned rule with a
+fixed horizon; B+ is the rule that adapts to the observed lead time. All of them use the same
+forecasts; "LightGBM" is B+ on forecasts of quantile trees instead. "knows demand" is B+ on perfect
+forecasts: a lower bound on the cost that better forecasts could reach. +- is the standard error of
+the ratio over the lead paths.
 """
 
 import argparse
@@ -50,14 +53,14 @@ TRAIN_FRACTION = 0.7
 WIDTH = 150
 PROCESSES: tuple[Kind, ...] = ("regimes", "lognormal", "slowdown", "constant")
 TEST_SEED = 1_000_003
-"""Of the scored paths: neither training nor selection draws from it."""
+"""Seed of the scored paths; training and selection use others."""
 KNOWS = "knows demand"
 
 Scores = dict[str, LobbyScore]
 
 
 def scores_of(case: Case, made: LobbyTraining, kind: Kind, console: Console) -> Scores:
-    """Every contender on one lead process."""
+    """Scores of every contender on one lead process."""
     fleet = fleet_settings(load_settings())
     in_lobby = lobby_fleet(case.history, case.parameters, fleet)
     steps = len(case.history.demands) - case.start
@@ -65,7 +68,7 @@ def scores_of(case: Case, made: LobbyTraining, kind: Kind, console: Console) -> 
     on = LobbyCase(case, in_lobby, leads, TEST_SEED)
     forecasts = made.forecasts(case.history, case.parameters)
     numbers = dict(made.numbers)
-    if kind == "constant":  # a lead that is known to be constant: both are searched for it
+    if kind == "constant":  # a lead known to be constant: both rules are searched on it
         simulator = Simulator(case.training.demands, (kind,), in_lobby)
         numbers[TUNED] = search_plain(simulator, forecasts, 0, SearchBudget())
         numbers[ADAPTIVE] = search(simulator, forecasts, numbers[TUNED], 0, SearchBudget())
@@ -90,7 +93,7 @@ def scores_of(case: Case, made: LobbyTraining, kind: Kind, console: Console) -> 
 
 
 def perfect(case: Case) -> Forecasts:
-    """Forecasts that know the demand to come, at every level."""
+    """Perfect forecasts: at every level, the demand that follows."""
     demands = case.history.demands
     ahead = np.minimum(np.arange(len(demands))[:, None] + np.array(HORIZONS), len(demands) - 1)
     known = np.repeat(demands[ahead][:, :, None], len(LEVELS), axis=2)
@@ -98,7 +101,7 @@ def perfect(case: Case) -> Forecasts:
 
 
 def ratio(found: Scores, one: str, other: str) -> tuple[float, float]:
-    """Cost of one to another's, and the standard error over the paths, which they share."""
+    """Returns (ratio of two contenders' costs, its standard error over their common paths)."""
     mine, theirs = found[one].costs, found[other].costs
     value = float(mine.mean() / theirs.mean())
     spread = float(np.std(mine - value * theirs, ddof=1) / np.sqrt(len(mine)) / theirs.mean())
@@ -138,7 +141,7 @@ def print_table(kind: Kind, results: Mapping[str, Scores], console: Console) -> 
 
 
 def print_speed(case: Case, console: Console) -> None:
-    """Simulated steps a second of the search, on one core."""
+    """Print how many steps per second the search simulates, on one core."""
     fleet = fleet_settings(load_settings())
     in_lobby = lobby_fleet(case.history, case.parameters, fleet)
     simulator = Simulator(case.training.demands, ("regimes",), in_lobby)
@@ -189,7 +192,7 @@ def main() -> None:
 
 
 def document_of(results: Mapping[Kind, Mapping[str, Scores]]) -> dict[str, Any]:
-    """Costs by lead process, trace and contender, of each path."""
+    """Costs per step of each path, by lead process, trace and contender."""
     return {
         kind: {
             trace: {name: score.costs.tolist() for name, score in found.items()}

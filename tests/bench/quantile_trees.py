@@ -1,4 +1,4 @@
-"""Quantile trees of LightGBM as forecasts for the lobby's rule: a yardstick, not the product."""
+"""Quantile forecasts by LightGBM for the lobby's rule: a baseline, not part of the product."""
 
 import numpy as np
 
@@ -11,16 +11,16 @@ from shared.learning.models.quantile_nets import SAMPLE_SPEC
 
 FITTED_HORIZONS = (2, 6, 13, 30)
 FITTED_LEVELS = (0.5, 5 / 6, 0.97)
-"""The others are interpolated: each is a model of its own."""
+"""Only these are fitted, because each is a separate model; the others are interpolated."""
 TREES = 150
 FOLDS = 2
-"""Halves of the training part, each forecast by the trees of the other."""
+"""Parts of the training part; each is forecast by the trees of the others."""
 
 
 def trees_of(case: Case) -> Forecasts:
-    """After each row: out of fold on the training part, by all of it in the scored part.
+    """Forecasts after each row: out of fold on the training part, by trees of all of it afterwards.
 
-    Raises `ImportError` without lightgbm.
+    Raises `ImportError` if lightgbm is not installed.
     """
     history, start = case.history, case.start
     rows = np.arange(len(history.demands))
@@ -53,7 +53,7 @@ def _at_all_levels(fitted: FloatArray) -> FloatArray:
 def _one(
     demands: FloatArray, inputs: FloatArray, start: int, horizon: int, level: float
 ) -> FloatArray:
-    """Changes of demand in `horizon` steps at one level, after each row."""
+    """Quantiles, at one level, of the change of demand over `horizon` steps after each row."""
     import lightgbm
 
     changes = np.full(len(demands), np.nan)

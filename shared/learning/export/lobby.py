@@ -1,4 +1,4 @@
-"""Write a policy of the lobby's dynamics as SavedModel and LiteRT, and compare both with it."""
+"""Export a policy of the lobby's dynamics as SavedModel and LiteRT, and verify both against it."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from shared.learning.models.features import FORECAST, OUTPUT
 def export_lobby(policy: LobbyPolicy, folder: Path) -> None:
     """Write `tf-model/00000001` and `policy.tflite` into an artefact's folder.
 
-    Both have the outputs `policy`, what is told as an action, and `forecast`.
+    Both have the outputs `policy`, the recommended target as an action, and `forecast`, quantiles.
     """
     served = ServedLobbyPolicy(policy)
     write_graph(served, served.decide, served.decide, len(policy.fields), folder)
@@ -32,10 +32,10 @@ def export_lobby(policy: LobbyPolicy, folder: Path) -> None:
 def check_lobby_agreement(
     policy: LobbyPolicy, folder: Path, parameters: FleetParameters, rng: np.random.Generator
 ) -> None:
-    """Raises `PolicyDisagrees` where a file's forecasts or actions are not the policy's.
+    """Raise `PolicyDisagrees` if the forecasts or actions of a file differ from the policy's.
 
-    Forecasts may differ by `TOLERANCE` in units of the action, actions by what that can do to a
-    number that is rounded up to whole servers.
+    Forecasts may differ by `TOLERANCE` in units of the action. Actions may differ by as much as
+    such a difference can change a target that is rounded up to whole servers.
     """
     observations = random_observations(policy.fields, parameters, rng)
     observations[:, -parameters.history_len :] = np.round(

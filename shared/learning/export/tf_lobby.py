@@ -1,4 +1,4 @@
-"""A policy of the lobby's dynamics in TensorFlow: forecasts, and what the rule tells of them."""
+"""A policy of the lobby's dynamics in TensorFlow: its forecasts and its recommended target."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -27,7 +27,7 @@ _LOGITS = logit(np.array(LEVELS)).tolist()
 
 
 class ServedLobbyPolicy(tf.Module):  # type: ignore[misc]
-    """`LobbyPolicy` in TensorFlow: its forecasts and its action."""
+    """`LobbyPolicy` as a TensorFlow module with the outputs forecast and action."""
 
     def __init__(self, policy: LobbyPolicy) -> None:
         super().__init__()
@@ -39,10 +39,11 @@ class ServedLobbyPolicy(tf.Module):  # type: ignore[misc]
         self._last = policy.fields.index("demand[-1]")
 
     def decide(self, observation: Any) -> dict[str, Any]:
-        """Observations ``(batch, n)`` to what is told, as an action ``(batch, 1)``, and forecasts.
+        """Maps observations ``(batch, n)`` to actions and forecasts.
 
-        These are ``(batch, horizons * levels)`` in servers, the levels of a horizon side by side,
-        ascending.
+        Actions are recommended targets, ``(batch, 1)``, in units of `action_factor` servers.
+        Forecasts are ``(batch, horizons * levels)`` in servers; the levels of a horizon are
+        adjacent and ascending.
         """
         mean, last, unit = self._ensemble.outputs(observation[:, : len(SAMPLE_SPEC.fields)])
         flat = tf.maximum(last + unit * self._scales * mean, 0.0)
@@ -52,7 +53,10 @@ class ServedLobbyPolicy(tf.Module):  # type: ignore[misc]
         return {OUTPUT: told / self._parameters.action_factor, FORECAST: forecasts}
 
     def _told(self, quantiles: Any, observation: Any) -> Any:
-        """As `told_of`, in servers: `from_targets`, `BandRule.decide`, `whole`, `act`."""
+        """Recommended targets in servers, ``(batch, 1)``, as `told_of` computes them.
+
+        The steps are those of `from_targets`, `BandRule.decide`, `whole` and `act`.
+        """
         numbers, parameters = self._numbers, self._parameters
         low, high = parameters.min_servers, parameters.max_servers
         demand = observation[:, self._last : self._last + 1]
@@ -75,7 +79,7 @@ class ServedLobbyPolicy(tf.Module):  # type: ignore[misc]
         needed = (
             _at(quantiles, nearer, quantile) + (buffer + numbers["keep_buffer"]) * unit + waiting
         )
-        # Nothing was kept before: the keep level falls from 0.
+        # There is no earlier keep level: it decays from 0.
         kept = tf.maximum(needed, needed / (1.0 + numbers["keep_steps"]))
         raise_level = tf.clip_by_value(tf.math.ceil(wanted), low, high)
         keep_level = tf.maximum(tf.math.ceil(kept), raise_level)
@@ -86,7 +90,7 @@ class ServedLobbyPolicy(tf.Module):  # type: ignore[misc]
 
 
 def _state(targets: Any, history_len: int) -> tuple[Any, Any, Any]:
-    """``(up, position, age of the oldest start)``, ``(batch, 1)`` each; as `from_targets`."""
+    """Returns (up, position, age of the oldest start), ``(batch, 1)`` each; as `from_targets`."""
     up = highest = targets[:, :1]
     oldest = tf.zeros_like(up)
     for at in range(1, history_len):
@@ -98,7 +102,7 @@ def _state(targets: Any, history_len: int) -> tuple[Any, Any, Any]:
 
 
 def _at(quantiles: Any, horizon: Any, level: Any) -> Any:
-    """As `Forecasts.at`, ``(batch, 1)``: each forecast by how near it is."""
+    """`Forecasts.at` as a weighted sum over all horizons and levels, ``(batch, 1)``."""
     of_horizons = tf.expand_dims(_weights(horizon, HORIZONS), axis=2)
     of_levels = tf.expand_dims(_weights(level, _LOGITS), axis=1)
     weighted = quantiles * of_horizons * of_levels
@@ -106,7 +110,7 @@ def _at(quantiles: Any, horizon: Any, level: Any) -> Any:
 
 
 def _weights(value: Any, grid: Sequence[float]) -> Any:
-    """Of linear interpolation between the numbers of a grid, ``(batch, len(grid))``."""
+    """Weights of linear interpolation between the points of a grid, ``(batch, len(grid))``."""
     at = tf.zeros_like(value)
     for lower, upper in pairwise(grid):
         at += tf.clip_by_value((value - lower) / (upper - lower), 0.0, 1.0)

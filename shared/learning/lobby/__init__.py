@@ -1,1 +1,1 @@
-"""Learning in the lobby's dynamics: forecasts, the search of the rule, the roll-outs that score."""
+"""Learning for the lobby's dynamics: forecasts, search of the rule, scoring by roll-outs."""

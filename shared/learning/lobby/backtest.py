@@ -1,7 +1,8 @@
-"""A backtest in the lobby's dynamics: train on the first part, roll all out on the rest.
+"""Backtest in the lobby's dynamics: train on the first part, roll out every contender on the rest.
 
-All contenders meet the same demand and the same lead paths, and where they forecast, the same
-forecasts. Everything, limits and tuning included, comes from the rows before the scored ones.
+All contenders get the same demand and the same lead paths, and those that use forecasts get the
+same forecasts. Everything that is learnt, limits and tuning included, comes from the rows before
+the scored ones.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,32 +28,32 @@ if TYPE_CHECKING:
     from shared.learning.lobby.training import LobbyTraining
 
 SCORED: tuple[Kind, ...] = ("regimes",)
-"""Lead process of the scored paths, unless lead times are given."""
+"""Lead process of the scored paths if no lead times are given."""
 TARGET_RULES = tuple(
     rule
     for rule in RULES
     if rule in (CONSTANT, BUFFER, TREND_BUFFER, SEASONAL) or rule.name == "target_tracking"
 )
-"""Autoscalers' rules: each raises and lowers to one number."""
+"""Autoscalers' rules: both levels of their bands are one target."""
 _PATHS, _STARTS, _TUNED = 3, 4, 5
-"""Of a seed: no two draw the same."""
+"""Added to the seed, so that the three uses of it sample independently."""
 
 
 @dataclass(frozen=True, slots=True)
 class LobbyCase:
-    """What contenders are rolled out on."""
+    """The demand, fleet and lead paths on which contenders are rolled out."""
 
     case: Case
     fleet: LobbyFleet
     leads: FloatArray
-    """Lead in steps of each path and scored step, ``(paths, steps)``."""
+    """Lead, in steps, on each path at each scored step; ``(paths, steps)``."""
     seed: int
 
     @classmethod
     def of(
         cls, case: Case, fleet: LobbyFleet, seed: int, lead_steps: FloatArray | None = None
     ) -> "LobbyCase":
-        """On drawn lead paths, or on the one that is given, for each scored row."""
+        """With sampled lead paths, or with the one given: `lead_steps`, a lead per scored row."""
         steps = len(case.history.demands) - case.start
         if lead_steps is None:
             drawn = drawn_paths(SCORED, steps, seed + _PATHS, fleet.usual_lead)
@@ -61,11 +62,11 @@ class LobbyCase:
 
     @property
     def demands(self) -> FloatArray:
-        """Of the whole series, in servers."""
+        """Demand of the whole series, in servers, ``(rows,)``."""
         return self.case.history.demands
 
     def rolled(self, policy: BandPolicy[M]) -> Iterator[Step]:
-        """Roll a policy out over the scored part, a lane for each path."""
+        """Roll out a policy over the scored part, with one lane per lead path."""
         paths, steps = self.leads.shape
         return roll_out(
             policy,
@@ -77,38 +78,38 @@ class LobbyCase:
         )
 
     def rule(self, numbers: FloatArray, forecasts: Forecasts) -> BandRule:
-        """The state-feedback rule, on every path."""
+        """The state-feedback rule with the parameters `numbers` ``(16,)`` on every path."""
         lanes = np.tile(numbers, (len(self.leads), 1))
         return BandRule(lanes, forecasts, self.fleet.usual_lead)
 
     @property
     def simulator(self) -> Simulator:
-        """To tune on the training part."""
+        """A simulator of the training part, for tuning."""
         return Simulator(self.demands[: self.case.start], PRIOR, self.fleet)
 
 
 @dataclass(frozen=True, slots=True)
 class LobbyOutcome:
-    """What one contender did."""
+    """Result of one contender."""
 
     score: LobbyScore
     chosen: Mapping[str, Any]
-    """Its numbers, or the figures of its training."""
+    """Its parameters, or the results of its training."""
 
 
 @dataclass(frozen=True, slots=True)
 class LobbyReport:
-    """The result: the case, every contender's outcome, the autopilot's steps on the first path."""
+    """Result of a backtest: the case, and the outcome of every contender by name."""
 
     case: LobbyCase
     outcomes: Mapping[str, LobbyOutcome]
     steps: list[Step]
-    """Of the autopilot."""
+    """Steps of the autopilot's roll-out; lane 0 is the first lead path."""
     notes: list[str]
 
     @property
     def document(self) -> dict[str, Any]:
-        """The JSON of `--json`."""
+        """The JSON document that `--json` writes."""
         case = self.case.case
         return {
             "trace": case.demand.name,
@@ -137,7 +138,7 @@ class LobbyReport:
 
 
 def backtest_trained(case: LobbyCase, made: "LobbyTraining") -> LobbyReport:
-    """What serves after training, beside its own parts and autoscalers' rules."""
+    """Compare the trained policy with its training's contenders and with autoscalers' rules."""
     forecasts = made.forecasts(case.case.history, case.case.parameters)
     outcomes = {
         name: LobbyOutcome(scored(case.rolled(case.rule(numbers, forecasts))), _named(numbers))
@@ -159,7 +160,7 @@ def backtest_trained(case: LobbyCase, made: "LobbyTraining") -> LobbyReport:
 
 
 def backtest_artefact(case: LobbyCase, artefact: LearntPolicy) -> LobbyReport:
-    """A policy of the lobby's dynamics, as its files have it, beside autoscalers' rules."""
+    """Compare a policy of the lobby's dynamics, loaded from its files, with autoscalers' rules."""
     rule = artefact.manifest.lobby
     assert rule is not None, "the caller has looked"
     history, parameters = case.case.history, case.case.parameters
@@ -176,7 +177,10 @@ def backtest_artefact(case: LobbyCase, artefact: LearntPolicy) -> LobbyReport:
 
 
 def backtest_targets(case: LobbyCase, targets: FloatArray, **chosen: Any) -> LobbyReport:
-    """A policy that answers with one number, targets after each row, beside autoscalers' rules."""
+    """Compare a policy that requests single targets with autoscalers' rules.
+
+    `targets`: servers after each row, ``(rows,)``; `chosen` goes into the report.
+    """
     policy = TargetRule(targets)
     serving = LobbyOutcome(scored(case.rolled(policy)), chosen)
     steps = list(case.rolled(policy))
@@ -184,7 +188,7 @@ def backtest_targets(case: LobbyCase, targets: FloatArray, **chosen: Any) -> Lob
 
 
 def target_rules(case: LobbyCase) -> dict[str, LobbyOutcome]:
-    """Autoscalers' rules, each with the margin that costs least in the simulator."""
+    """Outcomes of autoscalers' rules, each with the margin of lowest cost in the simulator."""
     parameters, history = case.case.parameters, case.case.history
     simulator = case.simulator
     outcomes = {}
@@ -205,11 +209,11 @@ def target_rules(case: LobbyCase) -> dict[str, LobbyOutcome]:
 
 
 def _margins(margin: str, training: History) -> tuple[FloatArray, FloatArray]:
-    """``(times, added)`` to choose from; `added` goes up to the highest demand there was."""
+    """Candidates ``(times, added)`` of the margin; `added` goes up to the highest demand seen."""
     ones, nothing = np.ones(CANDIDATES), np.zeros(CANDIDATES)
     if margin == "times":
         return np.linspace(0.9, 2.5, CANDIDATES), nothing
-    # Denser where most fleets' margins are.
+    # Denser at small margins, where most fleets' optima are.
     return ones, float(training.demands.max()) * np.linspace(0.0, 1.1, CANDIDATES) ** 2
 
 

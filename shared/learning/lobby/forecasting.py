@@ -1,8 +1,8 @@
-"""Fit forecasts to recorded demand, such that those of the part learnt from are honest too.
+"""Fit forecasting nets to recorded demand, with out-of-fold forecasts for the training part.
 
-A rule that is searched on forecasts which have seen their outcomes grows too sure. So recorded
-demand is cut into folds; each fold is forecast by the nets that have not seen it, and what comes
-after by all of them.
+Forecasts of outcomes that the nets were trained on are too accurate, and a rule that is searched
+on them would be overconfident. So recorded demand is split into folds (cross-fitting): each fold is
+forecast by the nets that were not trained on it, and later rows by the mean of all nets.
 """
 
 import time
@@ -31,26 +31,26 @@ from shared.learning.models.quantile_nets import (
 from shared.recorded_demand import Recorded
 
 PASSES = 400
-"""Most times that each recorded row is learnt from: beyond, nets grow sure of the few there are."""
+"""Maximum number of epochs over the recorded rows: with more, nets overfit short histories."""
 LEAST_UPDATES = 300
 MOST_UPDATES = 2_500
 UPDATES_PER_ROUND = 50
 
 
 Weights = dict[str, NDArray[np.float32]]
-"""By name."""
+"""Weights of the nets by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecaster:
-    """Nets fitted to the first rows of a series, and which rows each fold of them has not seen."""
+    """Nets fitted to the first rows of a series, and the times that each fold of nets left out."""
 
     nets: QuantileNets
     folds: tuple[tuple[float, float], ...]
-    """By fold: the times, in seconds since 1970, from one to before another."""
+    """Of each fold the interval [begin, end) of the rows left out, in seconds since 1970."""
 
     def quantiles(self, history: History, parameters: FleetParameters) -> FloatArray:
-        """What is forecast after each row, ``(rows, horizons, levels)``: out of fold, or by all."""
+        """Quantiles after each row, ``(rows, horizons, levels)``: out of fold, or by all nets."""
         rows = np.arange(len(history.demands))
         found = self.nets.quantiles(SAMPLE_SPEC.observations(history, parameters, rows))
         together = found.mean(axis=0)
@@ -60,7 +60,7 @@ class Forecaster:
         return ordered(together)
 
     def forecasts(self, history: History, parameters: FleetParameters) -> Forecasts:
-        """The same, calibrated row by row on demand within the limits."""
+        """The same, calibrated row by row on the demand clipped to the fleet's limits."""
         demands = parameters.within_limits(history.demands)
         return Forecasts.of(self.quantiles(history, parameters), demands)
 
@@ -74,9 +74,11 @@ def fit(
     pretrained: Weights | None = None,
     tell: Callable[[float], None] = lambda _: None,
 ) -> Forecaster:
-    """Fit to recorded demand within the limits; `tell` hears the part that is done.
+    """Fit nets to recorded demand, clipped to the fleet's limits.
 
-    It takes `seconds`, or `updates` of the nets, at most.
+    The training budget is `seconds` or `updates` (gradient updates of all nets), whichever is
+    reached first. `pretrained` weights initialise the first net of each fold. `tell` is called with
+    the completed fraction, 0 to 1.
     """
     nets = QuantileNets(seed)
     if pretrained is not None:
@@ -111,7 +113,7 @@ def fit(
 
 
 def _begun(state: Weights, pretrained: Weights) -> Weights:
-    """The first net of each fold begun from a pretrained one."""
+    """Weights in which the first net of each fold is initialised with a pretrained one."""
     begun = {name: value.copy() for name, value in state.items()}
     for name, weights in pretrained.items():
         begun[name][::OF_EACH_FOLD] = weights[::OF_EACH_FOLD]

@@ -1,4 +1,4 @@
-"""A policy of the lobby's dynamics: nets that forecast, and the rule's numbers."""
+"""A policy of the lobby's dynamics: forecasting nets and the parameters of the band rule."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ from shared.learning.models.quantile_nets import SAMPLE_SPEC, QuantileNets
 
 @dataclass(frozen=True, slots=True)
 class LobbyPolicy:
-    """What is exported: also a policy over observations, for hosts that know no more than those.
+    """The policy that is exported. It also maps single observations to actions (a `BatchPolicy`).
 
-    Of an observation the targets are read as the fleet's state (`from_targets`), and what it does
-    not have (lead times seen, forecasts exceeded) as nothing known.
+    For a single observation, the fleet's state is estimated from the last targets (`from_targets`).
+    What an observation does not contain, lead times and misses of forecasts, has its prior value.
     """
 
     nets: QuantileNets
     numbers: Mapping[str, float]
-    """The rule's, by name."""
+    """Parameters of the rule, by name."""
     parameters: FleetParameters
 
     @property
     def experts(self) -> dict[str, float]:
-        """Empty: it is one."""
+        """Empty: this policy is no mixture."""
         return {}
 
     @property
@@ -41,21 +41,21 @@ class LobbyPolicy:
 
     @property
     def lead_steps(self) -> int:
-        """Steps ahead that the fields are built for."""
+        """Lead time, in steps, for which the observation's fields are built."""
         return SAMPLE_SPEC.lead_steps
 
     @property
     def reads_targets(self) -> bool:
-        """Its actions depend on the targets before."""
+        """Whether actions depend on previous targets: they do."""
         return True
 
     def quantiles(self, observations: NDArray[np.floating[Any]]) -> FloatArray:
-        """Forecasts by all of the nets, ``(rows, horizons, levels)``."""
+        """Mean forecast of all nets, ``(rows, horizons, levels)``, in servers."""
         seen = np.asarray(observations, dtype=np.float32)[:, : len(SAMPLE_SPEC.fields)]
         return ordered(self.nets.quantiles(np.ascontiguousarray(seen)).mean(axis=0))
 
     def actions(self, observations: NDArray[np.floating[Any]]) -> FloatArray:
-        """What is told, as an action, ``(rows, 1)``."""
+        """Recommended targets as actions, ``(rows, 1)``, in units of `action_factor` servers."""
         last = observations[:, self.fields.index("demand[-1]")].astype(np.float64)
         targets = observations[:, -self.parameters.history_len :].astype(np.float64)
         return told_of(self.quantiles(observations), last, targets, self.numbers, self.parameters)
@@ -68,10 +68,10 @@ def told_of(
     numbers: Mapping[str, float],
     parameters: FleetParameters,
 ) -> FloatArray:
-    """What the rule tells after one look at a fleet, as an action, ``(rows, 1)``.
+    """The rule's recommended targets for single observations, as actions, ``(rows, 1)``.
 
-    `quantiles` are not calibrated: nothing was met yet. `demands` ``(rows,)`` and `targets`
-    ``(rows, history_len)`` are in servers.
+    `quantiles` ``(rows, horizons, levels)`` are used uncalibrated, since no outcomes are known.
+    `demands` ``(rows,)`` and `targets` ``(rows, history_len)``, the last targets, are in servers.
     """
     rows = len(demands)
     forecasts = Forecasts.uncalibrated(quantiles, demands)

@@ -1,4 +1,4 @@
-"""The pretrained nets, which come with the package: half of every fleet's training starts there."""
+"""The pretrained nets in the package: half of every fleet's nets are initialised with them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +17,11 @@ from shared.learning.pretraining import (
 from shared.learning.threads import use_one_thread
 
 NETS = "pretrained_nets.npz"
-"""In this folder; `autopilot train --demand synthetic --dynamics lobby` makes it again."""
+"""File in this folder; `autopilot train --demand synthetic --dynamics lobby` makes it again."""
 
 
 def pretrained_weights() -> Weights:
-    """By name, as `QuantileNets.get_state` gives them."""
+    """Weights by name, as `QuantileNets.get_state` returns them."""
     with np.load(Path(__file__).with_name(NETS)) as weights:
         return dict(weights)
 
@@ -29,7 +29,7 @@ def pretrained_weights() -> Weights:
 def pretrain_nets(
     history_len: int, seed: int, tell: Callable[[float, str], None] = lambda _, __: None
 ) -> Weights:
-    """Train on synthetic demand alone; the same seed makes the same nets.
+    """Train nets on synthetic demand alone; the same seed makes the same nets.
 
     `tell` is called with the completed fraction and a text.
     """

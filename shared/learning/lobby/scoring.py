@@ -1,4 +1,4 @@
-"""The fleet, the lead paths and the scores of roll-outs: nothing here learns."""
+"""The fleet, the lead paths and the scores of roll-outs; nothing here is trained."""
 
 import math
 
@@ -16,19 +16,19 @@ from shared.core.parameters import FleetParameters
 from shared.core.rollout import LobbyFleet, LobbyScore, roll_out, scored
 
 PRIOR: tuple[Kind, ...] = ("regimes", "regimes", "lognormal", "slowdown")
-"""Lead processes that the rule is searched on: wider than what is usual, so that it is ready."""
+"""Lead processes used in the search: more varied than usual, so that the rule is robust."""
 PATHS = 16
-"""Lead paths that contenders are rolled out on, the same for all."""
+"""Number of lead paths on which contenders are scored; all get the same ones."""
 LATE_LEADS = 4.0
-"""Times the usual lead: 0.95 of the prior's leads are below."""
+"""Multiple of the usual lead below which 95 % of the leads sampled from `PRIOR` are."""
 
 
 def fleet_of(
     parameters: FleetParameters, lobby: Lobby, guards: Guards, history: History
 ) -> LobbyFleet:
-    """A fleet whose servers usually take `history_len` steps, with floors for each row's time.
+    """A fleet whose usual lead is `history_len` steps, with the scheduled floor at each row's time.
 
-    A scheduled floor rises so early that servers are up in time but for the slowest twentieth.
+    A scheduled floor rises so early that 95 % of the servers are up when the event begins.
     """
     usual = float(parameters.history_len)
     scheduled = None
@@ -40,7 +40,10 @@ def fleet_of(
 
 
 def quantile_of(lobby: Lobby) -> FloatArray:
-    """The critical fractile of the demand six steps ahead, raised and lowered to at once."""
+    """Parameters with which both levels are the critical fractile of demand six steps ahead.
+
+    Shape ``(16,)``. The underage cost is that of waiting, the overage cost that of an idle server.
+    """
     weights = lobby.weights
     numbers = QUANTILE.copy()
     numbers[NAMES.index("level")] = float(logit(weights.waiting / (weights.waiting + weights.idle)))
@@ -50,7 +53,7 @@ def quantile_of(lobby: Lobby) -> FloatArray:
 def drawn_paths(
     kinds: tuple[Kind, ...], steps: int, seed: int, usual: float = USUAL_LEAD
 ) -> FloatArray:
-    """`PATHS` lead paths of so many steps, one of each kind after the other."""
+    """Sample `PATHS` lead paths, ``(PATHS, steps)``; the kinds take turns."""
     rng = np.random.default_rng(seed)
     return np.concatenate(
         [lead_paths(kinds[path % len(kinds)], 1, steps, rng, usual) for path in range(PATHS)]
@@ -65,7 +68,10 @@ def score_rule(
     leads: FloatArray,
     fleet: LobbyFleet,
 ) -> LobbyScore:
-    """Roll the rule out from row `first` to the end, on each of the lead paths."""
+    """Roll out the rule with parameters `numbers` ``(16,)`` from row `first` to the end.
+
+    One roll-out per lead path; `leads` is ``(paths, steps)``.
+    """
     paths, steps = leads.shape
     rule = BandRule(np.tile(numbers, (paths, 1)), forecasts, fleet.usual_lead)
     starts = Starts(leads, np.arange(paths), 0)

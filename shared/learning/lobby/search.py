@@ -1,7 +1,8 @@
-"""Direct policy search: the rule's numbers that cost least in the simulator.
+"""Direct policy search: the parameters of the rule with the lowest cost in the simulator.
 
-The cross-entropy method (Rubinstein, 1999): draw numbers around a mean, roll each out on the same
-segments of recorded demand and the same lead paths, move the mean to the best, search less far.
+The cross-entropy method (Rubinstein, 1999). In each round, sample candidates from a normal
+distribution, roll all of them out on the same segments of recorded demand and the same lead paths,
+and move mean and standard deviation towards those of the best candidates.
 """
 
 import time
@@ -18,21 +19,24 @@ from shared.core.lead_process import Kind, Starts, lead_paths
 from shared.core.rollout import BandPolicy, LobbyFleet, M, mean_cost, roll_out
 
 CANDIDATES = 40
+"""Sampled per round."""
 BEST = 8
+"""Elite candidates per round."""
 SEGMENTS = 16
-"""Of recorded demand, each with a lead path of its own."""
+"""Segments of recorded demand per round, each with its own lead path."""
 SEGMENT_STEPS = 400
 WARM_UP_STEPS = 30
-"""Of each segment, not scored: they depend on how it was begun."""
+"""First steps of each segment, not scored, because they depend on its initial state."""
 LEAST_ROWS = 100
-"""Of a series before the first segment: forecasts have little to go by there."""
+"""Rows of a series before the first segment: forecasts have too little history there."""
 TOWARDS_BEST = 0.7
-"""How far mean and spread move to those of the best in a round."""
+"""Fraction of the way that mean and standard deviation move to those of the best in a round."""
 PLAIN_ROUNDS, ROUNDS = 22, 30
 LESS_AROUND = 0.5
-"""Of the plain rule's numbers, when the search of all sixteen begins from them."""
+"""Factor on the initial spread of the plain rule's parameters when all sixteen are searched."""
 HORIZON_TO_LEAD = 3.5
-"""Steps of the plain rule's horizon that become half a step for each step of lead."""
+"""Steps by which the plain rule's horizon is shortened when all sixteen are searched; instead,
+`horizon_per_lead` starts at half a step per step of lead."""
 
 _LOW = np.array([number.low for number in NUMBERS])
 _HIGH = np.array([number.high for number in NUMBERS])
@@ -44,20 +48,21 @@ _UNUSED = np.array([1.0 if name == "keep_horizon" else 0.0 for name in NAMES])
 
 @dataclass(frozen=True, slots=True)
 class Simulator:
-    """Recorded demand, and how servers start."""
+    """Estimates the cost of policies on recorded demand and sampled lead paths."""
 
     demands: FloatArray
     """``(rows,)``, servers."""
     leads: Sequence[Kind]
-    """Lead processes to draw from, one segment after the other."""
+    """Lead processes to sample from; the segments take turns."""
     fleet: LobbyFleet
 
     def rule_costs(
         self, forecasts: Forecasts, numbers: FloatArray, rng: np.random.Generator
     ) -> FloatArray:
-        """Mean cost per step of the rule with each candidate's numbers, ``(candidates, 16)``.
+        """Mean cost per step of the rule for each candidate, ``(candidates,)``.
 
-        `forecasts` are made after each row by what has not learnt from the rows to come.
+        `numbers` ``(candidates, 16)`` are the candidates' parameters. `forecasts` must be out of
+        fold: made by models that were not trained on the rows that they forecast.
         """
         lanes = np.repeat(numbers, SEGMENTS, axis=0)
         return self._costs(BandRule(lanes, forecasts, self.fleet.usual_lead), len(numbers), rng)
@@ -65,14 +70,18 @@ class Simulator:
     def target_costs(
         self, targets: FloatArray, times: FloatArray, added: FloatArray, rng: np.random.Generator
     ) -> FloatArray:
-        """The same of an autoscaler's targets, with each candidate's factor and servers added."""
+        """The same for an autoscaler's rule with each candidate's margin.
+
+        Its target is ``targets * times + added``: `targets` is ``(rows,)``, the others are
+        ``(candidates,)``.
+        """
         rule = TargetRule(targets, np.repeat(times, SEGMENTS), np.repeat(added, SEGMENTS))
         return self._costs(rule, len(times), rng)
 
     def _costs(
         self, policy: BandPolicy[M], candidates: int, rng: np.random.Generator
     ) -> FloatArray:
-        """Of candidates that have `SEGMENTS` lanes each, one after the other; all meet the same."""
+        """Costs of candidates whose `SEGMENTS` lanes are contiguous; all get the same segments."""
         rows = len(self.demands)
         first_row = min(LEAST_ROWS, rows // 4)
         steps = min(SEGMENT_STEPS, (rows - first_row) // 2)
@@ -95,7 +104,7 @@ class Simulator:
 
 @dataclass(frozen=True, slots=True)
 class SearchBudget:
-    """How long to search: so many rounds, or until a moment of `time.monotonic`."""
+    """Budget of a search: a number of rounds, or a deadline `until` on `time.monotonic`."""
 
     plain_rounds: int = PLAIN_ROUNDS
     rounds: int = ROUNDS
@@ -109,7 +118,10 @@ def search_plain(
     budget: SearchBudget,
     tell: Callable[[float], None] = lambda _: None,
 ) -> FloatArray:
-    """The plain rule's five numbers, the others unused; shape ``(16,)``."""
+    """Search the plain rule's five parameters; returns all, the others unused, shape ``(16,)``.
+
+    `tell` is called with the completed fraction.
+    """
     start = np.where(_PLAIN, _START, _UNUSED)
     spread = np.where(_PLAIN, _SPREAD, 0.0)
     rounds = budget.plain_rounds
@@ -124,7 +136,10 @@ def search(
     budget: SearchBudget,
     tell: Callable[[float], None] = lambda _: None,
 ) -> FloatArray:
-    """All sixteen numbers, begun from the plain rule's; `tell` hears the part that is done."""
+    """Search all sixteen parameters, starting from the plain rule's; returns shape ``(16,)``.
+
+    `tell` is called with the completed fraction.
+    """
     start = np.where(_PLAIN, plain, _START)
     at = NAMES.index("horizon")
     start[at] = max(plain[at] - HORIZON_TO_LEAD, _LOW[at])

@@ -1,7 +1,8 @@
-"""Train a policy for the lobby's dynamics: fit forecasts, search the rule's numbers, choose.
+"""Train a policy for the lobby's dynamics: fit forecasts, search the rule, select a contender.
 
-Nets are fitted to all of the recorded demand, each fold of it left out by some of them; the rule is
-searched on what the nets say of the folds that they have not seen, and chosen on the last part.
+The nets are fitted to all of the recorded demand, but each fold is left out by some of them. The
+rule is searched on the out-of-fold forecasts of the first part; the contender with the lowest cost
+on the held-out last part is selected.
 """
 
 import time
@@ -26,47 +27,47 @@ from shared.learning.threads import use_one_thread
 from shared.recorded_demand import Recorded, replayable
 
 HELD_OUT = 0.15
-"""Last part of the recorded demand, which the rule is not searched on but chosen."""
+"""Fraction of the recorded demand, at its end, that is used for selection and not for search."""
 MOST_HELD_OUT = 3_000
-"""Rows of it: two days at 65 s."""
+"""Maximum number of held-out rows: two days at 65 s."""
 LEAST_ROWS = 120
-"""Recorded rows below which there is too little to search on."""
+"""Minimum number of recorded rows to train on."""
 FIT_PART, PLAIN_PART, SEARCH_PART = 0.45, 0.2, 0.3
-"""Of the time: for the nets, the plain rule, the whole rule."""
+"""Fractions of the time budget for the nets, the plain rule and the adaptive rule."""
 LEARNT = "learnt"
-"""Kind of its policies: the nets are, whatever numbers the rule has."""
+"""Kind of these policies in a manifest: the nets are learnt, whichever rule is selected."""
 ADAPTIVE, TUNED, ONE_QUANTILE = "adaptive_rule", "tuned_rule", "quantile"
-"""Contenders by name: the rule with all of its numbers, with the plain ones, with one quantile."""
+"""Names of the contenders: the rule with all sixteen parameters, the plain rule, one quantile."""
 
 _SEARCHED, _CHOSEN_ON = 1, 2
-"""Of a seed: no two stages draw the same lead paths."""
+"""Added to the seed, so that search and selection sample different lead paths."""
 
 
 @dataclass(frozen=True, slots=True)
 class LobbyTraining:
-    """What was fitted and found, and what serves."""
+    """Result of a training: the nets, the contenders and which of them was selected."""
 
     forecaster: Forecaster
     numbers: Mapping[str, FloatArray]
-    """The rule's sixteen numbers, by contender."""
+    """Parameters of the rule by contender, ``(16,)`` each."""
     winner: str
-    """Of `numbers`, what serves."""
+    """Name of the selected contender, a key of `numbers`."""
     costs: Mapping[str, float]
-    """Servers per step on the held-out part, by contender."""
+    """Mean cost per step on the held-out part, by contender; in units of `CostWeights`."""
     stage_seconds: Mapping[str, float]
 
     def forecasts(self, history: History, parameters: FleetParameters) -> Forecasts:
-        """After each row, as `Forecaster.forecasts`."""
+        """Calibrated forecasts after each row, as `Forecaster.forecasts` returns them."""
         return self.forecaster.forecasts(history, parameters)
 
     @property
     def named_numbers(self) -> dict[str, float]:
-        """Of what serves."""
+        """Parameters of the selected contender, by name."""
         return dict(zip(NAMES, self.numbers[self.winner].tolist(), strict=True))
 
 
 def lobby_policy(made: LobbyTraining, parameters: FleetParameters) -> LobbyPolicy:
-    """What serves, as it is exported."""
+    """The selected policy in the form that is exported."""
     return LobbyPolicy(made.forecaster.nets, made.named_numbers, parameters)
 
 
@@ -79,10 +80,11 @@ def train_lobby(
     pretrained: Weights | None = None,
     tell: Callable[[float, str], None] = lambda _, __: None,
 ) -> LobbyTraining:
-    """Train on all of a history within the budget; `tell` hears the part done, and on what.
+    """Train on all of a history, within the budget.
 
-    Of a budget of steps its counts hold and not its steps: there is no PPO. Raises `BadInput` where
-    there is too little to learn from.
+    If the budget is in steps, its number of hindsight updates applies; its steps do not, because
+    there is no PPO. `tell` is called with the completed fraction and the name of the stage. Raises
+    `BadInput` if the history is too short.
     """
     rows = len(history.demands)
     if rows < LEAST_ROWS:

@@ -1,4 +1,4 @@
-"""The nets that forecast: quantiles of demand at several horizons, from one look at the series."""
+"""Forecasting nets: quantiles of demand at several horizons, from one observation."""
 
 import math
 from typing import Any
@@ -16,12 +16,12 @@ from shared.learning.hindsight.samples import SampleSpec
 from shared.learning.models.ensemble import Ensemble, TorchFeatures
 
 FOLDS = 4
-"""Stretches of recorded demand, each of which some of the nets never see."""
+"""Contiguous folds of recorded demand; each is left out by some of the nets."""
 OF_EACH_FOLD = 2
-"""Nets that leave a fold out: one begun from the pretrained ones, one from nothing."""
+"""Nets per fold: one initialised with pretrained weights, one at random."""
 
 SAMPLE_SPEC = SampleSpec(forecast_fields(HORIZONS), LEAD_STEPS, HORIZONS)
-"""What the nets see, and the horizons that they forecast."""
+"""The observation's fields, and the horizons that the nets forecast."""
 HEADS = Heads(
     underage_costs=tuple(level / (1.0 - level) for level in LEVELS),
     scales=tuple(math.sqrt(horizon / LEAD_STEPS) for horizon in HORIZONS),
@@ -29,10 +29,10 @@ HEADS = Heads(
 
 
 class QuantileNets(nn.Module):
-    """An ensemble whose outputs are quantiles of demand, as changes from the last one."""
+    """An ensemble of nets; outputs are quantiles of the change of demand, in scaled local units."""
 
     def __init__(self, seed: int) -> None:
-        """Untrained: it forecasts the last demand."""
+        """Untrained nets: they forecast the last demand at every horizon and level."""
         super().__init__()
         self._features = TorchFeatures(SAMPLE_SPEC.fields, SAMPLE_SPEC.lead_steps)
         self.layout = self._features.layout
@@ -46,17 +46,18 @@ class QuantileNets(nn.Module):
         return self._features(observation)
 
     def get_state(self) -> dict[str, NDArray[np.float32]]:
-        """Weights by name."""
+        """A copy of the weights, by name."""
         return {name: value.numpy().copy() for name, value in self.state_dict().items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Weights by name."""
+        """Load weights by name, as `get_state` returns them."""
         self.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
 
     def quantiles(self, observations: NDArray[np.float32]) -> FloatArray:
-        """Quantiles in servers by every fold's nets, ``(folds, rows, horizons, levels)``.
+        """Quantiles in servers for each fold, ``(folds, rows, horizons, levels)``.
 
-        Averaged over the nets of a fold, and not yet `ordered`.
+        They are averaged over the nets that left out the fold, and may cross (see `ordered`).
+        `observations` is ``(rows, fields)``.
         """
         with torch.no_grad():
             features, last, unit = self.features(torch.from_numpy(observations))
