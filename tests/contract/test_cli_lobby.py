@@ -1,4 +1,4 @@
-"""`backtest --dynamics lobby`: its files agree with the dynamics, and a mistake is one line."""
+"""`backtest --dynamics lobby`: its files are consistent with the dynamics; an error is one line."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def policy(publish_policy: PublishPolicy, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lead_times(tmp_path: Path) -> Path:
-    """A lead of four steps, and of twelve for a third of the time."""
+    """A lead of four steps, and of twelve during a third of the scored steps."""
     path = tmp_path / "leads.csv"
     leads = [12 if 50 <= row < 100 else 4 for row in range(SCORED + 7)]
     path.write_text("lead_steps\n" + "".join(f"{lead}\n" for lead in leads))
@@ -56,7 +56,7 @@ def rows_of(path: Path) -> dict[str, np.ndarray]:
 def check_ledger(
     steps: dict[str, np.ndarray], first_demand: float, weights: dict[str, float]
 ) -> None:
-    """Every law of the dynamics, from what the file says alone."""
+    """Recompute every step of the dynamics from the decisions file alone."""
     keep = np.minimum(11 / 12, steps["demand"] / np.append(first_demand, steps["demand"][:-1]))
     up, starting, busy, waiting = np.ceil(1.1 * first_demand) + 1, 0.0, first_demand, 0.0
     before = first_demand
@@ -86,7 +86,7 @@ def check_ledger(
         up, starting, before = up - removed, starting + launched, now["demand"]
 
 
-def test_a_policy_is_searched_and_its_files_agree(
+def test_backtest_trains_a_policy_and_its_files_are_consistent(
     autopilot: Autopilot, trace: Callable[..., Path], lead_times: Path, tmp_path: Path
 ) -> None:
     done = autopilot(
@@ -115,7 +115,7 @@ def test_a_policy_is_searched_and_its_files_agree(
     assert (tmp_path / "b.png").stat().st_size > 10_000
 
 
-def test_a_policy_of_one_number_is_a_band_of_that_number(
+def test_the_target_of_a_notebook_policy_is_both_levels_of_the_band(
     autopilot: Autopilot, trace: Callable[..., Path], policy: Path, tmp_path: Path
 ) -> None:
     done = autopilot(
@@ -131,7 +131,7 @@ def test_a_policy_of_one_number_is_a_band_of_that_number(
     check_ledger(steps, WAVE[ROWS - SCORED - 1], document["cost_weights"])
 
 
-def test_what_comes_later_changes_no_draw_before_it(
+def test_later_demand_does_not_change_earlier_steps(
     autopilot: Autopilot, trace: Callable[..., Path], policy: Path, tmp_path: Path
 ) -> None:
     ledgers = []
@@ -161,7 +161,7 @@ def test_what_comes_later_changes_no_draw_before_it(
         ("lead_steps\nnan\n", "line 2: lead_steps 'nan' can't be"),
     ],
 )
-def test_lead_times_that_are_none_are_refused(
+def test_invalid_lead_times_are_refused(
     autopilot: Autopilot, trace: Callable[..., Path], tmp_path: Path, text: str, says: str
 ) -> None:
     (tmp_path / "bad.csv").write_text(text)
@@ -183,7 +183,7 @@ def test_lead_times_that_are_none_are_refused(
         (("--dynamics", "lobby", "--train-fraction", "0.1"), {}, "give a longer trace"),
     ],
 )
-def test_what_contradicts_it_is_refused(
+def test_options_that_contradict_the_lobby_are_refused(
     autopilot: Autopilot,
     trace: Callable[..., Path],
     words: tuple[str, ...],

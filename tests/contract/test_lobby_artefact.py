@@ -1,4 +1,4 @@
-"""A policy of the lobby's dynamics as files: they say what it says, and a wrong one is refused."""
+"""Artefacts of the lobby's dynamics: they agree with the policy, and wrong ones are refused."""
 
 import json
 from collections.abc import Callable
@@ -65,16 +65,14 @@ def observations(policy: LobbyPolicy) -> np.ndarray:
     return random_observations(policy.fields, PARAMETERS, np.random.default_rng(3))
 
 
-def test_savedmodel_and_litert_say_what_the_policy_says(
-    policy: LobbyPolicy, exported: Path
-) -> None:
+def test_savedmodel_and_litert_agree_with_the_policy(policy: LobbyPolicy, exported: Path) -> None:
     from shared.learning.export.lobby import check_lobby_agreement
 
     check_lobby_agreement(policy, exported, PARAMETERS, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("number", ["level", "horizon", "buffer", "waiting", "keep_buffer"])
-def test_files_of_other_numbers_are_not_published(
+def test_files_with_other_parameters_of_the_rule_are_not_published(
     policy: LobbyPolicy, exported: Path, number: str
 ) -> None:
     from shared.learning.export.lobby import check_lobby_agreement
@@ -92,7 +90,9 @@ def test_files_of_other_nets_are_not_published(policy: LobbyPolicy, exported: Pa
         check_lobby_agreement(other, exported, PARAMETERS, np.random.default_rng(0))
 
 
-def test_the_runtime_gives_forecasts_and_actions(policy: LobbyPolicy, exported: Path) -> None:
+def test_the_runtime_returns_the_policys_forecasts_and_actions(
+    policy: LobbyPolicy, exported: Path
+) -> None:
     runtime = learnt(policy, exported)
     seen = observations(policy)
     np.testing.assert_allclose(runtime.quantiles(seen), policy.quantiles(seen), atol=1e-3)
@@ -100,10 +100,8 @@ def test_the_runtime_gives_forecasts_and_actions(policy: LobbyPolicy, exported: 
     assert runtime.reads_targets
 
 
-def test_ten_numbers_are_the_state_and_the_action_is_what_is_told(
-    policy: LobbyPolicy, exported: Path
-) -> None:
-    """A fleet with sixty up, none starting, at a demand that falls: nothing is launched."""
+def test_ten_notebook_numbers_are_enough_for_an_action(policy: LobbyPolicy, exported: Path) -> None:
+    """Sixty servers up, none starting, falling demand: servers are removed, none launched."""
     runtime = learnt(policy, exported)
     numbers = (40.0, 38, 36, 34, 32, *(60.0,) * 5)
     seen = np.array([from_notebook(numbers, policy.fields)])
@@ -115,7 +113,9 @@ def test_ten_numbers_are_the_state_and_the_action_is_what_is_told(
     assert rising > 0.68, "players wait, and more come"
 
 
-def test_a_manifest_that_is_not_the_files_is_refused(policy: LobbyPolicy, exported: Path) -> None:
+def test_a_manifest_that_does_not_match_the_files_is_refused(
+    policy: LobbyPolicy, exported: Path
+) -> None:
     content = (exported / LITERT_MODEL).read_bytes()
     without = manifest_of(policy).model_copy(update={"lobby": None, "dynamics": None})
     with pytest.raises(PolicyCorrupt, match="its manifest says"):
@@ -125,7 +125,7 @@ def test_a_manifest_that_is_not_the_files_is_refused(policy: LobbyPolicy, export
         LearntPolicy(content, manifest_of(policy).model_copy(update={"lobby": fewer}))
 
 
-def test_no_fleet_serves_it_yet_and_its_champion_stays(
+def test_the_runtime_of_a_fleet_refuses_it_so_far(
     policy: LobbyPolicy, publish_policy: PublishPolicy, tmp_path: Path
 ) -> None:
     store = PolicyStore.at(tmp_path)
@@ -135,7 +135,7 @@ def test_no_fleet_serves_it_yet_and_its_champion_stays(
         load_policy(store, "default", "v1", PARAMETERS)
 
 
-def test_a_manifest_of_the_notebooks_dynamics_has_no_word_of_the_lobby() -> None:
+def test_a_manifest_of_the_notebooks_dynamics_has_no_field_of_the_lobby() -> None:
     """The release before this one refuses fields that it does not know."""
     drafted = PolicyManifest.draft(PARAMETERS, version="v1", fleet="default", created_at=utc_now())
     assert not {"lobby", "dynamics"} & set(json.loads(drafted.model_dump_json(exclude_none=True)))

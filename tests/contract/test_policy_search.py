@@ -1,4 +1,4 @@
-"""Forecast heads and the search of the rule's numbers, on a fleet that can be learnt in seconds."""
+"""Forecasting nets and policy search, on demand that can be learnt within seconds."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def history() -> History:
-    """Two hours' waves under noise, at ten minutes a row."""
+    """A noisy sine with a period of 21 hours, ten minutes per row."""
     rng = np.random.default_rng(0)
     rows = np.arange(ROWS)
     demands = 50 + 25 * np.sin(rows / 20) + 2 * rng.standard_normal(ROWS)
@@ -42,7 +42,7 @@ def forecasts(history: History) -> Forecasts:
     return Forecasts.of(forecaster.quantiles(history, PARAMETERS), history.demands)
 
 
-def test_forecasts_follow_the_wave_and_cover_what_comes(
+def test_forecasts_beat_the_last_demand_and_their_levels_are_met(
     history: History, forecasts: Forecasts
 ) -> None:
     rows = np.arange(LEARNT, ROWS - max(HORIZONS))
@@ -57,7 +57,7 @@ def test_forecasts_follow_the_wave_and_cover_what_comes(
 
 
 def test_each_fold_is_forecast_by_nets_that_have_not_seen_it(history: History) -> None:
-    """What the nets that left a fold out say of it does not depend on what happened in it."""
+    """Changed demand within a fold hardly changes the forecasts of the nets that left it out."""
     recorded = Recorded.unbroken(part(history, 0, LEARNT))
     changed = history.demands.copy()
     fitted = fit(recorded, PARAMETERS, 0, updates=100)
@@ -93,7 +93,7 @@ def cost_of(
     return scored(rolled).cost_per_step
 
 
-def test_search_beats_the_quantile_and_following_the_lead_beats_a_fixed_horizon(
+def test_search_beats_one_quantile_and_adapting_to_the_lead_beats_a_fixed_horizon(
     history: History, forecasts: Forecasts
 ) -> None:
     simulator = Simulator(history.demands[:LEARNT], ("regimes",), FLEET)
@@ -107,7 +107,7 @@ def test_search_beats_the_quantile_and_following_the_lead_beats_a_fixed_horizon(
     assert follows < fixed
 
 
-def test_search_is_the_same_from_the_same_seed_and_bounded(
+def test_search_is_reproducible_and_keeps_to_its_number_of_rounds(
     history: History, forecasts: Forecasts
 ) -> None:
     simulator = Simulator(history.demands[:LEARNT], ("constant",), FLEET)

@@ -1,4 +1,4 @@
-"""The state-feedback rule, rolled out: what it does to the state, and how roll-outs are scored."""
+"""The state-feedback rule in roll-outs: its bands, and how roll-outs are scored."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def sine() -> np.ndarray:
 
 
 def perfect(demands: np.ndarray) -> Forecasts:
-    """Forecasts that know, at every level; the last rows repeat the last demand."""
+    """Perfect forecasts at every level; after the last row, the last demand is repeated."""
     ahead = np.minimum(np.arange(len(demands))[:, None] + np.array(HORIZONS), len(demands) - 1)
     known = np.repeat(demands[ahead][:, :, None], len(LEVELS), axis=2)
     return Forecasts(known, np.ones(len(demands)), np.zeros(len(demands)))
@@ -34,31 +34,31 @@ def rolled(numbers: np.ndarray, lead: float = 5.0, lanes: int = 2, first: int = 
     return list(roll_out(rule, demands, starts, rows, steps, FLEET))
 
 
-def test_every_number_has_a_name_of_its_own_and_a_start_within_its_bounds() -> None:
+def test_every_parameter_has_a_unique_name_and_a_start_within_its_bounds() -> None:
     assert len(set(NAMES)) == len(NUMBERS) == 16
     assert all(number.low <= number.start <= number.high for number in NUMBERS)
 
 
-def test_a_quantile_alone_raises_and_lowers_to_it() -> None:
+def test_with_one_quantile_both_levels_are_that_quantile() -> None:
     demands = sine()
     for row, step in enumerate(rolled(QUANTILE), start=10):
         ahead = np.ceil(demands[row + 6])
         assert step.band.raise_level.tolist() == step.band.keep_level.tolist() == [ahead, ahead]
 
 
-def test_lanes_with_the_same_numbers_and_luck_do_the_same() -> None:
+def test_lanes_with_the_same_parameters_and_path_do_the_same() -> None:
     last = rolled(QUANTILE)[-1]
     assert np.ptp(last.met.cost) == 0
     assert np.ptp(last.acted.told) == 0
 
 
-def test_knowing_the_demand_nobody_waits_long() -> None:
+def test_with_perfect_forecasts_nobody_waits_long() -> None:
     score = scored(iter(rolled(numbers_of(level=2.0, horizon=6.0, buffer=1.0))))
     assert score.waiting_mean < 0.1
     assert score.cost_per_step < 20
 
 
-def test_a_longer_lead_that_is_seen_lengthens_the_horizon() -> None:
+def test_a_longer_observed_lead_lengthens_the_horizon() -> None:
     follows = numbers_of(level=2.0, horizon=2.0, horizon_per_lead=1.0, newest=1.0)
     fixed = numbers_of(level=2.0, horizon=8.0)
     slow = [scored(iter(rolled(numbers, lead=14.0))) for numbers in (follows, fixed)]
@@ -66,8 +66,8 @@ def test_a_longer_lead_that_is_seen_lengthens_the_horizon() -> None:
     assert slow[0].cost_per_step < slow[1].cost_per_step
 
 
-def test_the_oldest_start_is_believed_before_it_has_ended() -> None:
-    """Nothing has come up yet, and what was launched first has been starting for ten steps."""
+def test_the_age_of_an_unfinished_start_counts_as_evidence_of_the_lead() -> None:
+    """At a lead of fifty steps no start has ended yet; the oldest is over thirty steps old."""
     numbers = numbers_of(level=2.0, horizon_per_lead=1.0, oldest=1.5)
     demands = np.concatenate((np.full(100, 20.0), np.full(200, 40.0)))
     forecasts = perfect(demands)
@@ -82,7 +82,7 @@ def test_the_oldest_start_is_believed_before_it_has_ended() -> None:
     assert memory.lead.oldest[0] > 30
 
 
-def test_waiting_players_raise_it() -> None:
+def test_waiting_players_raise_the_band() -> None:
     plain, heeding = (
         numbers_of(level=0.0, horizon=1.0),
         numbers_of(level=0.0, horizon=1.0, waiting=2.0),
@@ -91,7 +91,7 @@ def test_waiting_players_raise_it() -> None:
     assert scores[1].waiting_mean < scores[0].waiting_mean
 
 
-def test_what_is_kept_falls_slowly() -> None:
+def test_the_keep_level_falls_slowly() -> None:
     quick, slow = (
         rolled(numbers_of(level=2.0, horizon=6.0, keep_steps=steps)) for steps in (0.0, 20.0)
     )

@@ -1,4 +1,4 @@
-"""Forecasts: interpolation between horizons and levels, and calibration by what was met."""
+"""Forecasts: interpolation between horizons and levels, and calibration by outcomes."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def forecasts_of(quantiles: np.ndarray, demands: np.ndarray | None = None) -> Fo
     return Forecasts.of(quantiles, np.full(len(quantiles), 50.0) if demands is None else demands)
 
 
-def test_at_a_known_horizon_and_level_it_is_what_was_forecast() -> None:
+def test_at_a_grid_point_the_forecast_is_not_interpolated() -> None:
     rng = np.random.default_rng(0)
     quantiles = np.sort(rng.uniform(10, 90, (4, len(HORIZONS), len(LEVELS))), axis=-1)
     made = Forecasts(quantiles, np.ones(4), np.zeros(4))
@@ -23,7 +23,7 @@ def test_at_a_known_horizon_and_level_it_is_what_was_forecast() -> None:
         assert found == pytest.approx(quantiles[row, horizon, level])
 
 
-def test_between_them_it_lies_between() -> None:
+def test_between_grid_points_it_is_interpolated_and_clipped_outside() -> None:
     quantiles = np.broadcast_to(
         np.array(HORIZONS)[:, None] + 100.0 * np.arange(len(LEVELS)),
         (1, len(HORIZONS), len(LEVELS)),
@@ -36,8 +36,8 @@ def test_between_them_it_lies_between() -> None:
     assert made.at(rows[:1], np.array([1.0]), np.array([middle])) == pytest.approx(51)
 
 
-def test_calibration_ends_in_the_levels_that_were_asked_for() -> None:
-    """A forecaster that always says 50, for demand that is 60 and noisy."""
+def test_after_calibration_the_coverage_is_that_of_the_levels() -> None:
+    """A forecaster that always predicts about 50, for noisy demand around 60."""
     rng = np.random.default_rng(0)
     demands = 60 + 5 * rng.standard_normal(ROWS)
     spread = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
@@ -49,7 +49,7 @@ def test_calibration_ends_in_the_levels_that_were_asked_for() -> None:
         np.testing.assert_allclose(covered.mean(axis=0), LEVELS, atol=0.06)
 
 
-def test_calibration_knows_no_future() -> None:
+def test_calibration_uses_no_later_demand() -> None:
     rng = np.random.default_rng(0)
     demands = 50 + 5 * rng.standard_normal(400)
     quantiles = np.sort(rng.uniform(40, 60, (400, len(HORIZONS), len(LEVELS))), axis=-1)
@@ -62,7 +62,7 @@ def test_calibration_knows_no_future() -> None:
     assert whole.misses[-1] < 0.1 < cut.misses[-1]
 
 
-def test_levels_stay_in_order_and_above_nothing() -> None:
+def test_quantiles_stay_ascending_and_at_least_zero() -> None:
     rng = np.random.default_rng(0)
     quantiles = np.sort(rng.uniform(0, 3, (200, len(HORIZONS), len(LEVELS))), axis=-1)
     made = forecasts_of(quantiles, np.zeros(200))

@@ -1,4 +1,4 @@
-"""Start-up times: how they are drawn, and that contenders on one path meet the same luck."""
+"""Start-up times: how they are sampled, and that lanes on one path get the same samples."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_regimes_persist_and_have_the_spread_that_was_measured() -> None:
     assert (slow[:, 10:] == slow[:, :-10]).mean() > 0.8
 
 
-def test_a_slowdown_is_for_good() -> None:
+def test_a_slowdown_is_permanent() -> None:
     leads = lead_paths("slowdown", 50, 600, np.random.default_rng(0))
     ratio = leads[:, 400:].mean(axis=1) / leads[:, :200].mean(axis=1)
     assert ratio.min() > 2.2
@@ -43,13 +43,13 @@ def test_servers_come_up_around_the_lead_and_some_fail() -> None:
     assert failed.sum() / 20_000 == pytest.approx(FAILING, abs=0.004)
 
 
-def test_what_does_not_end_in_time_does_not_end() -> None:
+def test_starts_that_outlast_the_roll_out_do_not_end_in_it() -> None:
     starts = Starts(np.full((2, 5), 100.0), np.array([0, 1]), 3)
     starts.launch(1, np.array([3.0, 4.0]))
     assert all(starts.ended(step).came_up.sum() == 0 for step in range(5))
 
 
-def test_lanes_on_one_path_meet_the_same_luck_whatever_the_others_launch() -> None:
+def test_lanes_on_one_path_get_the_same_samples_whatever_the_others_launch() -> None:
     leads = np.random.default_rng(0).uniform(3, 9, (2, 40))
     alone = Starts(leads, np.array([1]), 9)
     among = Starts(leads, np.array([0, 1, 1]), 9)

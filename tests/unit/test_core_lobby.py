@@ -1,4 +1,4 @@
-"""The lobby's dynamics: what is conserved, and the same servers one by one."""
+"""The lobby's dynamics: conservation laws, and agreement with a simulation of single servers."""
 
 from dataclasses import dataclass, field
 
@@ -24,7 +24,7 @@ LOBBY = Lobby()
 DEMANDS = st.lists(st.floats(0, 200), min_size=2, max_size=60)
 
 
-def test_the_usual_game_loses_a_twelfth_of_its_matches_and_a_twentieth_of_its_patience() -> None:
+def test_by_default_a_twelfth_of_the_matches_ends_and_a_twentieth_of_the_waiting_leaves() -> None:
     assert LOBBY.keep_most == pytest.approx(11 / 12)
     assert LOBBY.leaving == pytest.approx(0.05)
     assert Lobby(step_seconds=900).keep_most == 0.0
@@ -43,7 +43,7 @@ def test_with_enough_servers_busy_is_the_demand(demands: list[float]) -> None:
 
 
 @given(DEMANDS, st.integers(0, 2**31), st.floats(0.1, 3))
-def test_nothing_appears_or_vanishes(demands: list[float], seed: int, share: float) -> None:
+def test_servers_and_matches_are_conserved(demands: list[float], seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     steps, lanes = len(demands) - 1, 3
     starts = Starts(rng.uniform(1, 9, (2, steps)), np.array([0, 1, 1]), seed)
@@ -81,7 +81,7 @@ def _keep(before: np.ndarray, demand: float) -> np.ndarray:
 
 @dataclass
 class OneByOne:
-    """A fleet of servers with names, as a person would write it down: the same numbers."""
+    """Reference simulation of one fleet that tracks each server separately."""
 
     leads: list[float]
     seed_of_path: np.ndarray
@@ -90,7 +90,7 @@ class OneByOne:
     demand: float
     waiting: float = 0.0
     starting: list[tuple[int, float, float, bool]] = field(default_factory=list)
-    """Launched at, progress, progress it needs, whether it fails."""
+    """(Step of the launch, progress, progress at which the start ends, whether it fails)."""
 
     def step(self, number: int, demand: float, low: int, high: int) -> dict[str, float]:
         came_up = failed = 0
@@ -137,7 +137,7 @@ class OneByOne:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_many_lanes_at_once_are_the_same_servers_one_by_one(seed: int) -> None:
+def test_many_lanes_agree_with_the_reference_simulation(seed: int) -> None:
     rng = np.random.default_rng(seed)
     steps = 300
     demands = np.abs(np.cumsum(rng.normal(0, 3, steps + 1)) + 40)
@@ -191,7 +191,7 @@ def test_a_band_is_whole_and_within_the_limits() -> None:
     assert band.keep_level.tolist() == [4, 5, 60]
 
 
-def test_the_notebooks_numbers_are_read_as_servers_up_and_starting() -> None:
+def test_the_notebooks_targets_are_read_as_servers_up_and_starting() -> None:
     targets = np.array([[40.0, 40, 46, 43, 49], [30, 25, 20, 20, 20], [50, 60, 60, 60, 60]])
     state = from_targets(np.array([45.0, 22.0, 50.0]), targets)
     assert state.up.tolist() == [40, 30, 50]

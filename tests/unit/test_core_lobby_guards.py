@@ -1,4 +1,4 @@
-"""Guards in the lobby: what is told stays within them, and no match is ended for their sake."""
+"""Guards in the lobby: recommended targets stay within them, and they never end a match."""
 
 from datetime import timedelta
 from zoneinfo import ZoneInfo
@@ -34,20 +34,20 @@ def rolled(guards: Guards, targets: np.ndarray, least: float = 0, most: float = 
     return list(roll_out(TargetRule(targets), DEMANDS, starts, rows, STEPS, fleet))
 
 
-def test_without_guards_limits_alone_hold() -> None:
+def test_without_guards_only_the_limits_apply() -> None:
     steps = rolled(Guards(), DEMANDS * 1.3, least=40, most=70)
     assert told(steps).min() >= 40
     assert all(step.band.raise_level[0] <= 70 for step in steps)
 
 
 @pytest.mark.parametrize(("up", "down"), [(2, 0), (0, 1), (3, 2)])
-def test_a_rate_limit_holds_from_number_to_number(up: int, down: int) -> None:
+def test_a_rate_limit_holds_between_successive_targets(up: int, down: int) -> None:
     changes = np.diff(told(rolled(Guards(max_step_up=up, max_step_down=down), DEMANDS * 1.2)))
     assert not up or changes.max() == up
     assert not down or changes.min() >= -down
 
 
-def test_less_is_told_only_after_the_delay() -> None:
+def test_a_target_falls_only_after_the_scale_down_delay() -> None:
     delay = 6
     steps = rolled(Guards(scale_down_delay=delay), DEMANDS * 1.2)
     free = rolled(Guards(), DEMANDS * 1.2)
@@ -59,7 +59,7 @@ def test_less_is_told_only_after_the_delay() -> None:
     assert removed[0] < removed[1]
 
 
-def test_the_allocated_floor_counts_players_who_wait() -> None:
+def test_the_allocated_floor_includes_waiting_players() -> None:
     guards = Guards(floor_at_allocated=True, servers_per_ticket=1.0)
     for step in rolled(guards, np.zeros(STEPS + 20)):
         state = step.met.state
@@ -90,7 +90,7 @@ def test_whatever_guards_are_set_no_match_is_ended(
 
 
 def test_a_scheduled_floor_is_up_when_the_event_starts() -> None:
-    """Servers for half past two on Thursday, at minutes a row; a start takes five steps or so."""
+    """An event at 02:30 needs 80 servers; a row is a minute, and a start takes twelve."""
     event = ScheduledFloor("30 2 * * *", ZoneInfo("UTC"), timedelta(hours=1), 80)
     rows = np.arange(300)
     history = History(60.0 * rows, np.full(300, 20.0), 60.0)
@@ -106,7 +106,7 @@ def test_a_scheduled_floor_is_up_when_the_event_starts() -> None:
     assert up[239] < 40, "and it ends"
 
 
-def test_guards_act_on_lanes_of_their_own() -> None:
+def test_guards_act_on_each_lane_separately() -> None:
     guards = LobbyGuards(0, 100, Guards(max_step_up=2, scale_down_delay=3))
     state = opening(np.array([10.0, 40.0]))
     memory = guards.begin(2)
