@@ -25,7 +25,6 @@ from shared.policies.store_seal import SigningKey
 
 if TYPE_CHECKING:
     from shared.learning.progress import Progress as Reached
-    from shared.learning.training import TrainingResult
 
 ReportProgress = Callable[[float, str], None]
 """Reports progress: the completed fraction, 0 to 1, and a text with metrics."""
@@ -82,7 +81,7 @@ def write_artefact(
             shutil.rmtree(hidden / CHECKPOINT, ignore_errors=True)
         export(made.policy, hidden)
         check_agreement(made.policy, hidden, parameters, np.random.default_rng(options.seed))
-        draft = _draft(made.trained, parameters, options.seed, now)
+        draft = _draft(made.trained.scores, parameters, options.seed, now)
         costs = {f"held_out_cost {kind}": cost for kind, cost in made.costs.items()}
         chosen = {
             "kind": made.kind,
@@ -117,7 +116,7 @@ def write_pretrained(
         export(learnt.module, hidden)
         pretraining.write_nets(learnt.module, hidden)
         check_agreement(learnt.module, hidden, usual, np.random.default_rng(seed))
-        draft = _draft(learnt, parameters, seed, now)
+        draft = _draft(learnt.scores, parameters, seed, now)
         synthetic = {
             "version": f"{PRETRAINED}-{history_len}-{draft.version}",
             "fleet": PRETRAINED,
@@ -160,20 +159,16 @@ def write_lobby_artefact(
         check_lobby_agreement(policy, hidden, parameters, np.random.default_rng(options.seed))
         weights: dict[str, Any] = dict(policy.nets.get_state())
         np.savez(hidden / NETS, **weights)
-        draft = PolicyManifest.draft(
-            parameters,
-            version=new_version(now),
-            fleet="default",
-            created_at=now,
-            kind=LEARNT,
-            seed=options.seed,
-            observation_fields=policy.fields,
-            trained_on_steps=len(history.demands),
-            scores={f"held_out_cost {name}": cost for name, cost in made.costs.items()},
-            dynamics="lobby",
-            lobby=LobbyRule(numbers=dict(policy.numbers), horizons=HORIZONS, levels=LEVELS),
-        )
-        return seal(draft, hidden, folder, key)
+        scores = {f"held_out_cost {name}": cost for name, cost in made.costs.items()}
+        draft = _draft(scores, parameters, options.seed, now)
+        trained = {
+            "kind": LEARNT,
+            "observation_fields": policy.fields,
+            "trained_on_steps": len(history.demands),
+            "dynamics": "lobby",
+            "lobby": LobbyRule(numbers=dict(policy.numbers), horizons=HORIZONS, levels=LEVELS),
+        }
+        return seal(draft.model_copy(update=trained), hidden, folder, key)
 
 
 def write_pretrained_nets(folder: Path, history_len: int, seed: int, tell: ReportProgress) -> None:
@@ -189,14 +184,14 @@ def write_pretrained_nets(folder: Path, history_len: int, seed: int, tell: Repor
 
 
 def _draft(
-    learnt: "TrainingResult", parameters: FleetParameters, seed: int, now: datetime
+    scores: dict[str, float], parameters: FleetParameters, seed: int, now: datetime
 ) -> PolicyManifest:
     return PolicyManifest.draft(
         parameters,
         version=new_version(now),
         fleet="default",
         created_at=now,
-        scores=learnt.scores,
+        scores=scores,
         seed=seed,
     )
 

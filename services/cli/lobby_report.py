@@ -9,7 +9,7 @@ from rich.console import Console
 
 from services.cli.files import write_whole
 from services.cli.output import print_table, print_text
-from services.cli.plots import ALLOCATION, DEMAND, IDLE, SHOWN_STEPS, WAITING, draw_bars
+from services.cli.plots import IDLE, SHOWN_STEPS, WAITING, draw_bars, draw_lines
 from services.cli.report import TITLES
 from shared.core.arrays import FloatArray
 from shared.core.rollout import Step
@@ -176,12 +176,4 @@ def _draw_series(axes: "Axes", report: LobbyReport) -> None:
     axes.fill_between(
         times, busy, busy + waiting, color=WAITING, alpha=0.85, linewidth=0, label="players wait"
     )  # fmt: skip
-    axes.plot(times, busy + waiting, color=DEMAND, linewidth=1.4, label="matches wanted")
-    axes.plot(times, up, color=ALLOCATION, linewidth=1.4, label="servers up")
-    axes.set_ylim(0, 1.12 * max(*(busy + waiting), *up, 1.0))  # room for the legend
-    axes.set_ylabel("game servers")
-    axes.xaxis_date()
-    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
-    axes.margins(x=0)
-    axes.legend(loc="upper left", ncols=4, frameon=False)
-    axes.set_title(f"{case.demand.name}: the last {len(times)} steps, not trained on")
+    draw_lines(axes, case, times, {"matches wanted": busy + waiting, "servers up": up})

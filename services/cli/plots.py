@@ -1,13 +1,15 @@
 """A backtest as one figure: demand and servers up, and the cost of each policy."""
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.cli.files import write_whole
 from services.cli.report import TITLES, by_cost
+from shared.core.arrays import FloatArray
 from shared.errors import BadInput
-from shared.learning.backtest import AUTOPILOT, ORACLE, Report, selection_notes
+from shared.learning.backtest import AUTOPILOT, ORACLE, Case, Report, selection_notes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,9 +75,18 @@ def _draw_series(axes: "Axes", report: Report) -> None:
         times, demand, allocation, where=list(demand <= allocation), interpolate=True,
         color=IDLE, alpha=0.6, linewidth=0, label="servers idle",
     )  # fmt: skip
-    axes.plot(times, demand, color=DEMAND, linewidth=1.4, label="demand")
-    axes.plot(times, allocation, color=ALLOCATION, linewidth=1.4, label="servers up")
-    axes.set_ylim(0, 1.12 * max(*demand, *allocation, 1.0))  # room for the legend
+    draw_lines(axes, case, times, {"demand": demand, "servers up": allocation})
+
+
+def draw_lines(
+    axes: "Axes", case: Case, times: FloatArray, lines: Mapping[str, FloatArray]
+) -> None:
+    """The demand and the servers up over the newest `times`, by their labels, axes and legend."""
+    from matplotlib import dates
+
+    for color, (label, values) in zip((DEMAND, ALLOCATION), lines.items(), strict=True):
+        axes.plot(times, values, color=color, linewidth=1.4, label=label)
+    axes.set_ylim(0, 1.12 * max(1.0, *map(max, lines.values())))  # room for the legend
     axes.set_ylabel("game servers")
     axes.xaxis_date()
     axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
