@@ -175,7 +175,8 @@ def write_pretrained_nets(folder: Path, history_len: int, seed: int, tell: Repor
     """Train the lobby's forecasts on synthetic demand, and put their weights into `folder`."""
     check_trainer()
     quiet_libraries()
-    from shared.learning.lobby.pretrained import NETS, pretrain_nets
+    from shared.learning.lobby.pretrained import NETS
+    from shared.learning.lobby.pretraining import pretrain_nets
 
     with hidden_folder(folder) as hidden:
         weights: dict[str, Any] = dict(pretrain_nets(history_len, seed, tell))

@@ -11,8 +11,7 @@ from services.cli.files import write_whole
 from services.cli.output import print_table, print_text
 from services.cli.plots import IDLE, SHOWN_STEPS, WAITING, draw_bars, draw_lines
 from services.cli.report import TITLES
-from shared.core.arrays import FloatArray
-from shared.core.rollout import Step
+from shared.core.rollout import LedgerRow
 from shared.learning.backtest import AUTOPILOT
 from shared.learning.lobby.backtest import LobbyReport
 
@@ -25,25 +24,7 @@ LOBBY_TITLES = TITLES | {
     "tuned_rule": "rule, tuned",
     "quantile": "quantile six steps ahead",
 }
-COLUMNS = (
-    "step",
-    "timestamp",
-    "demand",
-    "arrivals",
-    "came_up",
-    "failed",
-    "lost",
-    "up",
-    "starting",
-    "busy",
-    "waiting",
-    "cost",
-    "raise_level",
-    "keep_level",
-    "told",
-    "launched",
-    "removed",
-)
+COLUMNS = ("step", "timestamp", "demand", *LedgerRow._fields)
 
 
 def by_cost(report: LobbyReport) -> list[str]:
@@ -102,31 +83,9 @@ def write_lobby_decisions(report: LobbyReport, path: Path) -> None:
             rows.writerow(COLUMNS)
             for row, step in enumerate(report.steps, start=case.start):
                 stamp = f"{case.demand.timestamps[row]:%Y-%m-%dT%H:%M:%SZ}"
-                rows.writerow((row, stamp, float(case.history.demands[row]), *_numbers(step)))
+                rows.writerow((row, stamp, float(case.history.demands[row]), *step))
 
     write_whole(path, write)
-
-
-def _numbers(step: Step) -> tuple[float, ...]:
-    met, ended, band, acted = step
-    state = met.state
-    numbers: tuple[FloatArray, ...] = (
-        met.arrivals,
-        ended.came_up,
-        ended.failed,
-        met.lost,
-        state.up,
-        state.starting.sum(axis=1),
-        state.busy,
-        state.waiting,
-        met.cost,
-        band.raise_level,
-        band.keep_level,
-        acted.told,
-        acted.launched,
-        acted.removed,
-    )
-    return tuple(float(number[0]) for number in numbers)
 
 
 def draw_lobby(report: LobbyReport) -> "Figure":
@@ -167,8 +126,7 @@ def _draw_series(axes: "Axes", report: LobbyReport) -> None:
     steps = report.steps[-SHOWN_STEPS:]
     times = dates.date2num(case.demand.timestamps[-len(steps) :])
     up, busy, waiting = (
-        np.array([float(getattr(step.met.state, what)[0]) for step in steps])
-        for what in ("up", "busy", "waiting")
+        np.array([getattr(step, what) for step in steps]) for what in ("up", "busy", "waiting")
     )
     axes.fill_between(
         times, busy, up, color=IDLE, alpha=0.6, linewidth=0, label="servers idle"

@@ -63,6 +63,11 @@ QUANTILE = numbers_of(level=float(logit(5 / 6)), horizon=6.0)
 dynamics."""
 
 
+def named(numbers: FloatArray) -> dict[str, float]:
+    """Parameters ``(16,)`` by name."""
+    return dict(zip(NAMES, numbers.tolist(), strict=True))
+
+
 class Memory(NamedTuple):
     """Memory of the rule between steps, shape ``(lanes,)``."""
 

@@ -65,14 +65,14 @@ def lead_paths(
 class Starts:
     """Simulates when launched servers of many lanes come up or fail; a lane follows one path."""
 
-    def __init__(self, leads: FloatArray, path_of: IntArray, seed: int, first: int = 0) -> None:
+    def __init__(self, leads: FloatArray, path_of: IntArray, seed: int) -> None:
         """`leads`: ``(paths, steps)``; `path_of`: the path of each lane, ``(lanes,)``.
 
-        `first` is the absolute number of step 0. With the same seed, a server launched on the same
+        With the same seed, a server launched on the same
         path, in the same step and with the same index gets the same samples in every lane.
         """
         paths, steps = leads.shape
-        self._steps, self._first = steps, first
+        self._steps = steps
         self._path_of = path_of
         progress = np.cumsum(1.0 / leads, axis=1)
         self._progress = np.concatenate((np.zeros((paths, 1)), progress), axis=1)
@@ -98,7 +98,7 @@ class Starts:
         lane = np.repeat(lanes, counts)
         number = np.arange(len(lane)) - np.repeat(np.cumsum(counts) - counts, counts)
         path = self._path_of[lane]
-        needs, fails = draws(self.path_seeds[path], step + self._first, number)
+        needs, fails = draws(self.path_seeds[path], step, number)
         goal = self._progress[path, step + 1] + needs + self._apart * path
         up_at = np.searchsorted(self._joined, goal) - path * (self._steps + 1) - 1
         up_at = np.minimum(up_at, self._steps + 1)

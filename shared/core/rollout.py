@@ -79,6 +79,50 @@ def roll_out(
         yield Step(met, ended, band, acted)
 
 
+class LedgerRow(NamedTuple):
+    """One step of one lane: as it is paid for, then the band and what it does."""
+
+    arrivals: float
+    came_up: float
+    failed: float
+    lost: float
+    up: float
+    starting: float
+    busy: float
+    waiting: float
+    cost: float
+    raise_level: float
+    keep_level: float
+    told: float
+    launched: float
+    removed: float
+
+
+def first_lane_kept(rolled: Iterator[Step], ledger: list[LedgerRow]) -> Iterator[Step]:
+    """The same steps; as they go by, those of the first lane are added to `ledger`."""
+    for step in rolled:
+        met, ended, band, acted = step
+        state = met.state
+        numbers = (
+            met.arrivals,
+            ended.came_up,
+            ended.failed,
+            met.lost,
+            state.up,
+            state.starting.sum(axis=1),
+            state.busy,
+            state.waiting,
+            met.cost,
+            band.raise_level,
+            band.keep_level,
+            acted.told,
+            acted.launched,
+            acted.removed,
+        )
+        ledger.append(LedgerRow(*(float(number[0]) for number in numbers)))
+        yield step
+
+
 def mean_cost(rolled: Iterator[Step], skipped: int) -> FloatArray:
     """Mean cost per step of each lane, without the first `skipped` steps; shape ``(lanes,)``."""
     total, counted = np.zeros(()), 0

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from shared.core.evaluation import HeldOut, evaluate
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
 from shared.core.replay import observations_after
-from shared.learning.models.network import ResidualModule
+
+if TYPE_CHECKING:  # it would load RLlib, which not all training needs
+    from shared.learning.models.network import ResidualModule
 
 PROGRESS_SECONDS = 3.0
 """Least time between two reports of progress."""
@@ -75,7 +77,7 @@ class BestSoFar:
         self.held_out: HeldOut | None = None
         """Of the best weights."""
 
-    def consider(self, module: ResidualModule) -> HeldOut | None:
+    def consider(self, module: "ResidualModule") -> HeldOut | None:
         """Evaluate a module's present weights, and keep a copy if they are the best so far."""
         targets = target_of(module.actions(self._observations)[:, 0], self._parameters)
         held_out = evaluate(targets, self._history, self._parameters, self._rows)
@@ -120,7 +122,7 @@ class Watch:
         if np.isfinite(mean):
             self.mean_reward = float(mean)
 
-    def look(self, module: ResidualModule) -> None:
+    def look(self, module: "ResidualModule") -> None:
         """Consider a module's weights for the best, and report progress."""
         held_out = self.best.consider(module)
         self.tell(held_out.cost if held_out is not None else None)

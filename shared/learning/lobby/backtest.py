@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shared.core.arrays import FloatArray
-from shared.core.band_rule import NAMES, BandRule, TargetRule
+from shared.core.band_rule import NAMES, BandRule, TargetRule, named
 from shared.core.forecasts import Forecasts
 from shared.core.history import History
 from shared.core.lead_process import Kind, Starts
 from shared.core.replay import observations_after
-from shared.core.rollout import BandPolicy, LobbyFleet, LobbyScore, M, Step, roll_out, scored
+from shared.core.rollout import (
+    BandPolicy,
+    LedgerRow,
+    LobbyFleet,
+    LobbyScore,
+    M,
+    Step,
+    first_lane_kept,
+    roll_out,
+    scored,
+)
 from shared.core.tuning import BUFFER, CONSTANT, RULES, SEASONAL, TREND_BUFFER, tune
 from shared.learning.backtest import AUTOPILOT, Case
 from shared.learning.lobby.scoring import PRIOR, drawn_paths
@@ -77,6 +87,11 @@ class LobbyCase:
             self.fleet,
         )
 
+    def scored(self, policy: BandPolicy[M], ledger: list[LedgerRow] | None = None) -> LobbyScore:
+        """Score of a policy; with a `ledger`, its steps on the first path are added to that."""
+        rolled = self.rolled(policy)
+        return scored(rolled if ledger is None else first_lane_kept(rolled, ledger))
+
     def rule(self, numbers: FloatArray, forecasts: Forecasts) -> BandRule:
         """The state-feedback rule with the parameters `numbers` ``(16,)`` on every path."""
         lanes = np.tile(numbers, (len(self.leads), 1))
@@ -103,7 +118,7 @@ class LobbyReport:
 
     case: LobbyCase
     outcomes: Mapping[str, LobbyOutcome]
-    steps: list[Step]
+    steps: list[LedgerRow]
     """Steps of the autopilot's roll-out; lane 0 is the first lead path."""
     notes: list[str]
 
@@ -140,11 +155,13 @@ class LobbyReport:
 def backtest_trained(case: LobbyCase, made: "LobbyTraining") -> LobbyReport:
     """Compare the trained policy with its training's contenders and with autoscalers' rules."""
     forecasts = made.forecasts(case.case.history, case.case.parameters)
+    ledgers: dict[str, list[LedgerRow]] = {name: [] for name in made.numbers}
     outcomes = {
-        name: LobbyOutcome(scored(case.rolled(case.rule(numbers, forecasts))), _named(numbers))
+        name: LobbyOutcome(
+            case.scored(case.rule(numbers, forecasts), ledgers[name]), named(numbers)
+        )
         for name, numbers in made.numbers.items()
     }
-    steps = list(case.rolled(case.rule(made.numbers[made.winner], forecasts)))
     serving = LobbyOutcome(
         outcomes[made.winner].score,
         {
@@ -156,7 +173,7 @@ def backtest_trained(case: LobbyCase, made: "LobbyTraining") -> LobbyReport:
         },
     )
     rules = target_rules(case)
-    return LobbyReport(case, {AUTOPILOT: serving, **outcomes, **rules}, steps, [])
+    return LobbyReport(case, {AUTOPILOT: serving, **outcomes, **rules}, ledgers[made.winner], [])
 
 
 def backtest_artefact(case: LobbyCase, artefact: LearntPolicy) -> LobbyReport:
@@ -171,9 +188,9 @@ def backtest_artefact(case: LobbyCase, artefact: LearntPolicy) -> LobbyReport:
     numbers = np.array([rule.numbers[name] for name in NAMES])
     policy = case.rule(numbers, forecasts)
     chosen = {"version": artefact.version, "rule": rule.numbers}
-    serving = LobbyOutcome(scored(case.rolled(policy)), chosen)
-    steps = list(case.rolled(policy))
-    return LobbyReport(case, {AUTOPILOT: serving, **target_rules(case)}, steps, [])
+    ledger: list[LedgerRow] = []
+    serving = LobbyOutcome(case.scored(policy, ledger), chosen)
+    return LobbyReport(case, {AUTOPILOT: serving, **target_rules(case)}, ledger, [])
 
 
 def backtest_targets(case: LobbyCase, targets: FloatArray, **chosen: Any) -> LobbyReport:
@@ -182,9 +199,9 @@ def backtest_targets(case: LobbyCase, targets: FloatArray, **chosen: Any) -> Lob
     `targets`: servers after each row, ``(rows,)``; `chosen` goes into the report.
     """
     policy = TargetRule(targets)
-    serving = LobbyOutcome(scored(case.rolled(policy)), chosen)
-    steps = list(case.rolled(policy))
-    return LobbyReport(case, {AUTOPILOT: serving, **target_rules(case)}, steps, [])
+    ledger: list[LedgerRow] = []
+    serving = LobbyOutcome(case.scored(policy, ledger), chosen)
+    return LobbyReport(case, {AUTOPILOT: serving, **target_rules(case)}, ledger, [])
 
 
 def target_rules(case: LobbyCase) -> dict[str, LobbyOutcome]:
@@ -202,7 +219,7 @@ def target_rules(case: LobbyCase) -> dict[str, LobbyOutcome]:
         best = int(np.argmin(costs))
         policy = TargetRule(targets, float(times[best]), float(added[best]))
         outcomes[rule.name] = LobbyOutcome(
-            scored(case.rolled(policy)),
+            case.scored(policy),
             {**tuned.setting, "times": float(times[best]), "added": float(added[best])},
         )
     return outcomes
@@ -215,7 +232,3 @@ def _margins(margin: str, training: History) -> tuple[FloatArray, FloatArray]:
         return np.linspace(0.9, 2.5, CANDIDATES), nothing
     # Denser at small margins, where most fleets' optima are.
     return ones, float(training.demands.max()) * np.linspace(0.0, 1.1, CANDIDATES) ** 2
-
-
-def _named(numbers: FloatArray) -> dict[str, float]:
-    return dict(zip(NAMES, numbers.tolist(), strict=True))

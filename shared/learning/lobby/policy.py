@@ -18,7 +18,7 @@ from shared.learning.models.quantile_nets import SAMPLE_SPEC, QuantileNets
 
 @dataclass(frozen=True, slots=True)
 class LobbyPolicy:
-    """The policy that is exported. It also maps single observations to actions (a `BatchPolicy`).
+    """The policy that is exported. It also maps single observations to actions.
 
     For a single observation, the fleet's state is estimated from the last targets (`from_targets`).
     What an observation does not contain, lead times and misses of forecasts, has its prior value.
@@ -30,24 +30,9 @@ class LobbyPolicy:
     parameters: FleetParameters
 
     @property
-    def experts(self) -> dict[str, float]:
-        """Empty: this policy is no mixture."""
-        return {}
-
-    @property
     def fields(self) -> tuple[str, ...]:
         """Names of the observation's fields."""
         return (*SAMPLE_SPEC.fields, *target_fields(self.parameters.history_len))
-
-    @property
-    def lead_steps(self) -> int:
-        """Lead time, in steps, for which the observation's fields are built."""
-        return SAMPLE_SPEC.lead_steps
-
-    @property
-    def reads_targets(self) -> bool:
-        """Whether actions depend on previous targets: they do."""
-        return True
 
     def quantiles(self, observations: NDArray[np.floating[Any]]) -> FloatArray:
         """Mean forecast of all nets, ``(rows, horizons, levels)``, in servers."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 
 from shared.core.arrays import FloatArray
-from shared.core.band_rule import NAMES
+from shared.core.band_rule import named
 from shared.core.forecasts import Forecasts
 from shared.core.history import History
 from shared.core.parameters import FleetParameters
@@ -63,7 +63,7 @@ class LobbyTraining:
     @property
     def named_numbers(self) -> dict[str, float]:
         """Parameters of the selected contender, by name."""
-        return dict(zip(NAMES, self.numbers[self.winner].tolist(), strict=True))
+        return named(self.numbers[self.winner])
 
 
 def lobby_policy(made: LobbyTraining, parameters: FleetParameters) -> LobbyPolicy:
